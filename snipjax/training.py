@@ -311,27 +311,96 @@ def train_steps(
     Raises:
       ValueError: if there are fewer examples than a batch holds.
     """
-    order_key, augment_key = jax.random.split(state.key)
-    steps_per_epoch = epoch_length(examples.labels.shape[0], batch_size)
-    first_epoch = state.step // steps_per_epoch
-    orders = _epoch_orders(
-        order_key, state.step, num_steps, steps_per_epoch, examples.labels.shape[0]
-    )
 
-    def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        epoch = state.step // steps_per_epoch
-        start = (state.step % steps_per_epoch) * batch_size
-        indices = jax.lax.dynamic_slice(
-            orders, (epoch - first_epoch, start), (1, batch_size)
-        )[0]
-        images = preprocess(examples.images[indices])
-        if augment is not None:
-            images = augment(jax.random.fold_in(augment_key, state.step), images)
-        batch = Batch(images, examples.labels[indices])
+    def step(
+        state: TrainState, batch: Batch, key: chex.PRNGKey
+    ) -> tuple[TrainState, Metrics]:
+        del key
         return train_step(state, batch, model=model, optimizer=optimizer)
 
-    state, metrics = jax.lax.scan(body, state, length=num_steps)
-    return state, jax.tree.map(jnp.mean, metrics)
+    return over_batches(
+        step,
+        state,
+        examples,
+        start=state.step,
+        key=state.key,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        preprocess=preprocess,
+        augment=augment,
+    )
+
+
+def over_batches(
+    step: Callable[[Any, Batch, chex.PRNGKey], tuple[Any, Any]],
+    carry: Any,
+    examples: Batch,
+    *,
+    start: chex.Numeric,
+    key: chex.PRNGKey,
+    num_steps: int,
+    batch_size: int,
+    preprocess: Preprocess,
+    augment: Augment | None = None,
+) -> tuple[Any, Any]:
+    """Returns what ``num_steps`` of any step come to, on batches in a random order.
+
+    The order of the examples is that of :func:`train_steps`: it depends on the key
+    and the number of the step alone.
+
+    Args:
+      step: ``(carry, preprocessed batch, key of this step) -> (carry, metrics)``.
+      carry: what the first step starts from; any pytree.
+      examples: the training set, as it is stored.
+      start: the number of the first step, an integer scalar.
+      key: PRNG key of the training run.
+      num_steps: how many steps, static.
+      batch_size: examples in a batch, static.
+      preprocess: from stored images to what the model takes.
+      augment: ``(key, preprocessed images) -> images``.
+
+    Returns:
+      ``(carry, metrics)``, the metrics averaged over the steps.
+
+    Raises:
+      ValueError: if there are fewer examples than a batch holds.
+
+    Example:
+      >>> examples = Batch(jnp.arange(4.0).reshape(4, 1, 1, 1), jnp.zeros(4, int))
+      >>> count = lambda total, batch, key: (total + batch.images.sum(), None)
+      >>> total, _ = over_batches(
+      ...     count, 0.0, examples, start=0, key=jax.random.key(0), num_steps=4,
+      ...     batch_size=2, preprocess=lambda x: x)
+      >>> float(total)  # two epochs of 0 + 1 + 2 + 3
+      12.0
+    """
+    order_key, augment_key = jax.random.split(key)
+    steps_per_epoch = epoch_length(examples.labels.shape[0], batch_size)
+    first_epoch = start // steps_per_epoch
+    orders = _epoch_orders(
+        order_key, start, num_steps, steps_per_epoch, examples.labels.shape[0]
+    )
+
+    def body(
+        numbered: tuple[chex.Array, Any], _: None
+    ) -> tuple[tuple[chex.Array, Any], Any]:
+        number, carry = numbered
+        begin = (number % steps_per_epoch) * batch_size
+        indices = jax.lax.dynamic_slice(
+            orders, (number // steps_per_epoch - first_epoch, begin), (1, batch_size)
+        )[0]
+        images = preprocess(examples.images[indices])
+        # Of this key `flip_and_translate` makes the children 0 and 1, the step has 2.
+        step_key = jax.random.fold_in(augment_key, number)
+        if augment is not None:
+            images = augment(step_key, images)
+        batch = Batch(images, examples.labels[indices])
+        carry, metrics = step(carry, batch, jax.random.fold_in(step_key, 2))
+        return (number + 1, carry), metrics
+
+    start = jnp.asarray(start, jnp.int32)
+    (_, carry), metrics = jax.lax.scan(body, (start, carry), length=num_steps)
+    return carry, jax.tree.map(jnp.mean, metrics)
 
 
 def evaluate(

@@ -1,0 +1,15 @@
+"""The methods of the SNIP paper's table 1, one file each, on the same training code.
+
+Each is a function ``(parts, target, *, pretrained=None, ...) -> Outcome`` whose other
+arguments are the method's own hyperparameters.
+
+Example:
+  >>> from snipjax import config, experiment, masks
+  >>> parts = experiment.assemble(config.default())  # doctest: +SKIP
+  >>> params, mask, history = snip(parts, 0.95)  # doctest: +SKIP
+"""
+
+from snipjax.baselines.fitting import Fitted, History, Outcome, hyperparameters
+from snipjax.baselines.reference import dense, snip
+
+__all__ = ["Fitted", "History", "Outcome", "dense", "hyperparameters", "snip"]

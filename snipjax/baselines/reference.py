@@ -1,0 +1,88 @@
+"""The references of table 1: the dense network, and SNIP."""
+
+import chex
+
+from snipjax import experiment, masks, training
+from snipjax.baselines import fitting
+from snipjax.experiment import Parts
+
+
+def dense(
+    parts: Parts, target: float = 0.0, *, pretrained: fitting.Outcome | None = None
+) -> fitting.Outcome:
+    """Trains the network unpruned, which is the pretraining of the other methods.
+
+    Args:
+      parts: of :func:`snipjax.experiment.assemble`.
+      target: 0; there is nothing to prune.
+      pretrained: returned as it is, if given.
+
+    Returns:
+      The parameters of the evaluation with the least error on validation, a mask of
+      ones, and the history.
+
+    Raises:
+      ValueError: if the target is not 0, or the network has batch norm.
+    """
+    if target:
+        raise ValueError(f"target is {target}, but the dense network is not pruned")
+    if pretrained is not None:
+        return pretrained
+    variables = experiment.init_variables(
+        parts, parts.keys.fresh_init, parts.config.init.trained
+    )
+    params = fitting.params_of(variables)
+    mask = masks.ones(params, parts.prunable)
+    fitted = fitting.fit_sparse(
+        parts,
+        params,
+        mask,
+        num_steps=parts.config.train.steps,
+        optimizer=parts.optimizer,
+        key=fitting.phase_key(parts, 0),
+        phase="dense",
+    )
+    return fitting.Outcome(fitted.params, fitted.mask, fitted.history)
+
+
+def snip(
+    parts: Parts, target: float, *, pretrained: fitting.Outcome | None = None
+) -> fitting.Outcome:
+    """Prunes by connection sensitivity before training, and trains what is left.
+
+    Args:
+      parts: of :func:`snipjax.experiment.assemble`.
+      target: sparsity to reach.
+      pretrained: not used: SNIP needs none.
+
+    Returns:
+      As :func:`dense` does.
+
+    Raises:
+      ValueError: if the target is outside [0, 1), or the network has batch norm.
+
+    Lee, Ajanthan, Torr, ICLR 2019, algorithm 1.
+    """
+    del pretrained
+    fitting.check_target(target)
+    config = parts.config.copy_and_resolve_references()
+    config.prune.method, config.prune.sparsity = "snip", target
+    parts = parts._replace(config=config)
+
+    def prune(batch: training.Batch) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+        pruned = experiment.prune_on(parts, batch)
+        return fitting.params_of(pruned.variables), pruned.mask
+
+    (params, mask), seconds = fitting.timed(prune, experiment.saliency_batch(parts))
+    masks.warn_if_disconnected(mask)
+    fitted = fitting.fit_sparse(
+        parts,
+        params,
+        mask,
+        num_steps=parts.config.train.steps,
+        optimizer=parts.optimizer,
+        key=fitting.phase_key(parts, 0),
+        phase="sparse",
+    )
+    history = fitting.joined(fitting.pruning_history(seconds), fitted.history)
+    return fitting.Outcome(fitted.params, fitted.mask, history)
