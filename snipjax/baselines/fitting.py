@@ -7,7 +7,8 @@ follows are its own hyperparameters, with their defaults. ``parts`` are those of
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import chex
@@ -20,6 +21,7 @@ from snipjax.experiment import Parts
 
 Step = Callable[[Any, training.Batch, chex.PRNGKey], tuple[Any, training.Metrics]]
 Deployed = Callable[[Any], tuple[chex.ArrayTree, chex.ArrayTree]]
+Measure = Callable[[Any], dict[str, Any]]
 
 
 class History(NamedTuple):
@@ -46,6 +48,7 @@ class Fitted(NamedTuple):
     params: chex.ArrayTree
     mask: chex.ArrayTree
     history: History
+    measured: Mapping[str, Any] = MappingProxyType({})  # of that network
 
 
 def fit(
@@ -57,6 +60,7 @@ def fit(
     deployed: Deployed,
     key: chex.PRNGKey,
     phase: str,
+    measure: Measure = lambda carry: {},
 ) -> Fitted:
     """Returns where ``num_steps`` of any training step lead, evaluated on the way.
 
@@ -71,12 +75,16 @@ def fit(
       deployed: ``carry -> (params, mask)``, a pure function.
       key: PRNG key of this phase: order of the examples, and what ``step`` draws.
       phase: a word for it, in the rows of the history.
+      measure: ``carry -> {name: array}``, a pure function: what else is to be known
+        at each evaluation. Scalars go into the rows.
 
     Returns:
-      The last carry; parameters (masked) and mask of the evaluation with the least
-      error on validation, the later of equals; and the history of this phase.
+      The last carry; parameters (masked), mask and measurements of the evaluation
+      with the least error on validation, the later of equals; and the history of
+      this phase.
     """
     train_steps, evaluate = _compiled(parts, step, deployed, key)
+    measure = jax.jit(measure)
     every = parts.config.train.eval_every
     rows, best, chosen, seconds, done = [], None, None, 0.0, 0
     # The caller's arrays are not ours to donate.
@@ -97,11 +105,15 @@ def fit(
             row = {"phase": phase, "step": done, "sparsity": masks.sparsity(mask)}
             row |= _in_percent("train", train_metrics)
             row |= _in_percent("val", validation) | _in_percent("test", test)
+            measured = measure(carry)
+            row |= {k: v.item() for k, v in measured.items() if jnp.ndim(v) == 0}
             rows.append(row)
             bar.update(done, row["train_loss"], row["train_error"])
             if best is None or row["val_error"] <= best["val_error"]:
-                best, chosen = row, (params, mask)
-    return Fitted(carry, *chosen, History(tuple(rows), 0, done, seconds))
+                best, chosen = row, (params, mask, measured)
+    params, mask, measured = chosen
+    history = History(tuple(rows), 0, done, seconds)
+    return Fitted(carry, params, mask, history, measured)
 
 
 def fit_sparse(
@@ -178,6 +190,54 @@ def share_of(parts: Parts, share: float) -> int:
     return max(1, round(share * parts.config.train.steps))
 
 
+def phase_optimizer(
+    parts: Parts, num_steps: int, *, learning_rate: float, decays: int
+) -> optax.GradientTransformation:
+    """Returns the dense network's optimizer, with a schedule of a phase's own length.
+
+    Args:
+      parts: of the experiment.
+      num_steps: of the phase.
+      learning_rate: of its first steps, as a share of that of dense training.
+      decays: how often the learning rate is multiplied by the configuration's
+        ``decay_factor``, at equal distances.
+
+    Returns:
+      Stochastic gradient descent as :func:`snipjax.training.paper_optimizer` has it.
+    """
+    config = parts.config.train
+    return training.paper_optimizer(
+        learning_rate * config.learning_rate,
+        decay_factor=config.decay_factor,
+        decay_every=-(-num_steps // (decays + 1)),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def gradient(
+    parts: Parts, params: chex.ArrayTree, batch: training.Batch
+) -> tuple[chex.ArrayTree, training.Metrics]:
+    """Returns the gradient of the mean cross entropy, and loss and error themselves.
+
+    Args:
+      parts: of the experiment.
+      params: where to take it; those of a network without batch norm.
+      batch: preprocessed.
+
+    Returns:
+      ``(gradient, metrics)``.
+    """
+
+    def loss_fn(params: chex.ArrayTree) -> tuple[chex.Array, chex.Array]:
+        logits = parts.model.apply({"params": params}, batch.images, train=True)
+        return training.cross_entropy(logits, batch.labels), logits
+
+    (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    error = jnp.mean(jnp.argmax(logits, axis=-1) != batch.labels)
+    return grads, training.Metrics(loss, error)
+
+
 def phase_key(parts: Parts, number: int) -> chex.PRNGKey:
     """Returns the key of a method's phase; 0 is pretraining."""
     return jax.random.fold_in(parts.keys.training, number)
@@ -219,6 +279,36 @@ def check_target(target: float) -> None:
             f"target is {target}, outside [0, 1); it is the share of connections to "
             "prune, e.g. 0.95"
         )
+
+
+def require(is_right: bool, name: str, value: Any, what: str) -> None:
+    """Raises a ``ValueError`` that names a hyperparameter, unless it is right.
+
+    Example:
+      >>> require(0 > 1, "rounds", 0, "an integer of at least 1, e.g. 3")
+      Traceback (most recent call last):
+      ValueError: rounds is 0; it must be an integer of at least 1, e.g. 3
+    """
+    if not is_right:
+        raise ValueError(f"{name} is {value}; it must be {what}")
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises a ``ValueError`` for a share of dense training's steps that is none."""
+    is_right = 0 < share < float("inf")
+    require(is_right, name, share, "a share of dense training's steps, e.g. 0.5")
+
+
+def check_schedule(learning_rate: float, decays: int) -> None:
+    """Raises a ``ValueError`` for what :func:`phase_optimizer` cannot work with."""
+    require(
+        0 < learning_rate < float("inf"),
+        "learning_rate",
+        learning_rate,
+        "a share of dense training's, above 0, e.g. 0.1",
+    )
+    is_count = isinstance(decays, int) and decays >= 0
+    require(is_count, "decays", decays, "an integer of at least 0, e.g. 1")
 
 
 def _compiled(
