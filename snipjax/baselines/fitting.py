@@ -75,8 +75,8 @@ def fit(
       deployed: ``carry -> (params, mask)``, a pure function.
       key: PRNG key of this phase: order of the examples, and what ``step`` draws.
       phase: a word for it, in the rows of the history.
-      measure: ``carry -> {name: array}``, a pure function: what else is to be known
-        at each evaluation. Scalars go into the rows.
+      measure: ``carry -> {name: value}``, a pure function: what else is to be known
+        at each evaluation. Scalars go into the rows; others may be any pytree.
 
     Returns:
       The last carry; parameters (masked), mask and measurements of the evaluation
@@ -106,7 +106,11 @@ def fit(
             row |= _in_percent("train", train_metrics)
             row |= _in_percent("val", validation) | _in_percent("test", test)
             measured = measure(carry)
-            row |= {k: v.item() for k, v in measured.items() if jnp.ndim(v) == 0}
+            row |= {
+                name: value.item()
+                for name, value in measured.items()
+                if isinstance(value, jax.Array) and value.ndim == 0
+            }
             rows.append(row)
             bar.update(done, row["train_loss"], row["train_error"])
             if best is None or row["val_error"] <= best["val_error"]:
