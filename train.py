@@ -2,14 +2,16 @@
 
 python train.py --config configs/digits_lenet300.py
 python train.py --config configs/mnist_lenet300.py --config.prune.sparsity=0.98
+python train.py --config configs/table1.py --config.methods=snip,lwc
 """
 
 import os
 import re
+import runpy
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +39,15 @@ _NOT_LOADED = (
 def main(argv: list[str]) -> int:
     """Runs the experiment of the command line; returns the exit code."""
     if {"-h", "-help", "--help"} & set(argv[1:]):
-        print(usage())
+        print(usage(default_of(argv)))
         return 0
     logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said below
     warnings.showwarning = show_warning
     try:
         config = parse(argv)
-        # Importing JAX takes longer than the checks.
-        from snipjax import experiment, grid, seeds
-
+        run = runner(config)
         keep_compilations()
-        many = grid.run if config.vary else seeds.run
-        run = many if config.vary or config.seeds > 1 else experiment.run
-        run(
+        results = run(
             config,
             _WORKDIR.value or default_workdir(config),
             data_dir=_DATA_DIR.value,
@@ -63,7 +61,27 @@ def main(argv: list[str]) -> int:
         lines = str(error).strip().replace("\n", "\n  ")
         print(f"train.py: {lines}", file=sys.stderr)
         return 2
-    return 0
+    # Of table 1, cells that failed are said in the table, and cost the others nothing.
+    return 1 if is_table(config) and results.failures else 0
+
+
+def runner(config: configs.ConfigDict) -> Callable[..., Any]:
+    """Returns the function that runs a configuration."""
+    # Importing JAX takes longer than the checks.
+    if is_table(config):
+        from snipjax import table1
+
+        return table1.run
+    from snipjax import experiment, grid, seeds
+
+    if config.vary:
+        return grid.run
+    return seeds.run if config.seeds > 1 else experiment.run
+
+
+def is_table(config: configs.ConfigDict) -> bool:
+    """Whether a configuration is one of table 1."""
+    return "methods" in config
 
 
 def keep_compilations() -> None:
@@ -88,19 +106,22 @@ def parse(argv: list[str]) -> configs.ConfigDict:
     Raises:
       ValueError: for what is misspelt, missing or of a wrong type.
     """
-    argv, vary = several_values(argv)
-    known = configs.field_names()
+    like = default_of(argv)
+    # Which has lists of its own, such as methods.
+    argv, vary = (argv, []) if is_table(like) else several_values(argv)
+    known = configs.field_names(like)
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
         if name.startswith("config.") and name.removeprefix("config.") not in known:
-            raise ValueError(configs.unknown_field(name.removeprefix("config.")))
+            name = name.removeprefix("config.")
+            raise ValueError(configs.unknown_field(name, like))
     try:
         arguments = FLAGS(argv)
         config = _CONFIG.value
         if config is not None:
             config.items()  # a file that could not be read says so here
     except Exception as error:  # a config file is code, and can raise anything
-        raise ValueError(explanation(error)) from None
+        raise ValueError(explanation(error, like)) from None
     if len(arguments) > 1:
         raise ValueError(f"unexpected argument '{arguments[1]}'; options begin with --")
     if not FLAGS["config"].present:
@@ -110,6 +131,11 @@ def parse(argv: list[str]) -> configs.ConfigDict:
             f"--config: get_config() returned a {type(config).__name__}, not the "
             "ConfigDict it made with snipjax.config.default()"
         )
+    if is_table(config):
+        from snipjax import table1
+
+        table1.validate(config)
+        return config
     config.vary = (*not_overridden(config.vary, argv[1:] + vary), *vary)
     configs.validate(config)
     configs.cells(config)
@@ -167,7 +193,29 @@ def without_places(arguments: list[str]) -> list[str]:
     return kept
 
 
-def explanation(error: Exception) -> str:
+def default_of(argv: Sequence[str]) -> configs.ConfigDict:
+    """Returns a configuration with the fields that the command line may set.
+
+    They are those of an experiment, or of table 1 where the file makes such a one.
+    """
+    for argument, following in zip(argv[1:], [*argv[2:], ""]):
+        name, equals, value = argument.partition("=")
+        if name not in ("-config", "--config"):
+            continue
+        file, _, of_file = (value if equals else following).partition(":")
+        try:
+            # Importing all methods takes seconds, which only their table costs.
+            if "table1" in Path(file).read_text():
+                get_config = runpy.run_path(file)["get_config"]
+                config = get_config(*filter(None, [of_file]))
+                if is_table(config):
+                    return config
+        except Exception:  # which loading it as a flag raises again, and explains
+            break
+    return configs.default()
+
+
+def explanation(error: Exception, like: configs.ConfigDict) -> str:
     """Returns what absl or ml_collections say of a bad flag or config file, in short.
 
     They give tracebacks and the whole configuration.
@@ -178,10 +226,10 @@ def explanation(error: Exception) -> str:
         return f"--config: there is no file '{missing_file[1]}'"
     unknown_field = re.search(r'(?:Key \\?|instead of )"(\w+)', message)
     if unknown_field:
-        return f"--config: {configs.unknown_field(unknown_field[1])}"
+        return f"--config: {configs.unknown_field(unknown_field[1], like)}"
     wrong_type = re.search(r"override field '(\w+)'.*?(\S+) is of original", message)
     if wrong_type:
-        return f"--config: {configs.wrong_type(*wrong_type.groups())}"
+        return f"--config: {configs.wrong_type(*wrong_type.groups(), like)}"
     if "Traceback" in message:
         return f"--config: {message.strip().splitlines()[-1]}"
     if isinstance(error, flags.Error):
@@ -194,11 +242,10 @@ def show_warning(message: Warning | str, *where: Any) -> None:
     print(f"train.py: warning: {message}", file=sys.stderr)
 
 
-def usage() -> str:
+def usage(like: configs.ConfigDict) -> str:
     """Returns the text of ``--help``: the flags, and every field of a config."""
     fields = "\n".join(
-        f"  --config.{name} (default {value!r})"
-        for name, value in configs.fields(configs.default())
+        f"  --config.{name} (default {value!r})" for name, value in configs.fields(like)
     )
     return (
         f"{__doc__}\nFlags:\n{FLAGS.main_module_help()}\n\n"
@@ -207,8 +254,14 @@ def usage() -> str:
 
 
 def default_workdir(config: configs.ConfigDict) -> Path:
-    """Returns ``runs/<config file>-<method>-<sparsity>-seed<seed>``."""
+    """Returns ``runs/<config file>-<method>-<sparsity>-seed<seed>``.
+
+    Of table 1, where more methods and seeds may come later, ``runs/<config file>``.
+    """
     name = Path(config_flags.get_config_filename(FLAGS["config"])).stem
+    if is_table(config):
+        data = "" if config.dataset.name == "mnist" else f"-{config.dataset.name}"
+        return Path("runs") / f"{name}{data}{'-quick' if config.quick else ''}"
     prune = config.prune
     sparsity = "" if prune.method == "none" else f"-{prune.sparsity:g}"
     seed = f"seed{config.seed}"

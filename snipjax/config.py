@@ -111,15 +111,8 @@ def validate(config: ConfigDict) -> None:
     Args:
       config: a configuration like :func:`default`'s.
     """
-    known = dict(fields(default()))
+    check_fields(config, default())
     given = dict(fields(config))
-    for name in given:
-        if name not in known:
-            raise ValueError(unknown_field(name))
-    for name, value in known.items():
-        if name not in given:
-            raise ValueError(f"config has no field '{name}'; start from config.default")
-        _check_type(name, given[name], value)
     for name, choices in _CHOICES.items():
         if given[name] not in choices:
             nearest = difflib.get_close_matches(given[name], choices, n=1, cutoff=0.0)
@@ -155,6 +148,23 @@ def validate(config: ConfigDict) -> None:
             f"config.prune.sparsity is {given['prune.sparsity']}, outside [0, 1); it "
             "is the share of connections to prune, e.g. 0.95"
         )
+
+
+def check_fields(config: ConfigDict, like: ConfigDict) -> None:
+    """Raises a ``ValueError`` naming the first field that another has not, or misses.
+
+    Args:
+      config: a configuration.
+      like: one with the fields that it should have, of the types they should be.
+    """
+    known, given = dict(fields(like)), dict(fields(config))
+    for name in given:
+        if name not in known:
+            raise ValueError(unknown_field(name, like))
+    for name, value in known.items():
+        if name not in given:
+            raise ValueError(f"config has no field '{name}'; start from config.default")
+        _check_type(name, given[name], value)
 
 
 def varied(entry: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
@@ -241,19 +251,23 @@ def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def field_names() -> list[str]:
-    """Returns the dotted name of every field there is."""
-    return [name for name, _ in fields(default())]
+def field_names(like: ConfigDict | None = None) -> list[str]:
+    """Returns the dotted name of every field of a configuration, or of the default."""
+    return [name for name, _ in fields(default() if like is None else like)]
 
 
-def unknown_field(name: str) -> str:
+def unknown_field(name: str, like: ConfigDict | None = None) -> str:
     """Returns the message for a field that does not exist, with the nearest that does.
+
+    Args:
+      name: the field.
+      like: a configuration with the fields there are; by default :func:`default`'s.
 
     Example:
       >>> unknown_field("prune.sparsty")
       "config has no field 'prune.sparsty'; did you mean 'prune.sparsity'?"
     """
-    known = field_names()
+    known = field_names(like)
     within = [field for field in known if field.startswith(f"{name}.")]
     if within:
         return f"config.{name} is a section; its fields are {', '.join(within)}"
@@ -268,8 +282,13 @@ def unknown_field(name: str) -> str:
     return f"config has no field '{name}'; did you mean '{nearest}'?"
 
 
-def wrong_type(name: str, value: str) -> str:
+def wrong_type(name: str, value: str, like: ConfigDict | None = None) -> str:
     """Returns the message for a value that does not fit the fields of that last name.
+
+    Args:
+      name: the last part of the field's name.
+      value: as it was given.
+      like: a configuration with the fields there are; by default :func:`default`'s.
 
     Example:
       >>> wrong_type("steps", "many")
@@ -279,7 +298,7 @@ def wrong_type(name: str, value: str) -> str:
         f"'{field}' cannot be {value}; its default is {default_value!r}, "
         f"{'an' if isinstance(default_value, int) else 'a'} "
         f"{type(default_value).__name__}"
-        for field, default_value in fields(default())
+        for field, default_value in fields(default() if like is None else like)
         if field.split(".")[-1] == name
     ]
     return "config field " + " or ".join(fitting or [f"'{name}' cannot be {value}"])

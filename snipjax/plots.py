@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from snipjax import masks
 
@@ -298,3 +298,117 @@ def first_layers(named: Mapping[str, np.ndarray], path: Path) -> None:
         axes.imshow(counts, cmap="gray", vmin=0)
         axes.set_title(name, fontsize=9)
     _write(figure, path)
+
+
+# Okabe and Ito's colours, the yellow darkened to be seen on white; and shapes, for
+# those who do not see colours.
+_FRONTIER_COLOURS = (
+    "#000000",
+    "#e69f00",
+    "#56b4e9",
+    "#009e73",
+    "#b8a000",
+    "#0072b2",
+    "#d55e00",
+    "#cc79a7",
+)
+_FRONTIER_MARKERS = "os^vDPX*"
+
+
+def frontier(
+    measured: Mapping[str, Sequence[tuple[float, float, float]]],
+    published: Mapping[str, Sequence[tuple[float, float]]],
+    to_beat: tuple[str, Sequence[tuple[float, float]]],
+    dense: float | None,
+    path: Path,
+) -> None:
+    """Draws error against density of many methods, measured and published.
+
+    Args:
+      measured: by name, ``(density, error in percent, its standard deviation)``.
+      published: by name, ``(density, error)``, drawn as hollow marks.
+      to_beat: name and points of a line.
+      dense: error of the dense network, drawn as a dashed line.
+      path: the file to write.
+    """
+    figure = Figure(figsize=(7.6, 5.6), layout="constrained")
+    axes = figure.subplots()
+    for number, name in enumerate(dict.fromkeys([*measured, *published])):
+        style = {
+            "color": _FRONTIER_COLOURS[number % len(_FRONTIER_COLOURS)],
+            "marker": _FRONTIER_MARKERS[number % len(_FRONTIER_MARKERS)],
+        }
+        points = sorted(measured.get(name, ()))
+        if points:
+            densities, errors, deviations = np.array(points).T
+            axes.errorbar(
+                100 * densities,
+                errors,
+                deviations if deviations.any() else None,
+                markersize=6,
+                capsize=3,
+                linewidth=1.3,
+                label=name,
+                **style,
+            )
+        for density, error in published.get(name, ()):
+            axes.plot(
+                [100 * density],
+                [error],
+                linestyle="none",
+                markersize=10,
+                fillstyle="none",
+                markeredgewidth=1.3,
+                label=None if points else f"{name}, published",
+                **style,
+            )
+    name, line = to_beat
+    if line:
+        densities, errors = np.array(sorted(line)).T
+        axes.plot(
+            100 * densities,
+            errors,
+            "h:",
+            color="#777777",
+            markersize=9,
+            fillstyle="none",
+            linewidth=1.8,
+            label=name,
+        )
+    if dense is not None:
+        axes.axhline(dense, color="#444444", linestyle="--", linewidth=1, label="Dense")
+    if any(published.values()):
+        axes.plot([], [], "o", color="#777777", fillstyle="none", label="published")
+    _set_frontier_axes(axes)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        unique = dict(zip(labels, handles))
+        figure.legend(
+            unique.values(),
+            unique.keys(),
+            loc="outside lower center",
+            ncols=4,
+            frameon=False,
+            fontsize=9,
+        )
+    _write(figure, path)
+
+
+def _set_frontier_axes(axes: Axes) -> None:
+    """Logarithmic density; logarithmic error where it is widely spread."""
+    axes.set_xscale("log")
+    errors = [value for line in axes.lines for value in line.get_ydata() if value > 0]
+    if errors and max(errors) / min(errors) > 10:
+        axes.set_yscale("log")
+        scaled = (axes.xaxis, axes.yaxis)
+    else:
+        axes.set_ylim(bottom=0)
+        scaled = (axes.xaxis,)
+    for axis in scaled:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
+    axes.set_xlabel("connections kept (%)")
+    axes.set_ylabel("test error (%)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

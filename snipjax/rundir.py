@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,22 @@ from snipjax import config as configs
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 
 
+Differences = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
+
+
+def of_experiments(config: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
+    """Returns a line per field in which two experiments differ, as plain dicts.
+
+    A run of before a field was there is one with its default.
+    """
+    flat = dict(configs.fields(configs.default())) | dict(configs.fields(written))
+    return configs.differences(config, flat)
+
+
 @contextlib.contextmanager
-def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def claim(
+    workdir: Path, config: ConfigDict, *, differences: Differences = of_experiments
+) -> Iterator[None]:
     """Makes a directory for a run of this configuration, or checks that it is one.
 
     Nothing is written to it. While the block runs, it is refused to other processes.
@@ -33,6 +47,8 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
     Args:
       workdir: the directory.
       config: the configuration of the run.
+      differences: what of it must be as in the directory, a line for each that is not,
+        of this configuration and of the directory's as plain dicts.
 
     Yields:
       Nothing.
@@ -53,7 +69,7 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
     try:
         _lock(descriptor, workdir)
         try:
-            _check_contents(workdir, config)
+            _check_contents(workdir, config, differences)
             yield
         finally:
             if is_new:
@@ -218,7 +234,9 @@ def _lock(descriptor: int, workdir: Path) -> None:
         raise _unusable(workdir, "another process has just removed it")
 
 
-def _check_contents(workdir: Path, config: ConfigDict) -> None:
+def _check_contents(
+    workdir: Path, config: ConfigDict, differences: Differences
+) -> None:
     contents = {path.name for path in workdir.iterdir()}
     if RESULT not in contents and not os.access(workdir, os.W_OK):
         raise _unusable(workdir, "it cannot be written")
@@ -229,12 +247,9 @@ def _check_contents(workdir: Path, config: ConfigDict) -> None:
                 "choose an empty or new directory with --workdir"
             )
         return
-    # A run of before a field was there is one with its default.
-    written = dict(configs.fields(configs.default()))
-    written |= dict(configs.fields(read_json(workdir / CONFIG)))
-    differences = configs.differences(config.to_dict(), written)
-    if differences:
+    found = differences(config.to_dict(), read_json(workdir / CONFIG))
+    if found:
         raise ValueError(
             f"workdir '{workdir}' holds a run of another configuration "
-            f"({'; '.join(differences)}); choose another with --workdir, or remove it"
+            f"({'; '.join(found)}); choose another with --workdir, or remove it"
         )

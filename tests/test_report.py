@@ -329,7 +329,12 @@ def test_a_reconstructed_command_asks_for_the_same_configuration(
     assert dict(configs.fields(parsed(command))) == config
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")))
+EXPERIMENTS = sorted(
+    set((ROOT / "configs").glob("*.py")) - {ROOT / "configs/table1.py"}
+)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS)
 def test_the_config_that_fits_best_is_named(path: Path) -> None:
     config = dict(configs.fields(runpy.run_path(str(path))["get_config"]().to_dict()))
     assert parsed(report.command(config)) == parsed(

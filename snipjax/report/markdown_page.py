@@ -34,40 +34,42 @@ def markdown(runs: Sequence[Run], table: Sequence[Row]) -> str:
         caption = CAPTION.replace("Below each row", "In the last column")
         parts += [
             f"Table 1: {caption}",
-            _markdown_table([*COLUMNS, "Command"], lines),
-            _markdown_text(" ".join(["In table 1:", *analysis(table)])),
+            markdown_table([*COLUMNS, "Command"], lines),
+            markdown_text(" ".join(["In table 1:", *analysis(table)])),
         ]
     if lines := published_cells(table):
         parts += [
             f"Table 2: {PUBLISHED_CAPTION}",
-            _markdown_table(
+            markdown_table(
                 PUBLISHED_COLUMNS, [[*map(_markdown_cell, line)] for line in lines]
             ),
         ]
     if waiting := unfinished(runs):
         parts += [
             "Unfinished runs:",
-            _markdown_table(
+            markdown_table(
                 UNFINISHED_COLUMNS,
-                [[*map(_markdown_text, line)] for line in waiting],
+                [[*map(markdown_text, line)] for line in waiting],
             ),
         ]
-    parts += ["## Conclusion", _markdown_text(" ".join(conclusion(table)))]
+    parts += ["## Conclusion", markdown_text(" ".join(conclusion(table)))]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Returns a table of cells that are Markdown."""
     return "\n".join(
         f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *lines)
     )
 
 
 def _markdown_cell(cell: Cell) -> str:
-    reference = f"[{_markdown_text(cell.reference)}]({cell.link})" if cell.link else ""
-    return " ".join(filter(None, (_markdown_text(cell.text), reference)))
+    reference = f"[{markdown_text(cell.reference)}]({cell.link})" if cell.link else ""
+    return " ".join(filter(None, (markdown_text(cell.text), reference)))
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Returns text with what means something to Markdown made plain."""
     return re.sub(r"([\\`*_\[\]|<>])", r"\\\1", text)
 
 

@@ -1,0 +1,246 @@
+"""The configuration of table 1: every field, its default, and its checks."""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from snipjax import baselines, published
+from snipjax import config as configs
+
+# Functions of snipjax.baselines, and their names in snipjax.published.
+_NAMES = {
+    "dense": "Dense",
+    "snip": "SNIP",
+    "lwc": "LWC",
+    "dns": "DNS",
+    "lc": "LC",
+    "sws": "SWS",
+    "sparse_vd": "SVD",
+    "obd": "OBD",
+    "lobs": "L-OBS",
+}
+METHODS: Mapping[str, published.Method] = MappingProxyType(
+    {
+        name: published.METHODS[in_paper]
+        for name, in_paper in _NAMES.items()
+        if callable(getattr(baselines, name, None))
+    }
+)
+NETWORKS = ("lenet_300_100", "lenet_5_caffe")
+QUICK = 50  # what quick divides the steps by
+MAY_DIFFER = ("methods", "networks", "seeds", "frontier")  # in one directory
+_AT_LEAST = {"steps": 1, "decay_every": 1, "eval_every": 1, "seed": 0, "seeds": 1}
+
+
+class Cell(NamedTuple):
+    """One network, pruned by one method to one sparsity with one seed."""
+
+    network: str
+    method: str
+    sparsity: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its directory, e.g. ``lenet_300_100-snip-0.95-seed0``."""
+        sparsity = "" if self.method == "dense" else f"-{self.sparsity:g}"
+        return f"{self.network}-{self.method}{sparsity}-seed{self.seed}"
+
+
+def default() -> ConfigDict:
+    """Returns the configuration of the whole table; a new copy at each call.
+
+    A section for each network has its training, one for each method the method's own
+    hyperparameters.
+
+    Example:
+      >>> config = default()
+      >>> config.methods = "snip"
+      >>> config.lenet_5_caffe.steps
+      54000
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.seeds = 1  # as many, from `seed` on
+    config.methods = ",".join(METHODS)
+    config.networks = ",".join(NETWORKS)
+    config.frontier = ""  # more sparsities for every method, e.g. "0.9,0.95"
+    config.quick = False
+    config.dataset = ConfigDict({"name": "mnist"})
+    for network in NETWORKS:
+        config[network] = ConfigDict(
+            {"steps": 54_000, "decay_every": 10_000, "eval_every": 540}
+        )
+    for method in METHODS:
+        config[method] = ConfigDict(baselines.hyperparameters(function(method)))
+    return config.lock()
+
+
+def function(method: str) -> Callable[..., baselines.Outcome]:
+    """Returns the function that is a method."""
+    return getattr(baselines, method)
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises a ``ValueError`` naming the first field that is unknown, missing or off.
+
+    Args:
+      config: like :func:`default`'s.
+    """
+    configs.check_fields(config, default())
+    for name, value in configs.fields(config):
+        least = _AT_LEAST.get(name.split(".")[-1])
+        if least is not None and not value >= least:
+            raise ValueError(f"config.{name} is {value}; it must be >= {least}")
+    if config.seed + config.seeds > 2**32:
+        raise ValueError(
+            f"config.seed + config.seeds is {config.seed + config.seeds}; it must be "
+            f"<= {2**32}"
+        )
+    chosen(config, "networks", NETWORKS)
+    frontier(config)
+    _check_hyperparameters(config)
+
+
+def chosen(
+    config: ConfigDict, field: str, choices: Mapping[str, Any] | tuple[str, ...]
+) -> list[str]:
+    """Returns the names in a field, in the order of the choices.
+
+    Raises:
+      ValueError: if there is none, or one that is not among the choices.
+    """
+    names = _parts(config[field])
+    for name in names:
+        if name not in choices:
+            nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"config.{field} has '{name}'; did you mean '{nearest}'? There are "
+                f"{', '.join(choices)}"
+            )
+    if not names:
+        raise ValueError(f"config.{field} is empty; there are {', '.join(choices)}")
+    return [name for name in choices if name in names]
+
+
+def frontier(config: ConfigDict) -> list[float]:
+    """Returns the sparsities that every method is run at beside its published ones.
+
+    Raises:
+      ValueError: if one is not a number in [0, 1).
+    """
+    sparsities = []
+    for part in _parts(config.frontier):
+        try:
+            sparsity = float(part)
+        except ValueError:
+            sparsity = math.nan
+        if not 0.0 <= sparsity < 1.0:
+            raise ValueError(
+                f"config.frontier has '{part}', which is no number in [0, 1); it is "
+                "sparsities, e.g. 0.9,0.95,0.98"
+            )
+        sparsities.append(sparsity)
+    return sorted(set(sparsities))
+
+
+def published_sparsities(network: str, method: str) -> list[float]:
+    """Returns the sparsities that table 1 has of a method; of the dense network, 0.
+
+    Example:
+      >>> published_sparsities("lenet_5_caffe", "snip")
+      [0.98, 0.99]
+    """
+    return [
+        row.sparsity
+        for row in published.ROWS
+        if (row.dataset, row.network, row.method) == ("mnist", network, _NAMES[method])
+    ]
+
+
+def cells(config: ConfigDict) -> list[Cell]:
+    """Returns what a configuration asks for, in the order it is run.
+
+    Dense networks come first of each network and seed, also where they are not asked
+    for, since other methods start from them and costs are measured in them.
+
+    Example:
+      >>> config = default()
+      >>> config.methods, config.networks = "snip", "lenet_5_caffe"
+      >>> [cell.name for cell in cells(config)]
+      ['lenet_5_caffe-dense-seed0',
+       'lenet_5_caffe-snip-0.98-seed0',
+       'lenet_5_caffe-snip-0.99-seed0']
+    """
+    methods = [name for name in chosen(config, "methods", METHODS) if name != "dense"]
+    return [
+        Cell(network, method, sparsity, seed)
+        for seed in range(config.seed, config.seed + config.seeds)
+        for network in chosen(config, "networks", NETWORKS)
+        for method in ["dense", *methods]
+        for sparsity in sparsities(config, network, method)
+    ]
+
+
+def sparsities(config: ConfigDict, network: str, method: str) -> list[float]:
+    """Returns the sparsities that a method is run at, the published ones first."""
+    if method == "dense":
+        return [0.0]
+    listed = published_sparsities(network, method)
+    return list(dict.fromkeys([*listed, *frontier(config)]))
+
+
+def experiment_config(config: ConfigDict, network: str, seed: int) -> ConfigDict:
+    """Returns the configuration of an experiment with a network of the table."""
+    experiment = configs.default()
+    experiment.seed = seed
+    experiment.dataset.name = config.dataset.name
+    experiment.model.name = network
+    share = QUICK if config.quick else 1
+    for name, value in config[network].items():
+        experiment.train[name] = max(1, value // share)
+    return experiment
+
+
+def settings(config: ConfigDict, cell: Cell) -> dict[str, Any]:
+    """Returns what a cell's outcome depends on, by the names of the fields."""
+    sections = {cell.network: config[cell.network]}
+    if cell.method != "dense":
+        sections[cell.method] = config[cell.method]
+    return {
+        "dataset.name": config.dataset.name,
+        "quick": config.quick,
+        **dict(configs.fields(sections)),
+    }
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+class _PassedError(Exception):
+    """A method has looked at its hyperparameters, and goes on to work with them."""
+
+
+class _Untouchable:
+    """In the place of what a method works on: the first use of it ends the method."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _PassedError
+
+
+def _check_hyperparameters(config: ConfigDict) -> None:
+    """What a method does not accept is better said before hours of training."""
+    for method in chosen(config, "methods", METHODS):
+        nothing, hyperparameters = _Untouchable(), dict(config[method])
+        target = 0.0 if method == "dense" else 0.9
+        try:
+            function(method)(nothing, target, pretrained=nothing, **hyperparameters)
+        except _PassedError:
+            continue
+        except ValueError as error:
+            raise ValueError(f"config.{method}: {error}") from None

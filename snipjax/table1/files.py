@@ -1,0 +1,153 @@
+"""The directory of a cell: what it came to, its mask and its parameters as files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+import snipjax
+from snipjax import baselines, experiment, masks, rundir, training, trees
+from snipjax.experiment import Parts
+from snipjax.table1.config import Cell
+
+# Not result.json, which is what a report takes for a single run's.
+CELL, FAILURE, MASK, PARAMS = "cell.json", "failure.json", "mask.npz", "params.npz"
+
+
+def write(
+    directory: Path,
+    cell: Cell,
+    parts: Parts,
+    outcome: baselines.Outcome,
+    settings: Mapping[str, Any],
+    **others: Any,
+) -> None:
+    """Writes an outcome; ``cell.json`` last, which says that the cell is finished.
+
+    Args:
+      directory: of the cell; made if it is not there.
+      cell: which one.
+      parts: of its experiment.
+      outcome: of the method.
+      settings: what it depends on, of :func:`snipjax.table1.config.settings`.
+      **others: values to be kept with it.
+    """
+    directory.mkdir(exist_ok=True)
+    experiment.save_mask(outcome.mask, directory / MASK)
+    experiment.save_mask(outcome.params, directory / PARAMS)
+    rundir.write_json(
+        directory / CELL,
+        {**summary(cell, parts, outcome), "settings": dict(settings), **others},
+    )
+    (directory / FAILURE).unlink(missing_ok=True)
+
+
+def summary(cell: Cell, parts: Parts, outcome: baselines.Outcome) -> dict[str, Any]:
+    """Returns what a cell came to, as ``cell.json`` holds it; errors in percent."""
+    params, mask, history = outcome
+    rows = masks.summary(mask)
+    evaluate = jax.jit(
+        lambda params, examples: training.evaluate(
+            params, {}, examples, model=parts.model, preprocess=parts.preprocess
+        )
+    )
+    params = masks.apply(mask, params)
+    val_error, test_error = (
+        experiment.rounded(100 * float(evaluate(params, examples).error))
+        for examples in (parts.validation, parts.test)
+    )
+    history_rows = [
+        {name: _plain(value) for name, value in row.items()} for row in history.rows
+    ]
+    last = history_rows[-1] if history_rows else {}
+    return {
+        **cell._asdict(),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "prunable": sum(row.total for row in rows),
+        "kept": sum(row.kept for row in rows),
+        "measured_sparsity": masks.sparsity(mask),
+        "test_error": test_error,
+        "test_error_last": last.get("test_error"),
+        "val_error": val_error,
+        "prunes": int(history.prunes),
+        "steps": int(history.steps),
+        "seconds": float(history.seconds),
+        "history": history_rows,
+        "params_sha256": experiment.digest(params),
+        "snipjax": snipjax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def write_failure(directory: Path, error: Exception) -> None:
+    """Notes that a cell failed, and why."""
+    directory.mkdir(exist_ok=True)
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    message = f"{type(error).__name__}: {' '.join(lines)[:500]}"
+    rundir.write_json(directory / FAILURE, {"message": message})
+
+
+def read(directory: Path) -> dict[str, Any] | None:
+    """Returns what a cell came to; None if it is not finished.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    path = directory / CELL
+    if not path.exists():
+        return None
+    result = rundir.read_json(path)
+    if not (isinstance(result, dict) and {"settings", "seconds"} <= result.keys()):
+        raise ValueError(f"'{path}' is damaged; remove '{directory}' to start again")
+    return result
+
+
+def read_failure(directory: Path) -> str | None:
+    """Returns why a cell failed; None if it did not, or is finished since."""
+    path = directory / FAILURE
+    if not path.exists() or (directory / CELL).exists():
+        return None
+    return rundir.read_json(path)["message"]
+
+
+def read_outcome(directory: Path, like: chex.ArrayTree) -> baselines.Outcome:
+    """Returns the outcome that :func:`write` wrote.
+
+    Args:
+      directory: of the cell, finished.
+      like: parameters of the network, of which structure and shapes are taken.
+
+    Raises:
+      ValueError: if the files are damaged or of another network.
+    """
+    result = read(directory)
+    history = baselines.History(
+        tuple(result["history"]), result["prunes"], result["steps"], result["seconds"]
+    )
+    params, mask = (_read_tree(directory / name, like) for name in (PARAMS, MASK))
+    return baselines.Outcome(params, mask, history)
+
+
+def _read_tree(path: Path, like: chex.ArrayTree) -> chex.ArrayTree:
+    try:
+        with np.load(path) as arrays:
+            leaves = [arrays[name] for name, _ in trees.named_leaves(like)]
+    except Exception as error:  # a damaged archive raises anything
+        raise ValueError(
+            f"'{path}' is damaged ({error}); remove '{path.parent}' to start again"
+        ) from None
+    return jax.tree.unflatten(jax.tree.structure(like), jax.device_put(leaves))
+
+
+def _plain(value: Any) -> Any:
+    """A value of a history's row as JSON takes it, which has no NaN."""
+    if isinstance(value, str | bool | None):
+        return value
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if np.ndim(value) == 0:
+        return experiment.rounded(float(value))
+    return [_plain(item) for item in np.asarray(value).tolist()]

@@ -1,0 +1,269 @@
+"""Runs the cells of table 1, and keeps the table of those that are finished."""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import jax
+from ml_collections import ConfigDict
+
+from snipjax import baselines, console, experiment, rundir
+from snipjax.config import differences as all_differences
+from snipjax.experiment import Parts, StopRequest
+from snipjax.table1 import config as configs
+from snipjax.table1 import files, output
+from snipjax.table1.aggregation import Row, rows
+from snipjax.table1.config import Cell
+
+
+class Results(NamedTuple):
+    """What a run of the table came to."""
+
+    rows: list[Row]
+    failures: dict[str, str]  # by name of the cell, why it failed
+
+
+def run(
+    config: ConfigDict,
+    workdir: Path | str,
+    *,
+    data_dir: str | None = None,
+    command: str | None = None,
+) -> Results:
+    """Runs what is not finished of table 1, and writes table and pictures.
+
+    An interrupted run goes on with the cell it was at. The same directory takes more
+    methods, networks, seeds and sparsities later on. A cell that fails is noted in
+    the table, the others go on, and the same command tries it again.
+
+    Args:
+      config: like :func:`snipjax.table1.default`'s.
+      workdir: directory of the table: ``config.json``, ``table1.md``, ``table1.csv``,
+        ``table1.html``, ``cells.csv``, pictures, and a directory for each cell.
+      data_dir: TFDS data directory, where the data set is not the embedded one.
+      command: the command line, to be kept with the results.
+
+    Returns:
+      The rows of the table, and which cells failed.
+
+    Raises:
+      ValueError: for a configuration that is off, a data set that cannot be had, or a
+        directory that holds something else, such as a cell of other hyperparameters.
+      KeyboardInterrupt: after an interrupt; the same call goes on.
+
+    Example:
+      >>> config = default()
+      >>> config.methods, config.quick = "snip,lwc", True
+      >>> results = run(config, "runs/table1-quick")  # doctest: +SKIP
+    """
+    configs.validate(config)
+    workdir = Path(workdir)
+    cells = configs.cells(config)
+    with (
+        rundir.claim(workdir, config, differences=differences),
+        experiment.stop_requests() as stop,
+    ):
+        check_settings(config, cells, workdir)
+        parts_of = functools.cache(functools.partial(_parts, config, data_dir))
+        if any(files.read(workdir / cell.name) is None for cell in cells):
+            for network in dict.fromkeys(cell.network for cell in cells):
+                abstract_params(parts_of(network))  # does the network take the images
+        rundir.write_json(workdir / rundir.CONFIG, config.to_dict())
+        try:
+            _run_cells(config, cells, workdir, parts_of, stop, command)
+        except KeyboardInterrupt:
+            done = sum(files.read(workdir / cell.name) is not None for cell in cells)
+            console.say(
+                f"stopped; {done} of {len(cells)} cells are finished, and the same "
+                "command goes on"
+            )
+            raise
+        table = rows(config, workdir)
+        output.write(config, table, workdir, command)
+    output.show(table)
+    failures = {
+        cell.name: message
+        for cell in cells
+        if (message := files.read_failure(workdir / cell.name)) is not None
+    }
+    for name, message in failures.items():
+        console.say(f"failed: {name}: {message}")
+    if failures:
+        console.say(
+            f"{len(failures)} of {len(cells)} cells failed; the same command tries "
+            "them again"
+        )
+    console.say(f"everything is in {workdir}")
+    return Results(table, failures)
+
+
+def differences(config: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
+    """Returns a line per field that has to be the same for all cells, and is not.
+
+    Those of networks and methods are looked at cell by cell, in
+    :func:`check_settings`.
+    """
+    names = {"dataset"} | {
+        name
+        for name, value in config.items()
+        if name not in configs.MAY_DIFFER and not isinstance(value, dict)
+    }
+    return all_differences(
+        *({name: of.get(name) for name in names} for of in (config, written))
+    )
+
+
+def check_settings(config: ConfigDict, cells: Sequence[Cell], workdir: Path) -> None:
+    """Raises a ``ValueError`` for a finished cell that was made with other settings."""
+    for cell in cells:
+        result = files.read(workdir / cell.name)
+        if result is None:
+            continue
+        settings, made_with = configs.settings(config, cell), result["settings"]
+        for name in settings.keys() | made_with.keys():
+            here, there = settings.get(name), made_with.get(name)
+            if here != there:
+                raise ValueError(
+                    f"'{workdir / cell.name}' was made with config.{name}={there}, not "
+                    f"{here}; choose another directory with --workdir, or remove that "
+                    "one to run it again"
+                )
+
+
+def abstract_params(parts: Parts) -> chex.ArrayTree:
+    """Returns structure and shapes of a network's parameters.
+
+    Raises:
+      ValueError: if the network does not take the images.
+    """
+    variables = jax.eval_shape(
+        lambda: experiment.init_variables(parts, parts.keys.fresh_init)
+    )
+    return variables["params"]
+
+
+def outcome_of(
+    config: ConfigDict, cell: Cell, parts: Parts, workdir: Path
+) -> baselines.Outcome:
+    """Runs a cell's method, from the dense network of its seed where there is one."""
+    if cell.method == "dense":
+        return baselines.dense(parts)
+    dense = workdir / cell._replace(method="dense", sparsity=0.0).name
+    if files.read(dense) is None:
+        raise ValueError(f"there is no dense network to start from in '{dense}'")
+    pretrained = files.read_outcome(dense, abstract_params(parts))
+    method = configs.function(cell.method)
+    return method(parts, cell.sparsity, pretrained=pretrained, **config[cell.method])
+
+
+def _parts(config: ConfigDict, data_dir: str | None, network: str) -> Parts:
+    return experiment.assemble(
+        configs.experiment_config(config, network, config.seed), data_dir
+    )
+
+
+def _run_cells(
+    config: ConfigDict,
+    cells: Sequence[Cell],
+    workdir: Path,
+    parts_of: Callable[[str], Parts],
+    stop: StopRequest,
+    command: str | None,
+) -> None:
+    started = time.monotonic()
+    for number, cell in enumerate(cells):
+        directory = workdir / cell.name
+        if files.read(directory) is not None:
+            continue
+        so_far = time.monotonic() - started
+        console.say(
+            f"cell {number + 1} of {len(cells)}: {described(cell)} "
+            f"({progress(so_far, to_go(cells[number:], cells, workdir))})"
+        )
+        parts = parts_of(cell.network)._replace(
+            config=configs.experiment_config(config, cell.network, cell.seed),
+            keys=experiment.keys_of(cell.seed),
+        )
+        began = time.monotonic()
+        try:
+            outcome = outcome_of(config, cell, parts, workdir)
+        except Exception as error:  # of one method, which costs itself
+            if stop.is_made:
+                raise KeyboardInterrupt from None
+            files.write_failure(directory, error)
+            console.say(f"failed: {files.read_failure(directory)}")
+        else:
+            wall_seconds = round(time.monotonic() - began, 2)
+            files.write(
+                directory,
+                cell,
+                parts,
+                outcome,
+                configs.settings(config, cell),
+                wall_seconds=wall_seconds,
+                command=command,
+            )
+            result = files.read(directory)
+            console.say(
+                f"test error {result['test_error']:.2f}%, kept {result['kept']:,} of "
+                f"{result['prunable']:,} connections, {result['prunes']:,} prunings, "
+                f"{result['steps']:,} steps, {wall_seconds:,.0f} s"
+            )
+        output.write(config, rows(config, workdir), workdir, command)
+        if stop.is_made:
+            raise KeyboardInterrupt
+
+
+def described(cell: Cell) -> str:
+    """Returns a cell in words.
+
+    Example:
+      >>> described(Cell("lenet_5_caffe", "obd", 0.92, 0))
+      'lenet_5_caffe obd 92% seed 0'
+    """
+    sparsity = "" if cell.method == "dense" else f" {100 * cell.sparsity:g}%"
+    return f"{cell.network} {cell.method}{sparsity} seed {cell.seed}"
+
+
+def to_go(
+    waiting: Sequence[Cell], cells: Sequence[Cell], workdir: Path
+) -> float | None:
+    """Returns the seconds that cells will about take; None before any is finished.
+
+    A cell takes as long as the others of its network, and where there is none yet, as
+    those of any: the mean of what is finished.
+    """
+    walls: dict[str, list[float]] = {}
+    for cell in cells:
+        if (result := files.read(workdir / cell.name)) is not None:
+            walls.setdefault(cell.network, []).append(result["wall_seconds"])
+    if not walls:
+        return None
+    every = [wall for of_network in walls.values() for wall in of_network]
+    return sum(
+        statistics.fmean(walls.get(cell.network, every))
+        for cell in waiting
+        if files.read(workdir / cell.name) is None
+    )
+
+
+def progress(so_far: float, left: float | None) -> str:
+    """Returns how long a run took and will take, in words.
+
+    Example:
+      >>> progress(720.0, 3000.0)
+      '12 min so far, about 50 min to go'
+    """
+    text = f"{_duration(so_far)} so far"
+    return text if left is None else f"{text}, about {_duration(left)} to go"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
