@@ -9,7 +9,20 @@ Example:
   >>> params, mask, history = snip(parts, 0.95)  # doctest: +SKIP
 """
 
+from snipjax.baselines.dns import dns
 from snipjax.baselines.fitting import Fitted, History, Outcome, hyperparameters
+from snipjax.baselines.lc import lc
+from snipjax.baselines.lwc import lwc
 from snipjax.baselines.reference import dense, snip
 
-__all__ = ["Fitted", "History", "Outcome", "dense", "hyperparameters", "snip"]
+__all__ = [
+    "Fitted",
+    "History",
+    "Outcome",
+    "dense",
+    "dns",
+    "hyperparameters",
+    "lc",
+    "lwc",
+    "snip",
+]

@@ -1,0 +1,236 @@
+"""Dynamic network surgery: connections are pruned, and spliced back where missed.
+
+The mask T is updated while training, with a probability that decays; all weights W,
+also those it hides, follow the gradient of the loss at W * T.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from snipjax import masks, training
+from snipjax.baselines import fitting, layers, reference
+from snipjax.experiment import Parts
+
+
+class Surgery(NamedTuple):
+    """What training changes while the mask moves."""
+
+    params: chex.ArrayTree  # all of them, hidden ones too
+    opt_state: optax.OptState
+    mask: chex.ArrayTree
+    number: chex.Array  # int32, of the step
+    prunes: chex.Array  # int32, how many updates of the mask removed a connection
+
+
+def dns(
+    parts: Parts,
+    target: float,
+    *,
+    pretrained: fitting.Outcome | None = None,
+    surgery: float = 0.75,
+    recovery: float = 0.5,
+    gamma: float = 100.0,
+    power: float = 1.0,
+    learning_rate: float = 0.1,
+    decays: int = 1,
+) -> fitting.Outcome:
+    """Prunes and splices while training, and then trains what is kept.
+
+    Before a step of the surgery, with probability ``(1 + gamma t)^-power``, where t
+    goes from 0 to 1, the mask T of the weights W is updated to::
+
+        0 where |W| < a,   as it was where a <= |W| < b,   1 where b <= |W|,
+        a = 0.9 (mean + c std),   b = 1.1 (mean + c std)
+
+    with mean and standard deviation of each layer's ``|W|``, pretrained. The paper
+    gives c by hand; here it is, at every update, that with which T keeps as many
+    connections as the target says. Then ``W -= learning rate * dL/d(W * T)``, for
+    all of W.
+
+    Args:
+      parts: of :func:`snipjax.experiment.assemble`.
+      target: sparsity to reach, of weights and biases together as configured.
+      pretrained: of :func:`snipjax.baselines.dense`, which is trained if left out.
+      surgery: its steps, as a share of those of dense training.
+      recovery: steps with the mask as it is then, as a share of the same.
+      gamma: how fast updates of the mask become rare.
+      power: likewise.
+      learning_rate: of both phases, as a share of that of dense training.
+      decays: of the learning rate in each of both phases.
+
+    Returns:
+      The parameters of the evaluation, during recovery, with the least error on
+      validation; the mask; and the history.
+
+    Raises:
+      ValueError: if the target is outside [0, 1), another argument is out of range,
+        or the network has batch norm.
+
+    Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016,
+    equations 2 to 4.
+    """
+    fitting.check_target(target)
+    fitting.check_share("surgery", surgery)
+    fitting.check_share("recovery", recovery)
+    fitting.require(0 <= gamma < jnp.inf, "gamma", gamma, "at least 0, e.g. 100.0")
+    fitting.require(0 <= power < jnp.inf, "power", power, "at least 0, e.g. 1.0")
+    fitting.check_schedule(learning_rate, decays)
+    pretrained = reference.dense(parts, pretrained=pretrained)
+    params, mask = pretrained.params, masks.ones(pretrained.params, parts.prunable)
+    mean, std = layers.mean_and_std(jax.tree.map(jnp.abs, params), mask)
+    num_steps = fitting.share_of(parts, surgery)
+    optimizer = fitting.phase_optimizer(
+        parts, num_steps, learning_rate=learning_rate, decays=decays
+    )
+
+    def chance(number: chex.Array) -> chex.Array:
+        return (1 + gamma * number / num_steps) ** -power
+
+    def operate(params: chex.ArrayTree, mask: chex.ArrayTree) -> chex.ArrayTree:
+        return spliced(
+            params, mask, mean, std, sparsity=target, prunable=parts.prunable
+        )
+
+    def step(
+        carry: Surgery, batch: training.Batch, key: chex.PRNGKey
+    ) -> tuple[Surgery, training.Metrics]:
+        return surgery_step(
+            carry,
+            batch,
+            key,
+            parts=parts,
+            optimizer=optimizer,
+            chance=chance,
+            operate=operate,
+        )
+
+    zero = jnp.zeros((), jnp.int32)
+    operated = fitting.fit(
+        parts,
+        step,
+        Surgery(params, optimizer.init(params), mask, zero, zero),
+        num_steps=num_steps,
+        deployed=lambda carry: (carry.params, carry.mask),
+        key=fitting.phase_key(parts, 1),
+        phase="surgery",
+    )
+    carry = operated.carry
+    masks.warn_if_disconnected(carry.mask)
+    num_steps = fitting.share_of(parts, recovery)
+    recovered = fitting.fit_sparse(
+        parts,
+        carry.params,
+        carry.mask,
+        num_steps=num_steps,
+        optimizer=fitting.phase_optimizer(
+            parts, num_steps, learning_rate=learning_rate, decays=decays
+        ),
+        key=fitting.phase_key(parts, 2),
+        phase="recovery",
+    )
+    history = fitting.joined(
+        pretrained.history,
+        operated.history,
+        fitting.pruning_history(prunes=int(carry.prunes)),
+        recovered.history,
+    )
+    return fitting.Outcome(recovered.params, recovered.mask, history)
+
+
+def surgery_step(
+    carry: Surgery,
+    batch: training.Batch,
+    key: chex.PRNGKey,
+    *,
+    parts: Parts,
+    optimizer: optax.GradientTransformation,
+    chance: Callable[[chex.Array], chex.Array],
+    operate: Callable[[chex.ArrayTree, chex.ArrayTree], chex.ArrayTree],
+) -> tuple[Surgery, training.Metrics]:
+    """Returns what one step makes of weights and mask, and the metrics before it.
+
+    Args:
+      carry: where to start from.
+      batch: preprocessed.
+      key: of whether the mask is updated.
+      parts: of the experiment.
+      optimizer: sees ``dL/d(W * T)``, and all of W.
+      chance: from the step's number to the probability of an update.
+      operate: ``(W, T) -> T``, the update.
+
+    Returns:
+      ``(carry, metrics)``; the metrics are those of W * T.
+    """
+    params = carry.params
+
+    def cut(mask: chex.ArrayTree) -> tuple[chex.ArrayTree, chex.Array]:
+        updated = operate(params, mask)
+        return updated, carry.prunes + loses_any(mask, updated)
+
+    mask, prunes = jax.lax.cond(
+        jax.random.uniform(key) < chance(carry.number),
+        cut,
+        lambda mask: (mask, carry.prunes),
+        carry.mask,
+    )
+    grads, metrics = fitting.gradient(parts, masks.apply(mask, params), batch)
+    updates, opt_state = optimizer.update(grads, carry.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    return Surgery(params, opt_state, mask, carry.number + 1, prunes), metrics
+
+
+def spliced(
+    params: chex.ArrayTree,
+    mask: chex.ArrayTree,
+    mean: chex.ArrayTree,
+    std: chex.ArrayTree,
+    *,
+    sparsity: float,
+    prunable: masks.Prunable,
+) -> chex.ArrayTree:
+    """Returns the mask after one update, which prunes and splices.
+
+    A kept connection stays if ``|w| / 0.9 >= mean + c std``, and a hidden one comes
+    back if ``|w| / 1.1`` is; so c is an order statistic, over all layers, of these
+    quotients less ``mean``, over ``std``.
+
+    Args:
+      params: all weights W.
+      mask: T before the update.
+      mean: of ``|W|``, for each layer: a pytree like ``params``, with scalar leaves.
+      std: the standard deviation likewise.
+      sparsity: of the result, exactly.
+      prunable: predicate ``(key_path, leaf) -> bool``, that of the mask.
+
+    Returns:
+      T after it.
+
+    Example:
+      >>> params = {"w": jnp.array([1.0, 1.1, 1.3])}
+      >>> mask = {"w": jnp.array([True, False, False])}
+      >>> mean, std = {"w": jnp.array(0.0)}, {"w": jnp.array(1.0)}
+      >>> spliced(params, mask, mean, std, sparsity=1 / 3,
+      ...         prunable=masks.weights_and_biases)["w"].tolist()
+      [True, False, True]
+    """
+    scores = jax.tree.map(
+        lambda keep, w, mean, std: (
+            (jnp.abs(w) / jnp.where(keep, 0.9, 1.1) - mean) / std
+        ),
+        mask,
+        params,
+        mean,
+        std,
+    )
+    return masks.global_topk(scores, sparsity, prunable)
+
+
+def loses_any(before: chex.ArrayTree, after: chex.ArrayTree) -> chex.Array:
+    """Returns whether a connection kept before is not kept after, as int32."""
+    lost = jax.tree.map(lambda b, a: jnp.any(b & ~a), before, after)
+    return jnp.any(jnp.stack(jax.tree.leaves(lost))).astype(jnp.int32)
