@@ -49,14 +49,9 @@ def summary(cell: Cell, parts: Parts, outcome: baselines.Outcome) -> dict[str, A
     """Returns what a cell came to, as ``cell.json`` holds it; errors in percent."""
     params, mask, history = outcome
     rows = masks.summary(mask)
-    evaluate = jax.jit(
-        lambda params, examples: training.evaluate(
-            params, {}, examples, model=parts.model, preprocess=parts.preprocess
-        )
-    )
     params = masks.apply(mask, params)
     val_error, test_error = (
-        experiment.rounded(100 * float(evaluate(params, examples).error))
+        experiment.rounded(100 * float(_evaluate(parts, params, examples).error))
         for examples in (parts.validation, parts.test)
     )
     history_rows = [
@@ -140,6 +135,18 @@ def _read_tree(path: Path, like: chex.ArrayTree) -> chex.ArrayTree:
             f"'{path}' is damaged ({error}); remove '{path.parent}' to start again"
         ) from None
     return jax.tree.unflatten(jax.tree.structure(like), jax.device_put(leaves))
+
+
+def _evaluate(
+    parts: Parts, params: chex.ArrayTree, examples: training.Batch
+) -> training.Metrics:
+    # Compiled once for all cells of a network, which have these in common.
+    return _jitted_evaluate(
+        params, {}, examples, model=parts.model, preprocess=parts.preprocess
+    )
+
+
+_jitted_evaluate = jax.jit(training.evaluate, static_argnames=("model", "preprocess"))
 
 
 def _plain(value: Any) -> Any:

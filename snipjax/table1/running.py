@@ -56,7 +56,8 @@ def run(
       KeyboardInterrupt: after an interrupt; the same call goes on.
 
     Example:
-      >>> config = default()
+      >>> from snipjax import table1
+      >>> config = table1.default()
       >>> config.methods, config.quick = "snip,lwc", True
       >>> results = run(config, "runs/table1-quick")  # doctest: +SKIP
     """
@@ -68,13 +69,13 @@ def run(
         experiment.stop_requests() as stop,
     ):
         check_settings(config, cells, workdir)
-        parts_of = functools.cache(functools.partial(_parts, config, data_dir))
+        parts = functools.cache(functools.partial(parts_of, config, data_dir))
         if any(files.read(workdir / cell.name) is None for cell in cells):
             for network in dict.fromkeys(cell.network for cell in cells):
-                abstract_params(parts_of(network))  # does the network take the images
+                abstract_params(parts(network))  # does the network take the images
         rundir.write_json(workdir / rundir.CONFIG, config.to_dict())
         try:
-            _run_cells(config, cells, workdir, parts_of, stop, command)
+            _run_cells(config, cells, workdir, parts, stop, command)
         except KeyboardInterrupt:
             done = sum(files.read(workdir / cell.name) is not None for cell in cells)
             console.say(
@@ -113,7 +114,7 @@ def differences(config: Mapping[str, Any], written: Mapping[str, Any]) -> list[s
         if name not in configs.MAY_DIFFER and not isinstance(value, dict)
     }
     return all_differences(
-        *({name: of.get(name) for name in names} for of in (config, written))
+        *({name: of[name] for name in names if name in of} for of in (config, written))
     )
 
 
@@ -160,7 +161,8 @@ def outcome_of(
     return method(parts, cell.sparsity, pretrained=pretrained, **config[cell.method])
 
 
-def _parts(config: ConfigDict, data_dir: str | None, network: str) -> Parts:
+def parts_of(config: ConfigDict, data_dir: str | None, network: str) -> Parts:
+    """Returns the parts of an experiment with a network, of the first seed."""
     return experiment.assemble(
         configs.experiment_config(config, network, config.seed), data_dir
     )
@@ -170,7 +172,7 @@ def _run_cells(
     config: ConfigDict,
     cells: Sequence[Cell],
     workdir: Path,
-    parts_of: Callable[[str], Parts],
+    assembled: Callable[[str], Parts],
     stop: StopRequest,
     command: str | None,
 ) -> None:
@@ -184,7 +186,7 @@ def _run_cells(
             f"cell {number + 1} of {len(cells)}: {described(cell)} "
             f"({progress(so_far, to_go(cells[number:], cells, workdir))})"
         )
-        parts = parts_of(cell.network)._replace(
+        parts = assembled(cell.network)._replace(
             config=configs.experiment_config(config, cell.network, cell.seed),
             keys=experiment.keys_of(cell.seed),
         )
