@@ -98,8 +98,10 @@ def lc(
         rate = learning_rate * config.learning_rate * decayed
         return jnp.minimum(rate, 1 / mu_at(number))
 
+    weights = pretrained.params
+    decayed = jax.tree_util.tree_map_with_path(masks.weights_and_biases, weights)
     optimizer = optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
         optax.sgd(rate_at, config.momentum),
     )
 
@@ -121,10 +123,7 @@ def lc(
         del key
         weights = carry.weights
         grads, metrics = fitting.gradient(parts, weights, batch)
-        mu = mu_at(carry.number)
-        # The gradient of the penalty, which becomes the next multiplier with a minus.
-        force = updated(carry.multipliers, weights, carry.theta, mu)
-        grads = jax.tree.map(jnp.subtract, grads, force)
+        grads = penalized(grads, carry, mu_at(carry.number))
         updates, opt_state = optimizer.update(grads, carry.opt_state, weights)
         carry = carry._replace(
             weights=optax.apply_updates(weights, updates),
@@ -134,7 +133,6 @@ def lc(
         is_last_of_l = carry.number % steps_of_l == 0
         return jax.lax.cond(is_last_of_l, compress, lambda x: x, carry), metrics
 
-    weights = pretrained.params
     (theta, mask), seconds = fitting.timed(
         lambda w: projected(
             w, jax.tree.map(jnp.zeros_like, w), 1.0, target, parts.prunable
@@ -167,6 +165,29 @@ def lc(
         fitted.history,
     )
     return fitting.Outcome(fitted.params, fitted.mask, history)
+
+
+def penalized(
+    grads: chex.ArrayTree, carry: Augmented, mu: chex.Numeric
+) -> chex.ArrayTree:
+    """Returns the gradient of the loss with that of the penalty added: L step.
+
+    The penalty is ``mu / 2 ||w - theta - lambda / mu||^2``, over the leaves that are
+    prunable; the others are free.
+
+    Args:
+      grads: of the loss at w.
+      carry: w, theta and lambda.
+      mu: the penalty's factor.
+
+    Returns:
+      A pytree like ``grads``.
+    """
+    # Minus the penalty's gradient is what lambda becomes.
+    force = updated(carry.multipliers, carry.weights, carry.theta, mu)
+    return jax.tree.map(
+        lambda keep, g, f: g - f if jnp.ndim(keep) else g, carry.mask, grads, force
+    )
 
 
 def projected(

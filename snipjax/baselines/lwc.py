@@ -35,7 +35,7 @@ def lwc(
 
     are removed, for good. The density of the rounds shrinks geometrically to its
     target; the quality of a round is that with which exactly as many connections
-    remain.
+    remain. What a round is judged best by validation is where the next one starts.
 
     Args:
       parts: of :func:`snipjax.experiment.assemble`.

@@ -11,7 +11,7 @@ import pytest
 
 from snipjax import experiment, masks
 from snipjax.baselines import Outcome
-from snipjax.baselines.lc import lc, projected, updated
+from snipjax.baselines.lc import Augmented, lc, penalized, projected, updated
 
 prunable = masks.weights_and_biases
 
@@ -58,19 +58,18 @@ def test_the_multipliers_after_a_step_by_hand() -> None:
     assert multipliers["w"].tolist() == [-1.5, -13.0]
 
 
-def test_the_force_of_a_step_is_minus_the_gradient_of_the_penalty() -> None:
+def test_prunable_leaves_get_the_gradient_of_the_penalty_and_others_none() -> None:
     weights, theta, multipliers = random_tree(0), random_tree(1), random_tree(2)
-    mu = 0.3
+    mask = {"a": jnp.ones((2, 2), bool), "b": jnp.array(True)}
+    grads, mu = random_tree(3), 0.3
+    carry = Augmented(weights, None, theta, multipliers, mask, None, None)
 
     def penalty(weights: chex.ArrayTree) -> chex.Array:
-        distances = jax.tree.map(
-            lambda w, t, m: jnp.sum((w - t - m / mu) ** 2), weights, theta, multipliers
-        )
-        return mu / 2 * sum(jax.tree.leaves(distances))
+        point = theta["a"] + multipliers["a"] / mu
+        return mu / 2 * jnp.sum((weights["a"] - point) ** 2)
 
-    gradient = jax.tree.map(jnp.negative, jax.grad(penalty)(weights))
-    force = updated(multipliers, weights, theta, mu)
-    chex.assert_trees_all_close(force, gradient, rtol=1e-5)
+    expected = jax.tree.map(jnp.add, grads, jax.grad(penalty)(weights))
+    chex.assert_trees_all_close(penalized(grads, carry, mu), expected, rtol=1e-5)
 
 
 def test_both_steps_find_the_constrained_minimum_of_a_square() -> None:
