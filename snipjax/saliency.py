@@ -5,7 +5,6 @@ pytree like ``params`` with float32 leaves, larger where a connection matters mo
 Pass one to :func:`snipjax.pruning.prune`, or write your own.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,10 +13,21 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax import trees
+from snipjax import losses, trees
+from snipjax.losses import Criterion, LossFn, MeanLoss
+from snipjax.second_order import obd, obs
 
-LossFn = Callable[[chex.ArrayTree, Any], chex.Array]
-Criterion = Callable[[LossFn, chex.ArrayTree, Any], chex.ArrayTree]
+__all__ = [
+    "Criterion",
+    "LossFn",
+    "MeanLoss",
+    "magnitude",
+    "obd",
+    "obs",
+    "random",
+    "sensitivity",
+    "snip",
+]
 
 
 def snip(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
@@ -77,7 +87,7 @@ def sensitivity(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.Arr
       {'w': Array([ 1., -3.], dtype=float32)}
     """
     trees.check_floating(params, "params")
-    _check_hashable(loss_fn)
+    losses.check_hashable(loss_fn)
     if isinstance(batch, Iterator):
         return _mean_sensitivity(loss_fn, params, batch)
     trees.check_arrays(
@@ -144,37 +154,6 @@ def random(key: chex.PRNGKey) -> Criterion:
     return criterion
 
 
-@dataclasses.dataclass(frozen=True)
-class MeanLoss:
-    """The mean of a loss over batches stacked along the leading axis of every leaf.
-
-    Batches are taken one after the other, and what the gradient needs of each is
-    computed again when it is needed, so that memory does not grow with their number.
-    The gradient adds up in float32. Two of the same loss are equal.
-
-    Example:
-      >>> loss_fn = MeanLoss(lambda params, x: jnp.sum(params["w"] * x))
-      >>> float(loss_fn({"w": jnp.ones(2)}, jnp.array([[1.0, 2.0], [3.0, 4.0]])))
-      5.0
-    """
-
-    loss_fn: LossFn
-
-    def __call__(self, params: chex.ArrayTree, batches: Any) -> chex.Array:
-        wide = jax.tree.map(lambda w: jnp.asarray(w, _at_least_float32(w)), params)
-
-        @jax.checkpoint
-        def one(batch: Any) -> chex.Array:
-            narrow = jax.tree.map(
-                lambda v, w: v.astype(jnp.result_type(w)), wide, params
-            )
-            loss = self.loss_fn(narrow, batch)
-            _check_scalar(loss)
-            return loss
-
-        return jnp.mean(jax.lax.map(one, batches))
-
-
 # Bounded, because a loss function holds on to all that it closes over.
 @functools.lru_cache(maxsize=16)
 def _compiled_sensitivity(loss_fn: LossFn) -> Callable[..., chex.ArrayTree]:
@@ -189,10 +168,10 @@ def _sensitivity(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.Ar
 
     def loss_of_mask(mask: chex.ArrayTree) -> chex.Array:
         loss = loss_fn(jax.tree.map(_connect, mask, params), batch)
-        _check_scalar(loss)
+        losses.check_scalar(loss)
         return loss
 
-    ones = jax.tree.map(lambda w: jnp.ones_like(w, _at_least_float32(w)), params)
+    ones = jax.tree.map(lambda w: jnp.ones_like(w, losses.at_least_float32(w)), params)
     derivative = jax.grad(loss_of_mask)(ones)
     return jax.tree.map(lambda g: g.astype(jnp.float32), derivative)
 
@@ -208,11 +187,6 @@ def _mean_of_stacked(
     total, _ = jax.lax.scan(add, zeros, batches)
     count = len(jax.tree.leaves(batches)[0])
     return jax.tree.map(lambda g: g / count, total)
-
-
-def _at_least_float32(w: chex.Array) -> Any:
-    dtype = jnp.result_type(w)
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def _connect(mask: chex.Array, param: chex.Array) -> chex.Array:
@@ -260,37 +234,3 @@ def _normalized_magnitude(derivative: chex.ArrayTree) -> chex.ArrayTree:
 
 def _max_or_zero(x: chex.Array) -> chex.Array:
     return jnp.max(x, initial=0.0)
-
-
-def _check_hashable(loss_fn: LossFn) -> None:
-    if isinstance(loss_fn, MeanLoss):  # pruning.prune's, not what the user passed
-        _check_hashable(loss_fn.loss_fn)
-        return
-    try:
-        hash(loss_fn)
-    except TypeError:
-        raise ValueError(
-            f"loss_fn, a {type(loss_fn).__name__}, is not hashable, so its compiled "
-            "form cannot be kept; wrap it in a function, e.g. lambda params, batch: "
-            "loss_fn(params, batch), and pass the same function again later"
-        ) from None
-
-
-def _check_scalar(loss: Any) -> None:
-    try:
-        kind = jax.typeof(loss)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"loss_fn returned a {type(loss).__name__}; return the scalar loss alone "
-            "(keep auxiliary outputs for the training step)"
-        ) from None
-    if kind.shape != ():
-        raise ValueError(
-            f"loss_fn returned an array of shape {kind.shape}, not a scalar; "
-            "reduce it, e.g. with jnp.mean over the batch"
-        )
-    if not jnp.issubdtype(kind.dtype, jnp.floating):
-        raise ValueError(
-            f"loss_fn returned dtype {kind.dtype}, which has no gradient; "
-            "return a floating-point scalar"
-        )
