@@ -13,6 +13,7 @@ from snipjax.baselines.dns import dns
 from snipjax.baselines.fitting import Fitted, History, Outcome, hyperparameters
 from snipjax.baselines.lc import lc
 from snipjax.baselines.lwc import lwc
+from snipjax.baselines.obd import obd
 from snipjax.baselines.reference import dense, snip
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "hyperparameters",
     "lc",
     "lwc",
+    "obd",
     "snip",
 ]
