@@ -15,6 +15,8 @@ from snipjax.baselines.lc import lc
 from snipjax.baselines.lwc import lwc
 from snipjax.baselines.obd import obd
 from snipjax.baselines.reference import dense, snip
+from snipjax.baselines.sparse_vd import sparse_vd
+from snipjax.baselines.sws import sws
 
 __all__ = [
     "Fitted",
@@ -27,4 +29,6 @@ __all__ = [
     "lwc",
     "obd",
     "snip",
+    "sparse_vd",
+    "sws",
 ]
