@@ -362,6 +362,8 @@ def frontier(
                 label=None if points else f"{name}, published",
                 **style,
             )
+    if any(published.values()):
+        axes.plot([], [], "o", color="#777777", fillstyle="none", label="published")
     name, line = to_beat
     if line:
         densities, errors = np.array(sorted(line)).T
@@ -377,15 +379,16 @@ def frontier(
         )
     if dense is not None:
         axes.axhline(dense, color="#444444", linestyle="--", linewidth=1, label="Dense")
-    if any(published.values()):
-        axes.plot([], [], "o", color="#777777", fillstyle="none", label="published")
     _set_frontier_axes(axes)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        unique = dict(zip(labels, handles))
+        # Methods first, which Matplotlib lists last; and a name once.
+        known = dict(zip(labels, handles))
+        names = [name for name in measured if name in known]
+        names += [label for label in known if label not in names]
         figure.legend(
-            unique.values(),
-            unique.keys(),
+            [known[label] for label in names],
+            names,
             loc="outside lower center",
             ncols=4,
             frameon=False,

@@ -39,6 +39,11 @@ class Row(NamedTuple):
         return METHODS[self.method]
 
     @property
+    def is_in_paper(self) -> bool:
+        """Whether the method is published at this sparsity of the network."""
+        return self.wanted in configs.published_sparsities(self.network, self.method)
+
+    @property
     def sparsity(self) -> float:
         """Measured where there is a result, else what is wanted."""
         return mean(self.values("measured_sparsity"), self.wanted)

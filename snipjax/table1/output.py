@@ -37,14 +37,19 @@ _FRONTIER_CAPTION = (
     "shape are published; the line to beat is what sparse momentum published."
 )
 _STYLE = """
-body { max-width: 1500px; } table { margin-top: 1rem; }
-th.group { text-align: center; border-bottom: 1px solid #1c2530; }
-.first { border-left: 1px solid #c6ced6; padding-left: .8rem; }
-.best { color: #17692f; font-weight: 700; }
+body { max-width: 1500px; } .best { color: #17692f; font-weight: 700; }
 dl { font-size: .8125rem; line-height: 1.4; max-width: 95ch; display: grid;
-  grid-template-columns: minmax(9rem, 15rem) 1fr; gap: .2rem 1rem; }
+  grid-template-columns: minmax(8rem, 15rem) 1fr; gap: .2rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; } ul { font-size: .8125rem; }
 .figures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); }
+.best::before { font-weight: 400; }
+@media (min-width: 1251px) {
+  table { font-size: .75rem; line-height: 1.3; } th, td { padding: .3rem; }
+  td:nth-child(-n + 2):not(.number) { min-width: 6.5rem; }
+  td:not(.number), th:not(.number) { padding-left: .6rem; }
+  th.group { text-align: center; border-bottom: 1px solid #1c2530; }
+  .first { border-left: 1px solid #c6ced6; padding-left: .5rem; }
+}
 """
 
 
@@ -104,7 +109,7 @@ def markdown(config: ConfigDict, table: Sequence[Row], command: str | None) -> s
         markdown_table([column.full_name for column in columns(table)], body),
         "\n".join(f"- {name}: {markdown_text(text)}" for name, text in LEGEND),
         "\n".join(f"- {markdown_text(note)}" for note in notes(table)),
-        markdown_text(" ".join(["In tables 1 and 2:", *analysis(table)])),
+        *map(markdown_text, analysis(table)),
         *(
             f"![Frontier of {published.NETWORKS[network]}]({picture_name(network)})\n\n"
             f"*{_FRONTIER_CAPTION.format(network=published.NETWORKS[network])}*"
@@ -143,7 +148,14 @@ def page(
         f" on {', '.join(devices)}." if devices else "."
     )
     detail_columns = [Column("", name) for name in DETAIL_COLUMNS]
-    details = [list(map(Entry, line)) for line in detail_lines(table)]
+    details = [
+        # A network's name is one word.
+        [
+            Entry(text.replace("-", "\N{NON-BREAKING HYPHEN}") if not place else text)
+            for place, text in enumerate(line)
+        ]
+        for line in detail_lines(table)
+    ]
     return document(
         _TITLE,
         [
@@ -155,7 +167,7 @@ def page(
             f"<dl>{legend}</dl>",
             f"<ul>{remarks}</ul>" if remarks else "",
             "<h2>What the tables say</h2>",
-            paragraph(" ".join(["In tables 1 and 2:", *analysis(table)])),
+            *map(paragraph, analysis(table)),
             "<h2>Error against density</h2>",
             f'<div class="figures">{"".join(figures)}</div>',
             "<h2>Every network, method and sparsity</h2>",
@@ -220,12 +232,11 @@ def _html_table(
         else:
             rows = ' rowspan="2"' if has_groups else ""
             upper.append(
-                f'<th scope="col"{rows}{_class(columns, position)}>'
-                f"{html.escape(column.name)}</th>"
+                f'<th scope="col"{rows}{_class(columns, position)}>{_head(column)}</th>'
             )
         position += width
     lower = "".join(
-        f'<th scope="col"{_class(columns, number)}>{html.escape(column.name)}</th>'
+        f'<th scope="col"{_class(columns, number)}>{_head(column)}</th>'
         for number, column in enumerate(columns)
         if column.network
     )
@@ -243,6 +254,16 @@ def _html_table(
         f'<div class="table"><table><caption>{html.escape(caption)}</caption>'
         f"<thead><tr>{''.join(upper)}</tr>"
         f"{f'<tr>{lower}</tr>' if lower else ''}</thead>\n{bodies}</table></div>"
+    )
+
+
+def _head(column: Column) -> str:
+    # Where long words may break.
+    return (
+        html.escape(column.name)
+        .replace("pretraining", "pre&shy;training")
+        .replace("hyperparameters", "hyper&shy;parameters")
+        .replace("architecture", "archi&shy;tecture")
     )
 
 

@@ -9,20 +9,23 @@ from snipjax.table1.tables import difference, label, networks
 
 
 def analysis(table: Sequence[Row]) -> list[str]:
-    """Returns sentences on each network, on cost, and on what is published."""
+    """Returns paragraphs: on each network, on what is published, and on costs."""
     measured = [row for row in table if row.error is not None]
     if not measured:
         return ["Nothing is measured yet."]
-    sentences = []
-    for network in networks(measured):
-        sentences += _of_network([row for row in measured if row.network == network])
-    sentences += _against_published(measured)
-    sentences += _costs(measured)
-    sentences += _against_line(measured)
-    most = max(len(row.results) for row in measured)
-    if most == 1:
-        sentences.append("All rests on a single seed, and says nothing of the spread.")
-    return sentences
+    paragraphs = [
+        _of_network([row for row in measured if row.network == network])
+        for network in networks(measured)
+    ]
+    paragraphs += [
+        [*_against_published(measured), *_against_line(measured)],
+        _costs(measured),
+    ]
+    if max(len(row.results) for row in measured) == 1:
+        paragraphs[-1].append(
+            "All rests on a single seed, and says nothing of the spread."
+        )
+    return [" ".join(sentences) for sentences in paragraphs if sentences]
 
 
 def _of_network(rows: Sequence[Row]) -> list[str]:
@@ -38,12 +41,12 @@ def _of_network(rows: Sequence[Row]) -> list[str]:
     if dense is not None:
         near = [row for row in pruned if row.error <= dense.error + 0.5]
         sentence += (
-            f"; dense it is {percent(dense.error)}, and {len(near)} of "
+            f"; dense it is {percent(dense.error)}, and {_number(near)} of "
             f"{counted(pruned, 'pruned row')} {agree(near, 'is', 'are')} at most 0.5 "
             "points above it"
         )
     sentences = [f"{sentence}."]
-    for ours in (row for row in pruned if row.method == "snip"):
+    for ours in (row for row in pruned if row.method == "snip" and row.is_in_paper):
         # Those pruned at least as much, as SNIP's rivals at less have it easier.
         rivals = [
             row
@@ -54,7 +57,7 @@ def _of_network(rows: Sequence[Row]) -> list[str]:
             lower = [row for row in rivals if row.error < ours.error]
             sentences.append(
                 f"{label(ours)} has {percent(ours.error)}; of {counted(rivals, 'row')} "
-                f"of other methods pruned at least as much, {len(lower)} "
+                f"of other methods pruned at least as much, {_number(lower)} "
                 f"{agree(lower, 'has', 'have')} a lower error"
                 + (f" ({listed(map(_brief, lower))})." if lower else ".")
             )
@@ -101,10 +104,10 @@ def _against_line(measured: Sequence[Row]) -> list[str]:
     below = [(row, theirs) for row, theirs in pairs if row.error < theirs]
     near, theirs = min(pairs, key=lambda pair: pair[0].error - pair[1])
     return [
-        f"At the sparsities where sparse momentum is published, {len(below)} of "
+        f"At the sparsities where sparse momentum is published, {_number(below)} of "
         f"{counted(pairs, 'row')} {agree(below, 'is', 'are')} below its line"
         + (f" ({listed(label(row) for row, _ in below)})" if below else "")
-        + f"; nearest or best against it is {label(near)}, {percent(near.error)} "
+        + f"; against it the best is {label(near)}, {percent(near.error)} "
         f"against its {theirs}% ({in_points(abs(near.error - theirs))} "
         f"{'below' if near.error < theirs else 'above'})."
     ]
@@ -123,6 +126,10 @@ def to_beat(dataset: str, network: str) -> dict[float, float]:
         if (row.dataset, row.network, row.method)
         == (dataset, network, "Sparse momentum")
     }
+
+
+def _number(rows: Sequence[object]) -> str:
+    return str(len(rows) or "none")
 
 
 def _brief(row: Row) -> str:

@@ -157,7 +157,7 @@ def lines(table: Sequence[Row]) -> list[list[Entry]]:
             [
                 row
                 for row in table
-                if (row.method, row.network) == (method, network) and _is_in_paper(row)
+                if (row.method, row.network) == (method, network) and row.is_in_paper
             ]
             for network in names
         ]
@@ -262,10 +262,6 @@ def error_text(row: Row | None) -> str:
     return plain(row.error)
 
 
-def _is_in_paper(row: Row) -> bool:
-    return row.wanted in configs.published_sparsities(row.network, row.method)
-
-
 def _line(
     pair: Sequence[Row | None], best: dict[tuple[str, Callable], str | None]
 ) -> list[Entry]:
@@ -309,7 +305,7 @@ def _published(row: Row) -> str | None:
 
 def _smallest(rows: Iterable[Row]) -> Callable[[Callable], str | None]:
     """The smallest figure as it is printed, of pruned networks of the paper's rows."""
-    pruned = [row for row in rows if row.method != "dense" and _is_in_paper(row)]
+    pruned = [row for row in rows if row.method != "dense" and row.is_in_paper]
 
     def smallest(of: Callable[[Row], str | None]) -> str | None:
         return min(filter(None, map(of, pruned)), key=float, default=None)
