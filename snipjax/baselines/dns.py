@@ -34,7 +34,7 @@ def dns(
     pretrained: fitting.Outcome | None = None,
     surgery: float = 0.75,
     recovery: float = 0.5,
-    gamma: float = 100.0,
+    gamma: float = 10.0,
     power: float = 1.0,
     learning_rate: float = 0.1,
     decays: int = 1,
@@ -48,9 +48,9 @@ def dns(
         a = 0.9 (mean + c std),   b = 1.1 (mean + c std)
 
     with mean and standard deviation of each layer's ``|W|``, pretrained. The paper
-    gives c by hand; here it is, at every update, that with which T keeps as many
-    connections as the target says. Then ``W -= learning rate * dL/d(W * T)``, for
-    all of W.
+    gives c by hand, for each layer; here one c, at every update, is that with which T
+    keeps as many connections as the target says. Then
+    ``W -= learning rate * dL/d(W * T)``, for all of W.
 
     Args:
       parts: of :func:`snipjax.experiment.assemble`.
@@ -71,25 +71,24 @@ def dns(
       ValueError: if the target is outside [0, 1), another argument is out of range,
         or the network has batch norm.
 
-    Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016,
-    equations 2 to 4.
+    Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016.
     """
     fitting.check_target(target)
     fitting.check_share("surgery", surgery)
     fitting.check_share("recovery", recovery)
-    fitting.require(0 <= gamma < jnp.inf, "gamma", gamma, "at least 0, e.g. 100.0")
+    fitting.require(0 <= gamma < jnp.inf, "gamma", gamma, "at least 0, e.g. 10.0")
     fitting.require(0 <= power < jnp.inf, "power", power, "at least 0, e.g. 1.0")
     fitting.check_schedule(learning_rate, decays)
     pretrained = reference.dense(parts, pretrained=pretrained)
     params, mask = pretrained.params, masks.ones(pretrained.params, parts.prunable)
     mean, std = layers.mean_and_std(jax.tree.map(jnp.abs, params), mask)
-    num_steps = fitting.share_of(parts, surgery)
+    surgery_steps = fitting.share_of(parts, surgery)
     optimizer = fitting.phase_optimizer(
-        parts, num_steps, learning_rate=learning_rate, decays=decays
+        parts, surgery_steps, learning_rate=learning_rate, decays=decays
     )
 
     def chance(number: chex.Array) -> chex.Array:
-        return (1 + gamma * number / num_steps) ** -power
+        return (1 + gamma * number / surgery_steps) ** -power
 
     def operate(params: chex.ArrayTree, mask: chex.ArrayTree) -> chex.ArrayTree:
         return spliced(
@@ -114,21 +113,21 @@ def dns(
         parts,
         step,
         Surgery(params, optimizer.init(params), mask, zero, zero),
-        num_steps=num_steps,
+        num_steps=surgery_steps,
         deployed=lambda carry: (carry.params, carry.mask),
         key=fitting.phase_key(parts, 1),
         phase="surgery",
     )
     carry = operated.carry
     masks.warn_if_disconnected(carry.mask)
-    num_steps = fitting.share_of(parts, recovery)
+    recovery_steps = fitting.share_of(parts, recovery)
     recovered = fitting.fit_sparse(
         parts,
         carry.params,
         carry.mask,
-        num_steps=num_steps,
+        num_steps=recovery_steps,
         optimizer=fitting.phase_optimizer(
-            parts, num_steps, learning_rate=learning_rate, decays=decays
+            parts, recovery_steps, learning_rate=learning_rate, decays=decays
         ),
         key=fitting.phase_key(parts, 2),
         phase="recovery",

@@ -73,7 +73,7 @@ def lc(
         or the network has batch norm.
 
     Carreira-Perpinan, Idelbayev, "Learning-Compression Algorithms for Neural Net
-    Pruning", CVPR 2018, figure 2.
+    Pruning", CVPR 2018.
     """
     fitting.check_target(target)
     fitting.require(
@@ -233,7 +233,8 @@ def updated(
     """Returns ``lambda - mu (w - theta)``, the multipliers after a C step.
 
     Example:
-      >>> updated(jnp.array(1.0), jnp.array(3.0), jnp.array(2.5), 2.0)
-      Array(0., dtype=float32)
+      >>> multipliers, weights, theta = map(jnp.asarray, ([1.0], [3.0], [2.0]))
+      >>> updated(multipliers, weights, theta, 2.0).tolist()
+      [-1.0]
     """
     return jax.tree.map(lambda m, w, t: m - mu * (w - t), multipliers, weights, theta)
