@@ -5,7 +5,6 @@ own in a directory of its own (of many seeds, where the configuration has them),
 that a grid interrupted at any moment goes on where it was.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +23,10 @@ from snipjax import (
     plots,
     rundir,
     seeds,
+    signals,
 )
 
-TABLE, SIGNAL = "grid.json", "signal.json"
+TABLE = "grid.json"
 
 
 class Cell(NamedTuple):
@@ -108,17 +108,11 @@ def run_cell(config: ConfigDict, workdir: Path, **kwargs: Any) -> None:
     """Runs one configuration, of one seed or of many, and measures its signal."""
     one_or_many = seeds.run if config.seeds > 1 else experiment.run
     one_or_many(config, workdir, **kwargs)
-    if config.signal_seeds and not (workdir / SIGNAL).exists():
+    if config.signal_seeds and not (workdir / signals.FILE).exists():
         parts = experiment.assemble(config, kwargs.get("data_dir"))
         signal = measured_signal(parts)
         print(signal)
-        values = {"layers": signal.layers} | {
-            # JSON has no NaN.
-            name: np.where(np.isnan(array), None, array.astype(object)).tolist()
-            for name, array in signal._asdict().items()
-            if name != "layers"
-        }
-        rundir.write_json(workdir / SIGNAL, values)
+        rundir.write_json(workdir / signals.FILE, signals.as_json(signal))
 
 
 def measured_signal(parts: experiment.Parts) -> initializers.Signal:
@@ -195,13 +189,13 @@ def write(workdir: Path, table: Sequence[Cell]) -> None:
     counts = {name: first_layer(path) for name, path in directories.items()}
     if all(count is not None for count in counts.values()):
         draw(plots.first_layers, counts, workdir / "first_layers.png")
-    signals = {
-        name: read_signal(path / SIGNAL)
+    measured = {
+        name: signals.from_json(rundir.read_json(path / signals.FILE))
         for name, path in directories.items()
-        if (path / SIGNAL).exists()
+        if (path / signals.FILE).exists()
     }
-    if signals:
-        draw(plots.signals, signals, workdir / "signals.png")
+    if measured:
+        draw(plots.signals, measured, workdir / "signals.png")
 
 
 def label(cell: Cell) -> str:
@@ -216,14 +210,6 @@ def label(cell: Cell) -> str:
         value if value.isidentifier() else f"{field.split('.')[-1]} {value}"
         for field, value in cell.settings.items()
     ).replace("_", " ")
-
-
-def read_signal(path: Path) -> initializers.Signal:
-    """Returns a signal that :func:`run_cell` wrote."""
-    values = json.loads(path.read_text())
-    layers = tuple(values.pop("layers"))
-    arrays = {name: np.asarray(x, np.float32) for name, x in values.items()}
-    return initializers.Signal(layers, **arrays)
 
 
 def first_layer(workdir: Path) -> np.ndarray | None:

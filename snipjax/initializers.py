@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snipjax import masks, saliency, training
+from snipjax.signals import Signal
 
 Initializer = jax.nn.initializers.Initializer
 Loss = Callable[[chex.Array, chex.Array], chex.Array]
@@ -206,43 +207,6 @@ def by_name(name: str) -> Initializer:
             f"There are {', '.join(INITIALIZERS)}"
         )
     return INITIALIZERS[name]
-
-
-class Signal(NamedTuple):
-    """What :func:`signal` measured; ``str`` gives it as a table.
-
-    A value is NaN where it is not defined: see :func:`signal`.
-    """
-
-    layers: tuple[str, ...]  # in the order of the first call
-    activation_variance: np.ndarray  # float32 [seeds, layers]
-    gradient_variance: np.ndarray  # float32 [seeds, layers]
-    density: np.ndarray  # float32 [seeds, layers], in [0, 1]
-    rank_correlation: np.ndarray  # float32 [layers], in [-1, 1]
-
-    def __str__(self) -> str:
-        heads = (
-            "layer",
-            "activation variance",
-            "gradient variance",
-            "density (%)",
-            "rank correlation",
-        )
-        columns = (
-            self.layers,
-            [_mean_and_std(values, ".2e") for values in self.activation_variance.T],
-            [_mean_and_std(values, ".2e") for values in self.gradient_variance.T],
-            [_mean_and_std(100 * values, ".2f") for values in self.density.T],
-            [_mean_and_std(value, ".3f") for value in self.rank_correlation],
-        )
-        widths = [max(map(len, column)) for column in zip(heads, *zip(*columns))]
-        return "\n".join(
-            "  ".join(
-                [row[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
-            )
-            for row in (heads, *zip(*columns))
-        )
 
 
 def signal(
@@ -556,11 +520,3 @@ def _checked(keys: chex.PRNGKey) -> chex.PRNGKey:
             "initialization, e.g. jax.random.split(key, 5)"
         )
     return keys
-
-
-def _mean_and_std(values: np.ndarray, spec: str) -> str:
-    """For example ``0.95 ± 0.01``; the mean alone of a scalar, a dash of a NaN."""
-    if np.any(np.isnan(values)):
-        return "-"
-    mean = f"{np.mean(values):{spec}}"
-    return f"{mean} ± {np.std(values):{spec}}" if np.ndim(values) else mean

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import matplotlib
 import numpy as np
@@ -10,15 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from snipjax import masks
-
 if TYPE_CHECKING:  # a report draws without Flax
-    from snipjax.initializers import Signal
+    from snipjax import masks
+    from snipjax.signals import Signal
 
 _COLOUR = "#3b6ea8"
 
 
-def layer_densities(summary: masks.Summary, path: Path) -> None:
+def layer_densities(summary: "masks.Summary", path: Path) -> None:
     """Draws the share of connections kept in every prunable leaf, as bars.
 
     Args:
@@ -120,7 +119,7 @@ def first_layer(kept: np.ndarray, path: Path) -> None:
     _write(figure, path)
 
 
-def signals(named: Mapping[str, "Signal"], path: Path) -> None:
+def signals(named: Mapping[str, "Signal"], path: Path | BinaryIO) -> None:
     """Draws what initializations do to a network, layer by layer, side by side.
 
     Variances of activations and of back-propagated gradients, the density SNIP
@@ -129,7 +128,7 @@ def signals(named: Mapping[str, "Signal"], path: Path) -> None:
 
     Args:
       named: of each initialization, by name, what
-        :func:`snipjax.initializers.signal` returns; all of one model.
+        `snipjax.initializers.signal` returns; all of one model.
       path: the file to write.
 
     Raises:
@@ -205,7 +204,7 @@ def _set_decades(axes: Axes) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _write(figure: Figure, path: Path | BinaryIO) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "snipjax"}):
         figure.savefig(path, dpi=120, metadata={"Software": None})
 

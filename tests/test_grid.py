@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from snipjax import config as configs
-from snipjax import experiment, grid, rundir
+from snipjax import experiment, grid, rundir, signals
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -105,7 +105,11 @@ class TestStudy:
         assert [cell.seeds for cell in table] == [2, 2]
         assert (tmp_path / "signals.png").read_bytes()[:4] == b"\x89PNG"
         he, heuristic = (
-            grid.read_signal(tmp_path / grid.directory_name(cell.name) / "signal.json")
+            signals.from_json(
+                rundir.read_json(
+                    tmp_path / grid.directory_name(cell.name) / signals.FILE
+                )
+            )
             for cell in table
         )
         assert he.layers == ("Dense_0", "Dense_1", "Dense_2")

@@ -711,6 +711,30 @@ def test_what_is_found_beside_runs_and_is_none_is_left_out_with_a_warning(
     assert (tmp_path / "report.md").exists()
 
 
+def test_signals_of_initializations_are_drawn_side_by_side(tmp_path: Path) -> None:
+    values = {"layers": ["Dense_0", "Dense_1"], "rank_correlation": [0.1, None]}
+    for name in ("activation_variance", "gradient_variance", "density"):
+        values[name] = [[0.5, 0.25], [0.4, 0.2]]
+    for name in ("he", "xavier"):
+        run = make_run(tmp_path / name, fields={"init.scored": name})
+        (run / "signal.json").write_text(json.dumps(values))
+    runs = report.gather([tmp_path])
+    assert runs[0].signal.layers == ("Dense_0", "Dense_1")
+    ((uri, caption),) = report.signal_pictures(runs)
+    assert base64.b64decode(uri.partition(",")[2])[:4] == b"\x89PNG"
+    assert "LeNet-300-100" in caption
+    assert uri in report.page(runs, report.rows(runs))
+
+
+def test_a_damaged_signal_costs_itself(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "signal.json").write_text('{"layers": 3}')
+    with pytest.warns(UserWarning, match=r"left out: .*signal.json"):
+        (gathered,) = report.gather([run])
+    assert gathered.signal is None
+    assert report.signal_pictures([gathered]) == []
+
+
 def test_the_command_line_writes_both_files_and_needs_no_jax(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     code = (

@@ -9,7 +9,7 @@ conclusion is computed from the table's figures.
 
 from snipjax.report.aggregation import Row, rows
 from snipjax.report.command_line import main
-from snipjax.report.drawing import pictures
+from snipjax.report.drawing import pictures, signal_pictures
 from snipjax.report.files import write
 from snipjax.report.html_page import page
 from snipjax.report.layers import layer_densities
@@ -53,6 +53,7 @@ __all__ = [
     "published_cells",
     "read_run",
     "rows",
+    "signal_pictures",
     "title",
     "unfinished",
     "write",

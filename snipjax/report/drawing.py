@@ -12,10 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from snipjax import plots, published
 from snipjax.report.aggregation import Row, by_network
 from snipjax.report.layers import layer_densities, one_per_network
-from snipjax.report.titles import dataset_name, network_name, row_kind, row_label, title
+from snipjax.report.runs import Run
+from snipjax.report.titles import (
+    DATASETS,
+    dataset_name,
+    network_name,
+    row_kind,
+    row_label,
+    title,
+)
 from snipjax.report.values import finite
+from snipjax.signals import Signal
 
 _SIZE = (4.8, 3.6)  # inches; legible where a narrow screen shrinks it
 _COLOURS = ("#3b6ea8", "#c4622d", "#3a8a5c", "#8a5aa8", "#b08a1e", "#a83b5c", "#4a9aa8")
@@ -61,6 +71,36 @@ def pictures(table: Sequence[Row]) -> list[tuple[str, str]]:
                 _picture(_draw_networks, chosen),
                 "Where pruning takes place across networks: share of connections kept, "
                 "from the first layer to the last.",
+            )
+        )
+    return drawn
+
+
+def signal_pictures(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Returns what initializations do to each network, as data URIs with captions.
+
+    Runs with a measured signal (``config.signal_seeds``) of the same network on the
+    same data are side by side, by the initialization that saliency is computed on.
+    """
+    networks: dict[tuple[Any, ...], dict[str, Signal]] = {}
+    for run in runs:
+        if run.signal is None:
+            continue
+        names = run.config["dataset.name"], run.config["model.name"]
+        named = networks.setdefault((*names, run.signal.layers), {})
+        label = str(run.config["init.scored"]).replace("_", " ")
+        named[_literal(run.name if label in named else label)] = run.signal
+    drawn = []
+    for (dataset, model, _), named in networks.items():
+        file = io.BytesIO()
+        plots.signals(named, file)
+        drawn.append(
+            (
+                data_uri(file.getvalue(), "image/png"),
+                f"What initializations do before any training, layer by layer: "
+                f"{published.NETWORKS.get(model, model)} on "
+                f"{DATASETS.get(dataset, dataset)}. Lines are means "
+                "over seeds, bands from the smallest to the largest.",
             )
         )
     return drawn

@@ -7,8 +7,8 @@ from PIL import Image
 
 import snipjax
 from snipjax.report.aggregation import Row, members_of
-from snipjax.report.drawing import data_uri, pictures
-from snipjax.report.html_parts import document, figure, paragraph
+from snipjax.report.drawing import data_uri, pictures, signal_pictures
+from snipjax.report.html_parts import document, figure, paragraph, wide_figure
 from snipjax.report.runs import Run
 from snipjax.report.sentences import analysis, conclusion, layer_sentences
 from snipjax.report.tables import (
@@ -61,8 +61,10 @@ def page(runs: Sequence[Run], table: Sequence[Row]) -> str:
             _html_table(f"Table 1: {CAPTION}", COLUMNS, bodies),
             paragraph(" ".join(["In table 1:", *analysis(table)])),
         ]
-    if drawn := pictures(table):
+    drawn, signals = pictures(table), signal_pictures(runs)
+    if drawn or signals:
         figures = [figure(uri, caption, caption) for uri, caption in drawn]
+        figures += [wide_figure(uri, caption, caption) for uri, caption in signals]
         parts += [
             "<h2>Pictures</h2>",
             f'<div class="figures">{"".join(figures)}</div>',

@@ -24,7 +24,8 @@ td:not(.number) { overflow-wrap: anywhere; }
 td:nth-child(-n + 3):not(.number) { min-width: 5.5rem; }
 .figures { display: grid; gap: 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
-figure { margin: 0; } img { max-width: 100%; height: auto; display: block; }
+figure { margin: 0; } figure.wide { grid-column: 1 / -1; }
+img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: .8125rem; } summary { cursor: pointer; padding: .4rem 0; }
 @media (max-width: 1250px) {
   table, caption, tbody, td { display: block; }
@@ -60,6 +61,11 @@ def document(title: str, parts: Sequence[str], style: str = "") -> str:
 def paragraph(text: str) -> str:
     """Returns text as a paragraph, nothing for no text."""
     return f"<p>{html.escape(text)}</p>" if text else ""
+
+
+def wide_figure(uri: str, caption: str, alt: str) -> str:
+    """Returns a :func:`figure` that has a line of the page for itself."""
+    return figure(uri, caption, alt).replace("<figure>", '<figure class="wide">', 1)
 
 
 def figure(uri: str, caption: str, alt: str) -> str:

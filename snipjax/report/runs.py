@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snipjax import config as configs
-from snipjax import rundir
+from snipjax import rundir, signals
 from snipjax.report.values import finite, printable
 
 
@@ -47,6 +47,7 @@ class Run(NamedTuple):
     result: dict[str, Any]
     members: list[Member]
     metrics: list[dict[str, Any]]
+    signal: signals.Signal | None = None  # of the initialization, where measured
 
 
 class NotARunError(ValueError):
@@ -153,6 +154,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
             for directory in (path, *sorted(path.glob("seeds-*"))[:1])
             for line in _read_metrics(directory / rundir.METRICS)
         ],
+        signal=_read_signal(path / signals.FILE),
     )
 
 
@@ -217,6 +219,17 @@ def _member(result: dict[str, Any]) -> Member:
         steps=int(number("steps")),
         epochs=number("epochs"),
     )
+
+
+def _read_signal(path: Path) -> signals.Signal | None:
+    """The signal in a file, if there is one; what is damaged costs itself."""
+    if not path.is_file():
+        return None
+    try:
+        return signals.from_json(rundir.read_json(path))
+    except ValueError as error:
+        warnings.warn(f"left out: '{path}': {error}", stacklevel=2)
+        return None
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
