@@ -1,7 +1,7 @@
 """Rows of table 1: a network, method and sparsity, over all seeds."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ class Row(NamedTuple):
     method: str
     wanted: float  # sparsity
     hyperparameters: int
+    cells: int  # that are asked for, or finished
     results: tuple[dict[str, Any], ...]  # by seed
     costs: tuple[float, ...]  # seconds as a share of the dense network's of that seed
     failures: tuple[str, ...]
@@ -78,18 +79,27 @@ def rows(config: ConfigDict, workdir: Path) -> list[Row]:
     """Returns the rows of a directory's cells, by method, network and sparsity.
 
     Args:
-      config: like :func:`snipjax.table1.default`'s; what it asks for is looked at,
-        finished or not.
+      config: like :func:`snipjax.table1.default`'s; what it asks for has a row, and
+        so has what else was finished before with the same settings.
       workdir: directory of the table.
     """
     grouped: dict[tuple[str, str, float], list[Cell]] = {}
-    for cell in configs.cells(config):
+    for cell in sorted({*configs.cells(config), *_finished(config, workdir)}):
         grouped.setdefault((cell.method, cell.network, cell.sparsity), []).append(cell)
     order = list(METHODS)
     return sorted(
         (_row(config, cells, workdir) for cells in grouped.values()),
         key=lambda row: (order.index(row.method), row.network, row.wanted),
     )
+
+
+def _finished(config: ConfigDict, workdir: Path) -> Iterator[Cell]:
+    for path in workdir.glob(f"*/{files.CELL}"):
+        result = files.read(path.parent)
+        cell = Cell(*(result.get(name) for name in Cell._fields))
+        is_known = cell.method in METHODS and cell.network in configs.NETWORKS
+        if is_known and result["settings"] == configs.settings(config, cell):
+            yield cell
 
 
 def _row(config: ConfigDict, cells: Sequence[Cell], workdir: Path) -> Row:
@@ -110,6 +120,7 @@ def _row(config: ConfigDict, cells: Sequence[Cell], workdir: Path) -> Row:
         method=method,
         wanted=sparsity,
         hyperparameters=len(config[method]),
+        cells=len(cells),
         results=tuple(results),
         costs=tuple(costs),
         failures=tuple(message for message in failures if message is not None),
@@ -128,11 +139,12 @@ def mean(values: Iterable[float], otherwise: float | None = None) -> float | Non
 def own_figures(row: Row) -> dict[str, float]:
     """Returns what a method's histories say beyond errors: means over seeds.
 
-    Of each figure it is the last one of a history.
+    Of each figure it is the last one of a history; so is the error of a network made
+    of the trained one, as by quantising.
 
     Example:
       >>> history = [{"step": 0, "bits": 9.0}, {"step": 5, "bits": 2.0}]
-      >>> row = Row("", "", "", 0.9, 0, ({"history": history},), (), (), None)
+      >>> row = Row("", "", "", 0.9, 0, 1, ({"history": history},), (), (), None)
       >>> own_figures(row)
       {'bits': 2.0}
     """
@@ -147,6 +159,9 @@ def own_figures(row: Row) -> dict[str, float]:
                 and isinstance(value, int | float)
                 and not isinstance(value, bool)
             }
+        for line in result["history"][-1:]:
+            if line is not files.last_row(result["history"]):
+                last[f"{line['phase']} test error (%)"] = line["test_error"]
         for name, value in last.items():
             found.setdefault(name, []).append(value)
     return {name: statistics.fmean(values) for name, values in found.items()}

@@ -1,6 +1,6 @@
 """The directory of a cell: what it came to, its mask and its parameters as files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,6 @@ def summary(cell: Cell, parts: Parts, outcome: baselines.Outcome) -> dict[str, A
     history_rows = [
         {name: _plain(value) for name, value in row.items()} for row in history.rows
     ]
-    last = history_rows[-1] if history_rows else {}
     return {
         **cell._asdict(),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -65,7 +64,7 @@ def summary(cell: Cell, parts: Parts, outcome: baselines.Outcome) -> dict[str, A
         "kept": sum(row.kept for row in rows),
         "measured_sparsity": masks.sparsity(mask),
         "test_error": test_error,
-        "test_error_last": last.get("test_error"),
+        "test_error_last": last_row(history_rows).get("test_error"),
         "val_error": val_error,
         "prunes": int(history.prunes),
         "steps": int(history.steps),
@@ -75,6 +74,21 @@ def summary(cell: Cell, parts: Parts, outcome: baselines.Outcome) -> dict[str, A
         "snipjax": snipjax.__version__,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def last_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns the evaluation after the last step of training, ``{}`` if there is none.
+
+    What follows it without a step, as when a network is quantised, is another network;
+    but where nothing is trained after pruning, it is the last evaluation.
+    """
+    if not history:
+        return {}
+    final = history[-1].get("sparsity")
+    trained = [
+        row for row in history if row["step"] > 0 and row.get("sparsity") == final
+    ]
+    return trained[-1] if trained else history[-1]
 
 
 def write_failure(directory: Path, error: Exception) -> None:

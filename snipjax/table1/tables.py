@@ -217,16 +217,20 @@ def caption(config: ConfigDict, table: Sequence[Row]) -> str:
         f"{between(seeds or [0])} seed{plural}."
     ]
     if config.quick:
+        shares = [
+            f"1/{configs.QUICK[name]} of the steps of {published.NETWORKS[name]}"
+            for name in networks(table)
+        ]
         sentences.append(
-            f"Quick form: a {configs.QUICK}th of the steps, so that the errors show "
-            "that the methods run, not how good they are."
+            f"Quick form, {listed(shares)}: the errors show that the methods run, not "
+            "how good they are."
         )
-    cells = configs.cells(config)
+    cells = sum(row.cells for row in table)
     done = sum(len(row.results) for row in table)
     failed = sum(len(row.failures) for row in table)
-    if done < len(cells):
+    if done < cells:
         sentences.append(
-            f"{done} of {len(cells)} cells are finished"
+            f"{done} of {cells} cells are finished"
             + (f", {failed} failed" if failed else "")
             + "; - stands where there is nothing yet."
         )
