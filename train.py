@@ -95,7 +95,8 @@ def keep_compilations() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         directory = str(cache / "snipjax" / "compilations")
         jax.config.update("jax_compilation_cache_dir", directory)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     # What cannot be kept, or was cut off by a kill, is compiled: that is no news.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation")
 

@@ -60,6 +60,24 @@ def main() -> None:
     rows += [
         timing.compare(
             (
+                f"{steps} steps in one program, {name}",
+                networks.training_steps(name, steps),
+            ),
+            (
+                "as many calls of one step",
+                timing.repeated(networks.training_step(name), steps),
+            ),
+            repeats=repeats,
+        )
+        for name, steps, repeats in (
+            ("lenet_300_100", 540, 9),
+            ("lenet_5_caffe", 30, 9),
+            ("vgg_d", 3, 3),
+        )
+    ]
+    rows += [
+        timing.compare(
+            (
                 f"masked training step, {name}",
                 networks.training_step(name, networks.five_percent),
             ),

@@ -383,8 +383,7 @@ def train(
         while step < total:
             num_steps = steps_to_next_stop(step, config)
             state, metrics = train_steps(state, parts.train, num_steps=num_steps)
-            if recent:
-                # Read the dispatch before the one just started: nothing waits.
+            if recent and is_ready(recent[-1][1]):
                 bar.update(step, *_loss_and_percent(recent[-1][1]))
             step += num_steps
             recent.append((num_steps, metrics))
@@ -600,6 +599,11 @@ def _compiled_evaluate(parts: Parts) -> Callable[..., training.Metrics]:
             training.evaluate, model=parts.model, preprocess=parts.preprocess
         )
     )
+
+
+def is_ready(metrics: training.Metrics) -> bool:
+    """Returns whether metrics can be read without waiting for the device."""
+    return not isinstance(metrics.loss, jax.Array) or metrics.loss.is_ready()
 
 
 def steps_to_next_stop(step: int, config: ConfigDict) -> int:

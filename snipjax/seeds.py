@@ -180,7 +180,7 @@ def train(
         while step < config.steps:
             num_steps = single.steps_to_next_stop(step, config)
             state, metrics = train_steps(state, parts.train, num_steps=num_steps)
-            if recent:
+            if recent and single.is_ready(recent[-1][1]):
                 loss, error = jax.device_get(recent[-1][1])
                 bar.update(step, float(loss.mean()), 100 * float(error.mean()))
             step += num_steps

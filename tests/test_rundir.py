@@ -248,7 +248,9 @@ class TestEvents:
         self, tmp_path: Path
     ) -> None:
         for start in (0, 20):
-            rundir.Events(tmp_path, start).close()
+            writer = rundir.Events(tmp_path, start)
+            writer.add(start + 10, {"train/loss": 0.5})
+            writer.close()
         first, second = sorted(tmp_path.iterdir(), key=lambda path: path.suffix)
         # TensorBoard drops events of the step of a START and later ones.
         starts = [event for event in events_of(second) if event.HasField("session_log")]
