@@ -33,6 +33,8 @@ METHODS: Mapping[str, published.Method] = MappingProxyType(
 NETWORKS = ("lenet_300_100", "lenet_5_caffe")
 # What the quick form divides a network's steps by.
 QUICK: Mapping[str, int] = MappingProxyType({"lenet_300_100": 10, "lenet_5_caffe": 50})
+# The paper's 0.1 lets the dense LeNet-5-Caffe diverge, from which most methods start.
+_LEARNING_RATES = {"lenet_300_100": 0.1, "lenet_5_caffe": 0.02}
 MAY_DIFFER = ("methods", "networks", "seeds", "frontier")  # in one directory
 _AT_LEAST = {"steps": 1, "decay_every": 1, "eval_every": 1, "seed": 0, "seeds": 1}
 
@@ -74,7 +76,12 @@ def default() -> ConfigDict:
     config.dataset = ConfigDict({"name": "mnist"})
     for network in NETWORKS:
         config[network] = ConfigDict(
-            {"steps": 54_000, "decay_every": 10_000, "eval_every": 540}
+            {
+                "steps": 54_000,
+                "decay_every": 10_000,
+                "eval_every": 540,
+                "learning_rate": _LEARNING_RATES[network],
+            }
         )
     for method in METHODS:
         config[method] = ConfigDict(baselines.hyperparameters(function(method)))
@@ -97,6 +104,12 @@ def validate(config: ConfigDict) -> None:
         least = _AT_LEAST.get(name.split(".")[-1])
         if least is not None and not value >= least:
             raise ValueError(f"config.{name} is {value}; it must be >= {least}")
+    for network in NETWORKS:
+        if not 0.0 < config[network].learning_rate < math.inf:
+            raise ValueError(
+                f"config.{network}.learning_rate is {config[network].learning_rate}; "
+                "it must be a positive number, e.g. 0.1"
+            )
     if config.seed + config.seeds > 2**32:
         raise ValueError(
             f"config.seed + config.seeds is {config.seed + config.seeds}; it must be "
@@ -205,7 +218,7 @@ def experiment_config(config: ConfigDict, network: str, seed: int) -> ConfigDict
     return experiment
 
 
-def training(config: ConfigDict, network: str) -> dict[str, int]:
+def training(config: ConfigDict, network: str) -> dict[str, Any]:
     """Returns a network's fields of training; in the quick form, with fewer steps.
 
     Evaluations are as far apart as ever, for they take as long as many steps.
@@ -214,7 +227,7 @@ def training(config: ConfigDict, network: str) -> dict[str, int]:
       >>> config = default()
       >>> config.quick = True
       >>> training(config, "lenet_5_caffe")
-      {'decay_every': 200, 'eval_every': 540, 'steps': 1080}
+      {'decay_every': 200, 'eval_every': 540, 'learning_rate': 0.02, 'steps': 1080}
     """
     fields = dict(config[network])
     if config.quick:

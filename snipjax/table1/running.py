@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from snipjax import baselines, console, experiment, rundir
@@ -161,6 +162,15 @@ def outcome_of(
     return method(parts, cell.sparsity, pretrained=pretrained, **config[cell.method])
 
 
+def check_finite(outcome: baselines.Outcome, cell: Cell) -> None:
+    """Raises an error for a network that is lost, so that none starts from it."""
+    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(outcome.params)):
+        raise FloatingPointError(
+            "parameters are not finite, for training diverged; lower "
+            f"config.{cell.network}.learning_rate"
+        )
+
+
 def parts_of(config: ConfigDict, data_dir: str | None, network: str) -> Parts:
     """Returns the parts of an experiment with a network, of the first seed."""
     return experiment.assemble(
@@ -193,6 +203,7 @@ def _run_cells(
         began = time.monotonic()
         try:
             outcome = outcome_of(config, cell, parts, workdir)
+            check_finite(outcome, cell)
         except Exception as error:  # of one method, which costs itself
             if stop.is_made:
                 raise KeyboardInterrupt from None

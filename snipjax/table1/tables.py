@@ -205,9 +205,10 @@ def caption(config: ConfigDict, table: Sequence[Row]) -> str:
     """Returns what table 1 is of: data, training, seeds, and whether it is complete."""
     dataset = DATASETS.get(config.dataset.name, config.dataset.name)
     steps = [
-        f"{configs.experiment_config(config, name, config.seed).train.steps:,} steps "
-        f"of {published.NETWORKS[name]}"
+        f"{training['steps']:,} steps of {published.NETWORKS[name]} at a learning rate "
+        f"of {training['learning_rate']:g}"
         for name in networks(table)
+        for training in [configs.training(config, name)]
     ]
     seeds = [len(row.results) for row in table if row.results]
     plural = "" if set(seeds) == {1} else "s"
