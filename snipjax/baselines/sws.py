@@ -15,8 +15,14 @@ Weights then belong to the component of the largest responsibility: those of the
 component are pruned, the others may be quantised to the mean of theirs.
 
 Ullrich, Meeds, Welling, "Soft Weight-Sharing for Neural Network Compression", ICLR
-2017; the constants are those of the authors' published tutorial. There components of a
-divergence below 1e-10 are merged at last; these do not come up, and are not looked for.
+2017. Hyper-priors and learning rates are those of the authors' published tutorial; two
+constants are not. :math:`\tau` is 0.03, not 0.003, under which what the zero component
+has is not near zero yet when this few steps end: LeNet-300-100, retrained for 5,400
+steps and pruned to 95.6%, had a test error of 10.9% then, and of 1.6% under 0.03 (seed
+0). And components start at a standard deviation of 0.05, not 0.25, which takes half the
+steps to come to as much: 1.8% after 2,700, against 8.6%. In the tutorial components of
+a divergence below 1e-10 are merged at last; these do not come up, and are not looked
+for.
 """
 
 import heapq
@@ -433,13 +439,11 @@ def bits_per_weight(
 ) -> float:
     r"""Returns the bits that the quantised network takes, over its connections.
 
-    Every leaf is a list of the entries kept, each with its component and its gap, the
-    number of entries from the one before it; where that is more than 256, zeros that
-    are stored too cut it into gaps of 256. All components are in one Huffman code, all
-    gaps in another; the tables of the codes, of no account, are left out, as the paper
-    does. To these bits come 32 for each mean in use, the codebook; what is not prunable
-    is not counted. A list per leaf takes no pointers to rows, which the paper's
-    compressed format has and which its own difference of positions makes superfluous.
+    Like the paper, after Han et al., this counts the component of every entry kept,
+    the gap to it from the one before (longer ones than 256 being cut by zeros that are
+    stored too), each in a Huffman code of its own, and the codebook, 32 bits for every
+    mean in use. It differs in that a leaf is one list, so that there are no pointers
+    to rows. The tables of the codes, and what is not prunable, are not counted.
 
     Args:
       params: of the network.
