@@ -36,9 +36,9 @@ def lc(
     pretrained: fitting.Outcome | None = None,
     iterations: int = 40,
     learning: float = 0.03,
-    mu: float = 1e-3,
+    pull: float = 0.16,
     growth: float = 1.1,
-    learning_rate: float = 0.1,
+    learning_rate: float = 0.5,
     decays: int = 1,
 ) -> fitting.Outcome:
     """Minimizes the loss subject to the number of weights that are not zero.
@@ -58,8 +58,9 @@ def lc(
       pretrained: of :func:`snipjax.baselines.dense`, which is trained if left out.
       iterations: how often L and C are done.
       learning: steps of each L, as a share of those of dense training.
-      mu: of the first iteration.
-      growth: what mu is multiplied by after each.
+      pull: how far the first L is drawn: its mu times its learning rate times its
+        steps, over 1 - momentum. Given so, it suits a training of any length.
+      growth: what mu is multiplied by after each iteration.
       learning_rate: of the first L, as a share of that of dense training; at most
         1 / mu is taken, as the paper advises.
       decays: how often it is multiplied by the configured factor, in all.
@@ -83,20 +84,21 @@ def lc(
         "an integer of at least 1, e.g. 40",
     )
     fitting.check_share("learning", learning)
-    fitting.require(0 < mu < jnp.inf, "mu", mu, "above 0, e.g. 1e-3")
+    fitting.require(0 < pull < jnp.inf, "pull", pull, "above 0, e.g. 0.16")
     fitting.require(1 <= growth < jnp.inf, "growth", growth, "at least 1, e.g. 1.1")
     fitting.check_schedule(learning_rate, decays)
     pretrained = reference.dense(parts, pretrained=pretrained)
     config, steps_of_l = parts.config.train, fitting.share_of(parts, learning)
     num_steps = iterations * steps_of_l
+    first_rate = learning_rate * config.learning_rate
+    first_mu = pull * (1 - config.momentum) / (first_rate * steps_of_l)
 
     def mu_at(number: chex.Array) -> chex.Array:
-        return mu * growth ** (number // steps_of_l).astype(jnp.float32)
+        return first_mu * growth ** (number // steps_of_l).astype(jnp.float32)
 
     def rate_at(number: chex.Array) -> chex.Array:
         decayed = config.decay_factor ** (number * (decays + 1) // num_steps)
-        rate = learning_rate * config.learning_rate * decayed
-        return jnp.minimum(rate, 1 / mu_at(number))
+        return jnp.minimum(first_rate * decayed, 1 / mu_at(number))
 
     weights = pretrained.params
     decayed = jax.tree_util.tree_map_with_path(masks.weights_and_biases, weights)

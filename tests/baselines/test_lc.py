@@ -101,7 +101,7 @@ def test_learning_and_compression_on_digits(
         pretrained=pretrained,
         iterations=6,
         learning=1 / 6,
-        mu=0.1,
+        pull=0.5,
         growth=1.5,
         learning_rate=0.5,
     )
@@ -121,7 +121,7 @@ def test_learning_and_compression_on_digits(
         ({"target": 2.0}, "target is 2.0"),
         ({"iterations": 0}, "iterations is 0; it must be an integer"),
         ({"learning": 0.0}, "learning is 0.0; it must be a share"),
-        ({"mu": 0.0}, "mu is 0.0; it must be above 0"),
+        ({"pull": 0.0}, "pull is 0.0; it must be above 0"),
         ({"growth": 0.9}, "growth is 0.9; it must be at least 1"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"decays": 1.0}, "decays is 1.0; it must be an integer"),
