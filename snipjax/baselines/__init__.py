@@ -12,6 +12,7 @@ Example:
 from snipjax.baselines.dns import dns
 from snipjax.baselines.fitting import Fitted, History, Outcome, hyperparameters
 from snipjax.baselines.lc import lc
+from snipjax.baselines.lobs import lobs
 from snipjax.baselines.lwc import lwc
 from snipjax.baselines.obd import obd
 from snipjax.baselines.reference import dense, snip
@@ -26,6 +27,7 @@ __all__ = [
     "dns",
     "hyperparameters",
     "lc",
+    "lobs",
     "lwc",
     "obd",
     "snip",
