@@ -31,6 +31,9 @@ CRITERIA = {
 every_criterion = pytest.mark.parametrize(
     "criterion", CRITERIA.values(), ids=CRITERIA.keys()
 )
+both = pytest.mark.parametrize(
+    "criterion", [CRITERIA["obd"], CRITERIA["obs"]], ids=["obd", "obs"]
+)
 X = np.float32([[2, 1, 0], [1, 3, 1], [0, 1, 1]])
 
 
@@ -148,7 +151,7 @@ def test_without_interaction_the_surgeon_agrees_with_brain_damage() -> None:
     np.testing.assert_allclose(surgeon[0], damage[0], rtol=1e-5)
 
 
-@every_criterion
+@both
 def test_a_zero_weight_has_no_saliency(criterion: Any) -> None:
     scores = criterion(quadratic, {"w": jnp.array([0.0, 1.0, 2.0])}, X)["w"]
     assert scores[0] == 0.0
@@ -168,7 +171,7 @@ def test_odd_leaves(criterion: Any) -> None:
 # Numbers.
 
 
-@every_criterion
+@both
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_params_have_float32_scores(criterion: Any, dtype: Any) -> None:
     def loss_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
@@ -200,7 +203,7 @@ def test_batches_add_up_in_float32(dtype: Any) -> None:
     np.testing.assert_allclose(stack[0], expected, rtol=1e-5)
 
 
-@every_criterion
+@both
 def test_double_precision_params_have_float32_scores(criterion: Any) -> None:
     with jax.enable_x64(True):
         scores = criterion(quadratic, {"w": jnp.array([1.0, 3.0, 2.0])}, X)
@@ -223,7 +226,7 @@ def test_batches_one_by_one_are_one_large_batch(name: str) -> None:
         chex.assert_trees_all_close(scores, expected, rtol=1e-3, atol=1e-5)
 
 
-@every_criterion
+@both
 def test_an_iterator_and_a_stack_of_the_same_batches_agree(criterion: Any) -> None:
     loss_fn, params, _ = nested_dict()
     batches = [batch_of(5, seed) for seed in range(3)]
@@ -243,7 +246,7 @@ def test_every_batch_has_its_own_signs_and_a_single_one_those_of_the_first() -> 
 # Transformations.
 
 
-@every_criterion
+@both
 def test_under_jit_and_vmap(criterion: Any) -> None:
     ws = np.float32([[1, -3, 1], [2, 2, 0.5]])
 
@@ -268,7 +271,7 @@ def test_vmap_over_keys() -> None:
     np.testing.assert_array_equal(old_style, scores_of(KEY))
 
 
-@every_criterion
+@both
 def test_a_loss_that_closes_over_a_traced_value(criterion: Any) -> None:
     def scores_of(x: chex.Array) -> chex.Array:
         return criterion(lambda p, _: quadratic(p, x), {"w": jnp.ones(3)}, 0.0)["w"]
@@ -277,7 +280,7 @@ def test_a_loss_that_closes_over_a_traced_value(criterion: Any) -> None:
     np.testing.assert_allclose(jax.jit(scores_of)(X), expected, rtol=1e-5)
 
 
-@every_criterion
+@both
 def test_the_same_loss_function_is_traced_once(criterion: Any) -> None:
     traces = []
 
@@ -308,7 +311,7 @@ def test_loss_functions_are_let_go_in_the_end() -> None:
     assert sum(r() is not None for r in references) <= 20
 
 
-@every_criterion
+@both
 def test_params_and_batch_are_not_donated(criterion: Any) -> None:
     params, batch = {"w": jnp.ones(3)}, jnp.asarray(X)
     criterion(quadratic, params, iter([batch, batch]))
@@ -319,7 +322,7 @@ def test_params_and_batch_are_not_donated(criterion: Any) -> None:
 # In pruning.
 
 
-@every_criterion
+@both
 @pytest.mark.parametrize("num_batches", [None, 2])
 def test_as_a_criterion_of_pruning(criterion: Any, num_batches: int | None) -> None:
     loss_fn, params, batch = nested_dict()
@@ -341,7 +344,7 @@ def test_as_a_criterion_of_pruning(criterion: Any, num_batches: int | None) -> N
 # What bad input gets.
 
 
-@every_criterion
+@both
 def test_what_is_no_array_batch_or_loss(criterion: Any) -> None:
     params = {"w": jnp.ones(3)}
     with pytest.raises(ValueError, match=r"leaf 'steps' has dtype int32.*split"):

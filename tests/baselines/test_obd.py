@@ -103,10 +103,6 @@ def test_a_miniature_run(digits: experiment.Parts, pretrained: Outcome) -> None:
     assert outcome.history.steps == pretrained.history.steps + 2 * 15
     assert outcome.history.seconds > pretrained.history.seconds
     assert rows[-1]["test_error"] < 60
-    # And the pretrained network is left as it was.
-    assert (
-        obd(digits, 0.0, pretrained=pretrained, rounds=1, num_batches=1)[2].prunes == 0
-    )
 
 
 @pytest.mark.parametrize(
