@@ -42,7 +42,6 @@ def small(**fields: Any) -> ConfigDict:
 
 
 class TestConfig:
-    @pytest.mark.skipif(not callable(baselines.__dict__.get("lobs")), reason="to come")
     def test_every_method_of_the_table_is_there(self) -> None:
         names = "dense,snip,lwc,dns,lc,sws,sparse_vd,obd,lobs"
         assert table1.default().methods == names
