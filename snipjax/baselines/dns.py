@@ -36,7 +36,7 @@ def dns(
     recovery: float = 0.5,
     gamma: float = 10.0,
     power: float = 1.0,
-    learning_rate: float = 0.1,
+    learning_rate: float = 0.3,
     decays: int = 1,
 ) -> fitting.Outcome:
     """Prunes and splices while training, and then trains what is kept.
@@ -48,8 +48,9 @@ def dns(
         a = 0.9 (mean + c std),   b = 1.1 (mean + c std)
 
     with mean and standard deviation of each layer's ``|W|``, pretrained. The paper
-    gives c by hand, for each layer; here one c, at every update, is that with which T
-    keeps as many connections as the target says. Then
+    gives each layer's c by hand, smaller for smaller layers; here it is proportional
+    to the logarithm of the layer's size, and at every update as large as it takes for
+    T to keep as many connections as the target says. Then
     ``W -= learning rate * dL/d(W * T)``, for all of W.
 
     Args:
@@ -82,6 +83,7 @@ def dns(
     pretrained = reference.dense(parts, pretrained=pretrained)
     params, mask = pretrained.params, masks.ones(pretrained.params, parts.prunable)
     mean, std = layers.mean_and_std(jax.tree.map(jnp.abs, params), mask)
+    std = jax.tree.map(jnp.multiply, std, layers.log_size(mask))
     surgery_steps = fitting.share_of(parts, surgery)
     optimizer = fitting.phase_optimizer(
         parts, surgery_steps, learning_rate=learning_rate, decays=decays
@@ -202,7 +204,7 @@ def spliced(
       params: all weights W.
       mask: T before the update.
       mean: of ``|W|``, for each layer: a pytree like ``params``, with scalar leaves.
-      std: the standard deviation likewise.
+      std: what c is a multiple of, likewise.
       sparsity: of the result, exactly.
       prunable: predicate ``(key_path, leaf) -> bool``, that of the mask.
 

@@ -3,9 +3,13 @@
 A layer is what lies at one place of the pytree: a kernel and its bias.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
+
+Members = list[tuple[chex.Array, chex.Array]]  # a layer's leaves, and their masks
 
 
 def mean_and_std(
@@ -29,20 +33,44 @@ def mean_and_std(
       >>> float(mean["Dense_0"]["bias"]), float(std["Dense_0"]["kernel"])
       (2.0, 1.0)
     """
+    return _of_layers(values, mask, _moments)
+
+
+def log_size(mask: chex.ArrayTree) -> chex.ArrayTree:
+    """Returns the logarithm of 1 + the number of each layer's prunable connections.
+
+    Example:
+      >>> mask = {"Dense_0": {"bias": jnp.array([True]), "kernel": jnp.ones(6, bool)}}
+      >>> float(log_size(mask)["Dense_0"]["bias"]) == float(jnp.log(8.0))
+      True
+    """
+
+    def of(members: Members) -> tuple[chex.Array]:
+        return (jnp.log1p(sum(jnp.float32(x.size) for x, _ in members)),)
+
+    return _of_layers(mask, mask, of)[0]
+
+
+def _of_layers(
+    values: chex.ArrayTree,
+    mask: chex.ArrayTree,
+    function: Callable[[Members], tuple[chex.Array, ...]],
+) -> tuple[chex.ArrayTree, ...]:
+    """Pytrees like ``values`` of what a function has to say of each layer."""
     paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(values)
     layers = [path[:-1] for path, _ in paths_and_leaves]
     members = {layer: [] for layer in layers}
     for layer, (_, x), keep in zip(layers, paths_and_leaves, jax.tree.leaves(mask)):
         if jnp.ndim(keep):
             members[layer].append((x, keep))
-    moments = {layer: _moments(kept) for layer, kept in members.items()}
-    means, stds = zip(*(moments[layer] for layer in layers))
-    return jax.tree.unflatten(treedef, means), jax.tree.unflatten(treedef, stds)
+    results = {layer: function(kept) for layer, kept in members.items()}
+    return tuple(
+        jax.tree.unflatten(treedef, leaves)
+        for leaves in zip(*(results[layer] for layer in layers))
+    )
 
 
-def _moments(
-    members: list[tuple[chex.Array, chex.Array]],
-) -> tuple[chex.Array, chex.Array]:
+def _moments(members: Members) -> tuple[chex.Array, chex.Array]:
     def sum_of_kept(leaves: list[chex.Array]) -> chex.Array:
         return sum(
             (jnp.sum(x, where=keep) for x, (_, keep) in zip(leaves, members)),

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from snipjax import experiment, masks, training
-from snipjax.baselines import Outcome
+from snipjax.baselines import Outcome, layers
 from snipjax.baselines.dns import Surgery, dns, loses_any, spliced, surgery_step
 
 prunable = masks.weights_and_biases
@@ -81,6 +81,19 @@ def test_the_rule_is_the_papers_with_one_c_for_all_layers(sparsity: float) -> No
         if all((by_equation(c)[k] == np.asarray(updated[k])).all() for k in params)
     ]
     assert found
+
+
+def test_the_c_of_a_layer_grows_with_the_logarithm_of_its_size() -> None:
+    mask = {
+        "a": {"kernel": jnp.zeros((3, 2), bool), "bias": jnp.ones(1, bool)},
+        "b": {"kernel": jnp.ones((8, 7), bool), "bias": jnp.ones(7, bool)},
+        "c": {"kernel": jnp.ones((2, 2), bool), "bias": jnp.array(True)},
+    }
+    # Of 7, 63 and 4 connections, whatever is left of them; one bias is not prunable.
+    sizes = layers.log_size(mask)
+    for layer, expected in (("a", 8), ("b", 64), ("c", 5)):
+        for leaf in sizes[layer].values():
+            np.testing.assert_allclose(leaf, np.log(expected), rtol=1e-6)
 
 
 def test_updates_that_remove_are_told_from_those_that_only_splice() -> None:
