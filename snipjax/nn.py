@@ -9,12 +9,17 @@ convolution; `max_pool` and `avg_pool` have those of `flax.linen`:
     y = nn.Conv(64, (3, 3), conv_general_dilated=fast.conv_general_dilated)(x)
     y = fast.max_pool(y, (2, 2), (2, 2))
 
-On GPU and TPU they are the functions they replace. On the CPU, XLA's
+On GPU and TPU they are the functions they replace, and so they are for arrays whose
+mesh has axes that are not `AxisType.Auto`, as inside `jax.shard_map`. On the CPU, XLA's
 convolution leaves most of the machine idle: in weight gradients of large
 feature maps, in feature maps smaller than the kernel, and everywhere inside
 `lax.scan`. There a convolution becomes matrix products, a few images at a time
 so that what is unfolded stays in the cache (`python -m benchmarks.convolution`
 prints the measurements behind the choices made here).
+
+Of 3x3 kernels with many channels the products are Winograd's, whose rounding in
+float32 is relative to the largest entries, not to each; infinite images or kernels
+may give NaN where `lax` gives an infinity.
 
 Forward and reverse mode, any number of times, in any order: the products are
 plain JAX operations, and each derivative is written so that its transpose, which
@@ -38,6 +43,9 @@ Padding = str | Sequence[tuple[int, int]]
 # A chunk of images unfolds into at most so many bytes of patches, or so many tiles.
 _PATCH_BYTES = 8 * 2**20
 _TILES = 1024
+# One image that unfolds into more than so many times _PATCH_BYTES is lax's: the scratch
+# memory of large kernels would grow with the kernel, whatever the chunk.
+_MOST_CHUNKS_OF_AN_IMAGE = 4
 # Fewer channels than this do not repay the additions of Winograd's transforms.
 _WINOGRAD_CHANNELS = 16
 
@@ -108,20 +116,23 @@ def conv_general_dilated(
         out_sharding=out_sharding,
     )
     out = jax.eval_shape(plain, lhs, rhs)  # raises what lax raises
+    rank = lhs.ndim - 2
+    lhs_dilation, rhs_dilation = (
+        (1,) * rank if dilation is None else tuple(map(int, dilation))
+        for dilation in (lhs_dilation, rhs_dilation)
+    )
     is_plain = (
         batch_group_count != 1
         or out_sharding is not None
-        or not jnp.issubdtype(out.dtype, jnp.floating)
-        or 0 in (*lhs.shape, *rhs.shape, *out.shape)
+        or {len(lhs_dilation), len(rhs_dilation)} != {rank}
+        or any(not jnp.issubdtype(x.dtype, jnp.floating) for x in (lhs, rhs, out))
+        or _is_left_to_xla(lhs, rhs)
+        or 0 in out.shape
     )
     if is_plain:
         return plain(lhs, rhs)
 
     spec = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    rank = lhs.ndim - 2
-    ones = (1,) * rank
-    lhs_dilation = tuple(lhs_dilation or ones)
-    rhs_dilation = tuple(rhs_dilation or ones)
     image = [lhs.shape[d] for d in spec.lhs_spec[2:]]
     kernel = [rhs.shape[d] for d in spec.rhs_spec[2:]]
     if isinstance(padding, str):
@@ -132,14 +143,17 @@ def conv_general_dilated(
             padding,
         )
     window = _Window(
-        strides=tuple(window_strides),
-        padding=tuple((low, high) for low, high in padding),
+        strides=tuple(map(int, window_strides)),
+        padding=tuple((int(low), int(high)) for low, high in padding),
         lhs_dilation=lhs_dilation,
         rhs_dilation=rhs_dilation,
         groups=feature_group_count,
-        precision=precision,
+        precision=tuple(precision) if isinstance(precision, list) else precision,
         dtype=out.dtype,
     )
+    kernel += [rhs.shape[spec.rhs_spec[1]], rhs.shape[spec.rhs_spec[0]]]
+    if _is_too_large(window, image, kernel, lhs.dtype):
+        return plain(lhs, rhs)
 
     def by_products(lhs: chex.Array, rhs: chex.Array) -> chex.Array:
         batch, feature, *spatial = spec.lhs_spec
@@ -218,6 +232,25 @@ def avg_pool(
     return _pool(plain, _tile_means, inputs, window_shape, strides, padding)
 
 
+def _is_left_to_xla(*arrays: chex.Array) -> bool:
+    """Whether arrays are of a dtype, shape or mesh that only XLA's functions take.
+
+    These are floats of 8 bits, symbolic or empty shapes, and meshes where the types
+    of arrays say how they are sharded, which products and loops would have to repeat.
+    """
+    axes = itertools.chain(*(jax.typeof(x).sharding.mesh.axis_types for x in arrays))
+    return (
+        any(not isinstance(size, int) for x in arrays for size in x.shape)
+        or any(0 in x.shape for x in arrays)
+        or any(_is_small_float(x.dtype) for x in arrays)
+        or not set(axes) <= {jax.sharding.AxisType.Auto}
+    )
+
+
+def _is_small_float(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16
+
+
 # ---------------------------------------------------------------- convolution
 
 
@@ -235,7 +268,7 @@ class _Window(NamedTuple):
 
 def _products(window: _Window, images: chex.Array, kernels: chex.Array) -> chex.Array:
     padded = _padded(images, window.padding, window.lhs_dilation)
-    if _is_winograd(window, kernels.shape):
+    if _is_winograd(window, images.shape[1:-1], kernels.shape):
         return _winograd(window, padded, kernels)
     return _patch_products(window, padded, kernels)
 
@@ -279,7 +312,8 @@ def _by_images(window: _Window, images: chex.Array, kernels: chex.Array) -> chex
     unfolded = math.prod(out.shape[:-1]) * images.shape[-1]
     mirrored_unfolded = math.prod(images.shape[:-1]) * out.shape[-1]
     is_mirrored = set(window.strides) == {1} and (
-        _is_winograd(mirrored, kernels.shape) or mirrored_unfolded <= 2 * unfolded
+        _is_winograd(mirrored, out.shape[1:-1], kernels.shape)
+        or mirrored_unfolded <= 2 * unfolded
     )
     if not is_mirrored:
         return _products(window, images, kernels)
@@ -290,7 +324,7 @@ def _by_images(window: _Window, images: chex.Array, kernels: chex.Array) -> chex
 
 def _by_kernels(window: _Window, images: chex.Array, kernels: chex.Array) -> chex.Array:
     """The convolution, in the form whose transpose by the kernels is fast."""
-    if not _is_winograd(window, kernels.shape):
+    if not _is_winograd(window, images.shape[1:-1], kernels.shape):
         return _products(window, images, kernels)
     out = jax.eval_shape(functools.partial(_products, window), images, kernels)
 
@@ -327,7 +361,27 @@ def _mirrored_kernels(kernels: chex.Array, groups: int) -> chex.Array:
     return jnp.moveaxis(grouped, -1, -3).reshape(*shape, o // groups, i * groups)
 
 
-# Patches: the pixels under the kernel, unfolded for each output.
+# Patches: the pixels under the kernel, unfolded for each output. Dilated kernels have
+# them too: by itself lax's convolution can take a third of the time there, but inside
+# `lax.scan`, where training runs, it takes twenty times as long, and nothing tells
+# here which of the two it is.
+
+
+def _is_too_large(
+    window: _Window, image: Sequence[int], kernels: Sequence[int], dtype: Any
+) -> bool:
+    """Whether the patches of a single image are more than to unfold at once."""
+    *kernel, channels, _ = kernels
+    if math.prod(kernel) == 1 or _is_winograd(window, image, kernels):
+        return False
+    _, patches = jax.eval_shape(
+        lambda x: _patches(
+            window, _padded(x, window.padding, window.lhs_dilation), kernel
+        ),
+        jax.ShapeDtypeStruct((1, *image, channels * window.groups), dtype),
+    )
+    most = _MOST_CHUNKS_OF_AN_IMAGE * _PATCH_BYTES
+    return patches.size * patches.dtype.itemsize > most
 
 
 def _patch_products(
@@ -383,20 +437,42 @@ def _patch_chunk(window: _Window, images: chex.Array, kernel: Sequence[int]) -> 
 # matrix products for 4 outputs, instead of 36.
 
 
-def _is_winograd(window: _Window, kernels: Sequence[int]) -> bool:
+def _is_winograd(window: _Window, image: Sequence[int], kernels: Sequence[int]) -> bool:
     return (
         tuple(kernels[:-2]) == (3, 3)
         and min(kernels[-2:]) >= _WINOGRAD_CHANNELS
         and window.groups == 1
         and set(window.strides + window.rhs_dilation) == {1}
+        and not _is_any_row_idle(window, image, kernels)
     )
+
+
+def _is_any_row_idle(
+    window: _Window, image: Sequence[int], kernels: Sequence[int]
+) -> bool:
+    """Whether a row or column of an undilated kernel meets padding only.
+
+    Its gradient is zero, and Winograd's would be a rounding error, which a saliency
+    would rank. A row moves over as many pixels as there are outputs.
+    """
+    for size, kernel, (low, high), dilation in zip(
+        image, kernels, window.padding, window.lhs_dilation
+    ):
+        extent = (size - 1) * dilation + 1
+        outputs = extent + low + high - kernel + 1
+        pixels = range(low, low + extent, dilation)
+        rows = (range(start, start + outputs) for start in range(kernel))
+        if any(not set(row) & set(pixels) for row in rows):
+            return True
+    return False
 
 
 def _winograd(window: _Window, images: chex.Array, kernels: chex.Array) -> chex.Array:
     *_, i, o = kernels.shape
     height, width = (size - 2 for size in images.shape[1:-1])
     images = _even(images)
-    filters = (_filter_matrix(kernels.dtype) @ kernels.reshape(9, -1)).reshape(16, i, o)
+    matrix = _filter_matrix(kernels.dtype)
+    filters = (matrix @ kernels.reshape(9, -1).astype(matrix.dtype)).reshape(16, i, o)
 
     def products(images: chex.Array, filters: chex.Array) -> chex.Array:
         product = _dot(window, _input_tiles(images), filters, (2, 1))
@@ -538,18 +614,20 @@ def _dot(
     window: _Window, a: chex.Array, b: chex.Array, contracted: tuple[int, int]
 ) -> chex.Array:
     """Products of the matrices in a and b, accumulated in float32 or more."""
-    dtype = jnp.promote_types(a.dtype, b.dtype)
+    dtype = a.dtype if a.dtype == b.dtype else _accumulator(a.dtype, b.dtype)
     return lax.dot_general(
         a.astype(dtype),
         b.astype(dtype),
         (((contracted[0],), (contracted[1],)), ((0,), (0,))),
         precision=window.precision,
-        preferred_element_type=_accumulator(jnp.promote_types(dtype, window.dtype)),
+        preferred_element_type=_accumulator(dtype, window.dtype),
     )
 
 
-def _accumulator(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
+def _accumulator(*dtypes: Any) -> Any:
+    """float32, or a wider one of the dtypes; `jnp.promote_types` may be strict."""
+    dtypes = (jnp.float32, *dtypes)
+    return max(map(jnp.dtype, dtypes), key=lambda dtype: dtype.itemsize)
 
 
 def _dilated(shape: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
@@ -602,16 +680,17 @@ def _pool(
             )
     spatial = inputs.shape[-1 - rank : -1]
     is_tiling = (
-        strides == window_shape
+        not _is_left_to_xla(inputs)
+        and strides == window_shape
         and all(s % w == 0 for s, w in zip(spatial, window_shape, strict=True))
         and (isinstance(padding, str) or set(itertools.chain(*padding)) == {0})
-        and 0 not in inputs.shape
     )
     plain = functools.partial(
         plain, window_shape=window_shape, strides=strides, padding=padding
     )
     if not is_tiling:
         return plain(inputs)
+    jax.eval_shape(plain, inputs)  # raises what Flax raises
     tiled = functools.partial(tiled, window_shape=window_shape)
     return lax.platform_dependent(inputs, cpu=tiled, default=plain)
 

@@ -1,6 +1,12 @@
 """snipjax.nn against the functions it replaces."""
 
+import functools
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -10,9 +16,10 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax import lax
+from jax import export, lax
 
 from snipjax import nn as fast
+from snipjax import pruning
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -145,6 +152,99 @@ def test_falls_back_to_lax():
     np.testing.assert_array_equal(ours(*integers), plain(*integers))
     with pytest.raises(TypeError, match="ndim"):
         ours(x, w[0])
+
+
+def test_arguments_of_other_types_are_taken_as_lax_takes_them():
+    x, w = normal(0, (2, 5, 6, 4)), normal(1, (3, 3, 4, 8)) / 6
+    numbers = {
+        "window_strides": np.array([2, 1]),
+        "padding": np.array([[1, 1], [0, 2]]),
+        "lhs_dilation": np.array([2, 1]),
+        "rhs_dilation": np.array([1, 2]),
+    }
+    assert_same_convolution(x, w, **numbers)
+    assert_same_convolution(x, w, precision=["highest", "default"])
+    for dilation in ("lhs_dilation", "rhs_dilation"):
+        for conv in pair(**{"padding": ((1, 1), (1, 1)), dilation: ()}):
+            with pytest.raises(Exception, match=r"dimensions|dilation"):
+                value_and_gradients(conv)(x, w)
+
+
+def test_floats_of_8_bits_are_left_to_lax():
+    x, w = (normal(0, shape) for shape in ((2, 5, 5, 16), (3, 3, 16, 16)))
+    x, w = x.astype(jnp.float8_e4m3fn), w.astype(jnp.float8_e4m3fn)
+    ours, plain = pair()
+    assert_close(ours(x, w), plain(x, w), 0)
+    images = normal(0, (2, 4, 4, 3)).astype(jnp.float8_e4m3fn)
+    for kind in ("max_pool", "avg_pool"):
+        assert_close(
+            getattr(fast, kind)(images, (2, 2), (2, 2)),
+            getattr(nn, kind)(images, (2, 2), (2, 2)),
+            0,
+        )
+
+
+def test_a_symbolic_batch_can_be_exported():
+    ours, plain = pair()
+    kernels = normal(0, (3, 3, 16, 16))
+    x = normal(1, (3, 4, 4, 16))
+
+    def gradient(conv, pool):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(pool(conv(x, kernels), (2, 2)))))
+
+    (batch,) = export.symbolic_shape("b")
+    symbolic = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    exported = export.export(jax.jit(gradient(ours, fast.max_pool)))(symbolic)
+    assert_close(exported.call(x), gradient(plain, nn.max_pool)(x))
+
+
+@pytest.mark.parametrize("accumulator", [None, jnp.float32])
+def test_strict_promotion(accumulator):
+    x, w = (normal(0, s, jnp.bfloat16) for s in ((2, 5, 5, 16), (3, 3, 16, 16)))
+    with jax.numpy_dtype_promotion("strict"):
+        assert_same_convolution(x, w / 16, 0.02, preferred_element_type=accumulator)
+
+
+def test_kernels_that_unfold_too_much_are_left_to_lax(monkeypatch):
+    x, w = normal(0, (2, 9, 9, 8)), normal(1, (7, 7, 1, 8)) / 7
+
+    def is_lax():
+        ours, _ = pair(feature_group_count=8)
+        return "convolution(" in hlo(ours, "cpu", x, w)
+
+    assert not is_lax()
+    unfolded = 9 * 9 * 7 * 7 * 8 * 4  # by one image
+    monkeypatch.setattr(fast, "_PATCH_BYTES", unfolded // 4)
+    assert not is_lax()
+    monkeypatch.setattr(fast, "_PATCH_BYTES", unfolded // 4 - 1)
+    assert is_lax()
+    # Kernels of one pixel unfold nothing.
+    assert "convolution(" not in hlo(pair()[0], "cpu", x, normal(1, (1, 1, 8, 8)))
+
+
+# Images, padding and dilation of which a row or column of a 3x3 kernel sees nothing.
+IDLE = {
+    "1x1 map": ((2, 1, 1, 16), "SAME", (1, 1)),
+    "a row": ((2, 1, 5, 16), "SAME", (1, 1)),
+    "a column": ((2, 5, 1, 16), "SAME", (1, 1)),
+    "cropped": ((2, 6, 6, 16), ((-4, 1), (1, 1)), (1, 1)),
+    "between pixels": ((2, 2, 2, 16), ((0, 0), (1, 1)), (2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_gradients_by_what_meets_padding_only_are_zero(name):
+    image, padding, dilation = IDLE[name]
+    x, w = normal(0, image), normal(1, (3, 3, 16, 16)) / 12
+
+    def gradient(conv):
+        return value_and_gradients(conv)(x, w)[1][1]
+
+    ours, plain = pair(padding=padding, lhs_dilation=dilation)
+    actual, expected = gradient(ours), gradient(plain)
+    assert (expected == 0).any()
+    np.testing.assert_array_equal(actual == 0, expected == 0)
+    assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -296,6 +396,121 @@ def test_nnx_convolution():
     assert_close(nnx.grad(loss)(ours), nnx.grad(loss)(plain), 2e-5)
 
 
+class Small(nn.Module):
+    """A network of a layer of patches and one of Winograd's."""
+
+    convolve: Callable
+    pool: Callable
+
+    @nn.compact
+    def __call__(self, x):
+        conv = functools.partial(nn.Conv, conv_general_dilated=self.convolve)
+        x = self.pool(nn.relu(conv(16, (5, 5))(x)), (2, 2), (2, 2))
+        return conv(10, (3, 3))(nn.relu(conv(16, (3, 3))(x))).sum((1, 2))
+
+
+def test_snip_keeps_the_same_connections():
+    batch = normal(0, (8, 8, 8, 3)), np.arange(8)
+    ours, plain = (
+        Small(fast.conv_general_dilated, fast.max_pool),
+        Small(lax.conv_general_dilated, nn.max_pool),
+    )
+    shapes = jax.eval_shape(plain.init, jax.random.key(0), batch[0])
+    params = jax.tree.map(
+        lambda p: normal(p.size, p.shape) / math.prod(p.shape[:-1]) ** 0.5, shapes
+    )
+
+    def mask(model):
+        def loss(params, batch):
+            log_probabilities = jax.nn.log_softmax(model.apply(params, batch[0]))
+            return -jnp.mean(log_probabilities[np.arange(8), batch[1]])
+
+        return pruning.prune(loss, params, batch, 0.95)[1]
+
+    jax.tree.map(np.testing.assert_array_equal, mask(ours), mask(plain))
+
+
+# Under `shard_map` and in meshes of explicit axes the types of arrays say how they are
+# sharded, in gradients too.
+SHARDED = """
+import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from snipjax import nn as fast
+
+fast._TILES = 4  # so that the images of a device are several chunks
+normal = np.random.default_rng(0).normal
+x = normal(size=(8, 4, 4, 16)).astype("float32")
+w = normal(size=(3, 3, 16, 16)).astype("float32") / 12
+FUNCTIONS = (fast.conv_general_dilated, fast.max_pool, fast.avg_pool), (
+    lax.conv_general_dilated, nn.max_pool, nn.avg_pool
+)
+
+
+def mesh(axis_type):
+    return jax.make_mesh((2,), ("d",), axis_types=(axis_type,))
+
+
+def network(conv, max_pool, avg_pool):
+    def loss(w, x):
+        y = conv(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = avg_pool(max_pool(y, (2, 2), (2, 2)), (2, 2))
+        return jnp.sum(jnp.sin(y))
+
+    return loss
+
+
+def in_shard_map(loss, is_varying, check):
+    def gradient(w, x):
+        if is_varying:
+            w = lax.pcast(w, "d", to="varying")
+            return lax.psum(jax.grad(loss)(w, x), "d")
+        return jax.grad(lambda w: lax.psum(loss(w, x), "d"))(w)
+
+    return jax.jit(jax.shard_map(
+        gradient, mesh=mesh(AxisType.Auto), in_specs=(P(), P("d")), out_specs=P(),
+        check_vma=check,
+    ))(w, x)
+
+
+def in_types(loss):
+    explicit = mesh(AxisType.Explicit)
+    with jax.set_mesh(explicit):
+        images = jax.device_put(x, NamedSharding(explicit, P("d")))
+        kernels = jax.device_put(w, NamedSharding(explicit, P()))
+        return jax.jit(jax.grad(loss))(kernels, images)
+
+
+def automatic(loss):
+    images = jax.device_put(x, NamedSharding(mesh(AxisType.Auto), P("d")))
+    return jax.jit(jax.grad(loss))(w, images)
+
+
+def shardings(loss):
+    yield in_shard_map(loss, is_varying=True, check=True)
+    yield in_shard_map(loss, is_varying=False, check=True)
+    yield in_shard_map(loss, is_varying=False, check=False)
+    yield in_types(loss)
+    yield automatic(loss)
+
+
+for ours, plain in zip(*(shardings(network(*f)) for f in FUNCTIONS), strict=True):
+    np.testing.assert_allclose(ours, plain, atol=1e-4)
+"""
+
+
+def test_sharded_in_every_way():
+    flags = (
+        "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    )
+    subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        check=True,
+    )
+
+
 # -------------------------------------------------------------------- pooling
 
 POOLS = {
@@ -385,3 +600,9 @@ def test_pools_say_what_is_wrong():
         fast.max_pool(x, (2, 2), (2, 2), ((0, 0),))
     with pytest.raises(ValueError, match="spatial"):
         fast.avg_pool(x[0, 0], (2, 2), (2, 2))
+    for pools in (fast, nn):
+        for pool in (pools.max_pool, pools.avg_pool):
+            with pytest.raises(RuntimeError, match="padding type"):
+                pool(x, (2, 2), (2, 2), "FOO")
+        with pytest.raises(TypeError, match="number dtype"):
+            pools.avg_pool(x > 0, (2, 2), (2, 2))
