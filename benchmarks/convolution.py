@@ -37,6 +37,7 @@ class Layer(NamedTuple):
     kernel: int = 3
     padding: str = "SAME"
     stride: int = 1
+    dilation: int = 1
     groups: int = 1
     is_first: bool = False
 
@@ -44,6 +45,8 @@ class Layer(NamedTuple):
 LAYERS = (
     Layer("LeNet-5 1", 100, 28, 1, 20, kernel=5, padding="VALID", is_first=True),
     Layer("LeNet-5 2", 100, 12, 20, 50, kernel=5, padding="VALID"),
+    Layer("AlexNet 1", 128, 32, 3, 96, kernel=11, stride=2, is_first=True),
+    Layer("AlexNet 2", 128, 16, 96, 256, kernel=5, stride=2),
     Layer("VGG 1", 128, 32, 3, 64, is_first=True),
     Layer("VGG 2", 128, 32, 64, 64),
     Layer("VGG 3", 128, 16, 64, 128),
@@ -55,12 +58,14 @@ LAYERS = (
     Layer("VGG 11", 128, 2, 512, 512),
     Layer("few channels", 128, 32, 16, 16),
     Layer("stride 2", 128, 32, 16, 32, stride=2),
+    Layer("dilated", 128, 32, 64, 64, dilation=2),
     Layer("pointwise", 128, 16, 64, 128, kernel=1),
     Layer("grouped", 128, 16, 64, 64, groups=4),
     Layer("depthwise", 128, 16, 64, 64, groups=64),
+    Layer("depthwise 7x7", 128, 16, 64, 64, kernel=7, groups=64),
 )
 POOLS = {"max_pool": linen.max_pool, "avg_pool": linen.avg_pool}
-IN_SCAN = ("LeNet-5 2", "VGG 4", "VGG 9")
+IN_SCAN = ("LeNet-5 2", "VGG 4", "VGG 9", "few channels", "dilated")
 # Constants of `snipjax.nn` that choose a form.
 FORMS = {
     "chosen": {},
@@ -91,6 +96,7 @@ def _layer_gradient(
             (layer.stride, layer.stride),
             layer.padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            rhs_dilation=(layer.dilation, layer.dilation),
             feature_group_count=layer.groups,
         )
         return jnp.sum(out**2)
@@ -120,7 +126,8 @@ def _compiled(function: Callable[..., Any], *args: chex.Array) -> Callable[[], A
 
 def _forms(layer: Layer) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The layer's gradient by each form that can compute it, and by lax."""
-    is_winograd = (layer.kernel, layer.stride, layer.groups) == (3, 1, 1)
+    window = (layer.kernel, layer.stride, layer.dilation, layer.groups)
+    is_winograd = window == (3, 1, 1, 1)
     for form, constants in FORMS.items():
         if is_winograd or "winograd" not in form:
             jax.clear_caches()  # what was traced with other constants
