@@ -2,8 +2,11 @@
 
 A round removes the connections below a threshold and trains what is left; what is
 removed stays so. The threshold of a layer is a quality parameter times the standard
-deviation of its weights; the quality, one for all layers, is the one that leaves as
-many connections as the round is to have.
+deviation of its weights. The paper chooses the quality of each layer by its
+sensitivity, less for smaller layers; here it is proportional to the logarithm of the
+layer's size, and as large as leaves the connections that the round is to have. With
+one quality for all layers, the first of LeNet-5-Caffe kept 38 of its 500 weights at
+91.7%, where the paper keeps 66%.
 """
 
 import functools
@@ -31,7 +34,7 @@ def lwc(
 
     In every round, of the connections w that are left in a layer, those with::
 
-        |w| <= quality * std(layer)
+        |w| <= quality * log(1 + size(layer)) * std(layer)
 
     are removed, for good. The density of the rounds shrinks geometrically to its
     target; the quality of a round is that with which exactly as many connections
@@ -103,7 +106,7 @@ def weakest_removed(
     sparsity: float,
     prunable: masks.Prunable,
 ) -> chex.ArrayTree:
-    """Returns the mask without the weights smallest against their layer's deviation.
+    """Returns the mask without the weights smallest against their layer's threshold.
 
     Args:
       params: pytree of float arrays.
@@ -123,7 +126,11 @@ def weakest_removed(
       ([True, False], [True])
     """
     _, std = layers.mean_and_std(params, mask)
+    thresholds = jax.tree.map(jnp.multiply, layers.log_size(mask), std)
     scores = jax.tree.map(
-        lambda keep, w, std: jnp.where(keep, jnp.abs(w) / std, -1.0), mask, params, std
+        lambda keep, w, threshold: jnp.where(keep, jnp.abs(w) / threshold, -1.0),
+        mask,
+        params,
+        thresholds,
     )
     return masks.global_topk(scores, sparsity, prunable)

@@ -36,6 +36,19 @@ def test_the_thresholds_are_the_quality_times_each_layers_deviation() -> None:
         assert layer["bias"].tolist() == [False, False]
 
 
+def test_the_quality_of_a_layer_grows_with_the_logarithm_of_its_size() -> None:
+    few = np.array([1.0, -1.0, 0.0], np.float32)
+    # Alike in deviation; of 15 and 3 weights, so that a threshold is twice the other.
+    params = {"a": {"w": jnp.tile(1.9 * few, 5)}, "b": {"w": jnp.asarray(1.9 * few)}}
+    params["a"]["w"] = params["a"]["w"].at[0].set(3.0)
+    mask = weakest_removed(
+        params, masks.ones(params, prunable), sparsity=15 / 18, prunable=prunable
+    )
+    # 3 / log 16 = 1.08 and 1.9 / log 4 = 1.37 times the deviations, about equal.
+    assert mask["b"]["w"].tolist() == [True, True, False]
+    assert np.flatnonzero(mask["a"]["w"]).tolist() == [0]
+
+
 def test_mean_and_deviation_are_over_what_a_layer_keeps() -> None:
     params = two_layers()
     mask = masks.ones(params, prunable)
