@@ -17,10 +17,6 @@ feature maps, in feature maps smaller than the kernel, and everywhere inside
 so that what is unfolded stays in the cache (`python -m benchmarks.convolution`
 prints the measurements behind the choices made here).
 
-Of 3x3 kernels with many channels the products are Winograd's, whose rounding in
-float32 is relative to the largest entries, not to each; infinite images or kernels
-may give NaN where `lax` gives an infinity.
-
 Forward and reverse mode, any number of times, in any order: the products are
 plain JAX operations, and each derivative is written so that its transpose, which
 is what reverse mode runs, is a product of the fast kind too.
@@ -70,7 +66,9 @@ def conv_general_dilated(
 
     over positions `p`, offsets `k` in the kernel and channels `i`, on images
     padded and dilated first. Values agree with `lax` to the rounding of the
-    dtype. Works under `jit`, `vmap`, `scan`, and all derivatives.
+    dtype; that of 3x3 kernels of many channels (Winograd's products) is relative to
+    the largest entries, not to each, and infinite inputs may give NaN there where
+    `lax` gives an infinity. Works under `jit`, `vmap`, `scan`, and all derivatives.
 
     Args:
       lhs: images, of rank 2 + d, in any floating dtype.
