@@ -26,12 +26,12 @@ for.
 
 LeNet-5-Caffe at 99.5% did not come to the published 1.0% of error. Of seed 0, after a
 dense training of 10,800 steps: 49.3% after 1,620 steps of retraining; 2.2% after 4,320
-under :math:`\tau` = 0.1; and 1.9% at the same step of 5,400, not run to their end, under
-0.1 with :math:`\pi_0` = 0.999 and learning rates falling linearly to zero, that of the
-weights from 1e-3. The difference is thought to be of two kinds: the zero component takes
-thousands of steps to contract, and it then keeps apart more weights than there may be
-(4,664 in the second run, of which 2,155 are kept), while the error in training is still
-1.4% and falling.
+under :math:`\tau` = 0.1; and 1.9% at the same step of 5,400, not run to their end,
+under 0.1 with :math:`\pi_0` = 0.999 and learning rates falling linearly to zero, that
+of the weights from 1e-3. The difference is thought to be of two kinds: the zero
+component takes thousands of steps to contract, and it then keeps apart more weights
+than there may be (4,664 in the second run, of which 2,155 are kept), while the error in
+training is still 1.4% and falling.
 """
 
 import heapq
