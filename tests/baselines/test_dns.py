@@ -52,7 +52,7 @@ def test_a_hidden_connection_comes_back_above_b_only() -> None:
     assert kept["w"].tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("sparsity", [0.25, 0.6, 0.9])
+@pytest.mark.parametrize("sparsity", [0.25, 0.9])
 def test_the_rule_is_the_papers_with_one_c_for_all_layers(sparsity: float) -> None:
     rng = np.random.default_rng(3)
     params = {
@@ -119,7 +119,7 @@ def test_hidden_weights_follow_the_gradient_of_the_masked_network() -> None:
     gradient = jax.tree.map(jnp.subtract, params, carry.params)
     chex.assert_trees_all_equal(carry.mask, mask)
 
-    loss = training.batch_loss(parts.model, {})
+    loss = jax.jit(training.batch_loss(parts.model, {}))
     flat, unflatten = jax.flatten_util.ravel_pytree(masks.apply(mask, params))
     expected = np.array(
         [

@@ -28,8 +28,7 @@ def flat(tree: chex.ArrayTree) -> np.ndarray:
     return np.concatenate([np.float64(x).ravel() for x in jax.tree.leaves(tree)])
 
 
-@pytest.mark.parametrize("kappa", [1, 3, 6, 8])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("kappa", "seed"), [(1, 0), (3, 1), (6, 2)])
 def test_the_projection_is_the_nearest_of_all_supports(kappa: int, seed: int) -> None:
     weights, multipliers, mu = random_tree(seed), random_tree(seed + 10), 0.7
     project = jax.jit(projected, static_argnums=(2, 3, 4))
