@@ -6,10 +6,10 @@ layer's inputs, the same for all units, and small enough for an inverse: of all
 weights of a unit, the one is removed that the output needs least once the others
 have made up for it.
 
-The paper chooses the sparsity of each layer by hand. Here sensitivities are taken
-relative to the size of their layer's output, mean square, and the least of all layers
-are removed together: layers are pruned to the same marginal relative error, and any
-network to any target.
+The paper chooses the sparsity of each layer by hand. Here sensitivities are
+multiplied by how much an error in their layer's output grows up to the logits
+(:func:`output_gains`), and the least of all layers are removed together, so that any
+network reaches any target.
 """
 
 import functools
@@ -50,7 +50,7 @@ def lobs(
     pretrained: fitting.Outcome | None = None,
     rounds: int = 4,
     retraining: float = 0.25,
-    learning_rate: float = 0.1,
+    learning_rate: float = 1.0,
     decays: int = 2,
     block: float = 0.3,
     damping: float = 1e-3,
@@ -127,14 +127,15 @@ def lobs(
     for done in range(1, rounds + 1):
         before = mask
         key = fitting.phase_key(parts, 2 * done - 1)
-        hessians_of = functools.partial(
-            _mean_hessians, parts, layers, num_batches=num_batches
+        measure = functools.partial(
+            _hessians_and_gains, parts, layers, num_batches=num_batches
         )
-        hessians, seconds = timed(hessians_of, params, key)
+        (hessians, gains), seconds = timed(measure, params, key)
         cut, more = _cut(
             params,
             mask,
             hessians,
+            gains,
             _sparsities(target, done, rounds, block),
             damping=damping,
             prunable=parts.prunable,
@@ -310,6 +311,67 @@ def patches(layer: nn.Dense | nn.Conv, x: chex.Array) -> chex.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, int(layer.use_bias))), constant_values=1.0)
 
 
+def output_gains(
+    model: nn.Module,
+    layers: Layers,
+    params: chex.ArrayTree,
+    images: chex.Array,
+    key: chex.PRNGKey,
+) -> dict[Path, chex.Array]:
+    r"""Returns by how much a small error in a layer's output grows up to the logits.
+
+    .. math:: g_l = \frac{1}{d_l} E \lVert J_l \rVert_F^2
+
+    of the Jacobians of an example's logits in the layer's ``d_l`` outputs: an error
+    of no particular direction, and mean square ``e``, becomes one of :math:`g_l e`.
+    Estimated as the mean of :math:`\lVert J_l^T v \rVert^2` over random signs.
+
+    Args:
+      model: as :func:`layers_of` takes it.
+      layers: of :func:`layers_of`.
+      params: of the model.
+      images: as the model takes them, ``[n, ...]``.
+      key: PRNG key of the signs.
+
+    Returns:
+      Scalars, by the layers' paths.
+    """
+    shapes = {}
+
+    def shifted(
+        shifts: dict[Path, chex.Array] | None,
+    ) -> Callable[..., Any]:
+        def interceptor(
+            next_fun: Callable[..., Any],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ) -> Any:
+            output = next_fun(*args, **kwargs)
+            path = context.module.path
+            if not _is_call_of_layer(context):
+                return output
+            if shifts is None:
+                shapes[path] = jax.ShapeDtypeStruct(output.shape, output.dtype)
+                return output
+            return output + shifts[path]
+
+        return interceptor
+
+    def logits_of(shifts: dict[Path, chex.Array] | None) -> chex.Array:
+        with nn.intercept_methods(shifted(shifts)):
+            return model.apply({"params": params}, images, train=False)
+
+    jax.eval_shape(lambda: logits_of(None))
+    zeros = {path: jnp.zeros(shapes[path].shape, shapes[path].dtype) for path in layers}
+    logits, pull_back = jax.vjp(logits_of, zeros)
+    (gradients,) = pull_back(jax.random.rademacher(key, logits.shape, logits.dtype))
+    return {
+        path: jnp.sum(jnp.square(g), dtype=jnp.float32) / g.size
+        for path, g in gradients.items()
+    }
+
+
 def operate(
     hessian: chex.Array, weights: chex.Array, mask: chex.Array, *, size: int | None
 ) -> Surgery:
@@ -423,6 +485,7 @@ def _cut(
     params: chex.ArrayTree,
     mask: chex.ArrayTree,
     hessians: dict[Path, chex.Array],
+    gains: dict[Path, chex.Array],
     sparsities: list[float],
     *,
     damping: float,
@@ -435,7 +498,7 @@ def _cut(
     is the size of the inverses that come next.
     """
     before = {path: _matrix(params, path) for path in hessians}
-    (damped, scales), seconds = timed(_prepared, hessians, before, damping)
+    damped, seconds = timed(_damped, hessians, damping)
 
     def operated(mask: chex.ArrayTree) -> tuple[dict[Path, Surgery], float]:
         results, seconds = {}, 0.0
@@ -450,7 +513,7 @@ def _cut(
         surgeries, more = operated(mask)
         seconds += more
         sensitivities = {path: s.sensitivities for path, s in surgeries.items()}
-        scores, more = timed(_scores, mask, params, sensitivities, scales)
+        scores, more = timed(_scores, mask, params, sensitivities, gains)
         seconds += more
         # Takes milliseconds, and compiles by itself for any sparsity.
         mask = masks.global_topk(scores, sparsity, prunable)
@@ -463,31 +526,28 @@ def _cut(
     return _Cut(masks.apply(mask, pruned), mask, bounds), seconds + more
 
 
-def _prepared(
-    hessians: dict[Path, chex.Array],
-    weights: dict[Path, chex.Array],
-    damping: chex.Numeric,
-) -> tuple[dict[Path, chex.Array], dict[Path, chex.Array]]:
-    """Hessians that are damped, and half the mean square norms of outputs."""
-    tiny = jnp.finfo(jnp.float32).tiny
-    damped, scales = {}, {}
+def _damped(
+    hessians: dict[Path, chex.Array], damping: chex.Numeric
+) -> dict[Path, chex.Array]:
+    damped = {}
     for path, hessian in hessians.items():
-        mean = jnp.maximum(jnp.trace(hessian) / len(hessian), tiny)
+        mean = jnp.trace(hessian) / len(hessian)
+        # Not of a layer, either, whose inputs are all 0.
+        mean = jnp.maximum(mean, jnp.finfo(jnp.float32).tiny / damping)
         damped[path] = hessian + damping * mean * jnp.eye(len(hessian))
-        scales[path] = jnp.maximum(_energy(hessian, weights[path]), tiny)
-    return damped, scales
+    return damped
 
 
 def _scores(
     mask: chex.ArrayTree,
     params: chex.ArrayTree,
     sensitivities: dict[Path, chex.Array],
-    scales: dict[Path, chex.Array],
+    gains: dict[Path, chex.Array],
 ) -> chex.ArrayTree:
-    """Sensitivities relative to their layer's output, -1 of what is pruned."""
+    """Sensitivities, as they reach the logits; -1 of what is pruned."""
     scores = jax.tree.map(jnp.zeros_like, params)
     for path, values in sensitivities.items():
-        scores = _with_matrix(scores, path, values / scales[path])
+        scores = _with_matrix(scores, path, values * gains[path])
     return jax.tree.map(lambda keep, s: jnp.where(keep, s, -1.0), mask, scores)
 
 
@@ -508,7 +568,8 @@ def _errors(
         errors[f"layer_bound/{name}"] = cut.bounds[name]
         errors[f"layer_error/{name}"] = jnp.sqrt(2 * _energy(hessian, change))
 
-    def squared_change(images: chex.Array) -> chex.Array:
+    def squared_change(images: chex.Array, key: chex.PRNGKey) -> chex.Array:
+        del key
         logits, changed = (
             parts.model.apply({"params": params}, images, train=False)
             for params in (before, cut.params)
@@ -522,31 +583,38 @@ def _errors(
     return errors
 
 
-def _mean_hessians(
+def _hessians_and_gains(
     parts: Parts,
     layers: Layers,
     params: chex.ArrayTree,
     key: chex.PRNGKey,
     *,
     num_batches: int,
-) -> dict[Path, chex.Array]:
-    hessians_of = functools.partial(layer_hessians, parts.model, layers, params)
-    return _mean_over_batches(parts, key, num_batches, hessians_of)
+) -> tuple[dict[Path, chex.Array], dict[Path, chex.Array]]:
+    def of_batch(
+        images: chex.Array, key: chex.PRNGKey
+    ) -> tuple[dict[Path, chex.Array], dict[Path, chex.Array]]:
+        return (
+            layer_hessians(parts.model, layers, params, images),
+            output_gains(parts.model, layers, params, images, key),
+        )
+
+    return _mean_over_batches(parts, key, num_batches, of_batch)
 
 
 def _mean_over_batches(
     parts: Parts,
     key: chex.PRNGKey,
     num_batches: int,
-    of_images: Callable[[chex.Array], chex.ArrayTree],
+    of_batch: Callable[[chex.Array, chex.PRNGKey], chex.ArrayTree],
 ) -> chex.ArrayTree:
     def add(
         total: chex.ArrayTree, batch: training.Batch, key: chex.PRNGKey
     ) -> tuple[chex.ArrayTree, None]:
-        del key
-        return jax.tree.map(jnp.add, total, of_images(batch.images)), None
+        return jax.tree.map(jnp.add, total, of_batch(batch.images, key)), None
 
-    like = jax.eval_shape(lambda: of_images(parts.preprocess(parts.train.images[:1])))
+    images = parts.train.images[: parts.config.train.batch_size]
+    like = jax.eval_shape(lambda: of_batch(parts.preprocess(images), key))
     total, _ = training.over_batches(
         add,
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),

@@ -19,6 +19,7 @@ from snipjax.baselines.lobs import (
     lobs,
     operate,
     output_bound,
+    output_gains,
     patches,
 )
 
@@ -193,6 +194,38 @@ def test_one_by_one_or_at_once_the_weights_are_the_same() -> None:
         keep = keep.at[q, 0].set(False)
     at_once = operate(hessian, w, keep, size=3).weights
     np.testing.assert_allclose(at_once, updated, rtol=1e-3, atol=1e-4)
+
+
+def test_the_gain_is_the_mean_square_of_the_jacobian() -> None:
+    model, params, images = small()
+    layers = layers_of(model, images)
+    _, state = model.apply(
+        {"params": params}, images, capture_intermediates=True, mutable="intermediates"
+    )
+    conv, hidden = (
+        state["intermediates"][name]["__call__"][0] for name in ("Conv_0", "Dense_0")
+    )
+
+    def after_hidden(z: chex.Array) -> chex.Array:
+        return nn.Dense(3).apply({"params": params["Dense_1"]}, nn.relu(z))
+
+    def after_conv(z: chex.Array) -> chex.Array:
+        z = nn.max_pool(z, (2, 2), (2, 2)).reshape(-1)
+        return after_hidden(z @ params["Dense_0"]["kernel"])
+
+    def mean_square(function: Any, z: chex.Array) -> float:
+        jacobians = jax.vmap(jax.jacobian(function))(z)
+        return float(jnp.sum(jacobians**2) / z.size)
+
+    gains = jax.vmap(lambda key: output_gains(model, layers, params, images, key))(
+        jax.random.split(KEY, 4000)
+    )
+    assert np.all(np.asarray(gains[("Dense_1",)]) == 1.0)
+    for path, expected in {
+        ("Dense_0",): mean_square(after_hidden, hidden),
+        ("Conv_0",): mean_square(after_conv, conv),
+    }.items():
+        assert float(gains[path].mean()) == pytest.approx(expected, rel=0.05)
 
 
 # Bounds.
