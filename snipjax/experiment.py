@@ -222,14 +222,19 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Parts:
         test=_on_device(dataset.test),
         preprocess=functools.partial(datasets.standardize, mean=mean, std=std),
         augment=augment,
-        optimizer=training.paper_optimizer(
-            train_config.learning_rate,
-            decay_factor=train_config.decay_factor,
-            decay_every=train_config.decay_every,
-            momentum=train_config.momentum,
-            weight_decay=train_config.weight_decay,
-        ),
+        optimizer=optimizer_of(config),
         keys=keys_of(config.seed),
+    )
+
+
+def optimizer_of(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the optimizer of the dense network that a configuration asks for."""
+    return training.paper_optimizer(
+        config.train.learning_rate,
+        decay_factor=config.train.decay_factor,
+        decay_every=config.train.decay_every,
+        momentum=config.train.momentum,
+        weight_decay=config.train.weight_decay,
     )
 
 

@@ -83,7 +83,9 @@ class TestConfig:
     def test_quick_is_a_share_of_the_steps(self) -> None:
         settings = table1.default()
         settings.quick = True
-        train = config.experiment_config(settings, "lenet_5_caffe", seed=3).train
+        train = config.experiment_config(
+            settings, config.Cell("lenet_5_caffe", "lwc", 0.9, seed=3)
+        ).train
         full = settings.lenet_5_caffe
         assert train.steps == full.steps // 50
         assert train.decay_every == full.decay_every // 50
@@ -100,6 +102,7 @@ class TestConfig:
             ({"seed": -1}, "seed is -1; it must be >= 0"),
             ({"seed": 2**32}, "config.seed . config.seeds is 4294967297"),
             ({"lenet_5_caffe.steps": 0}, "lenet_5_caffe.steps is 0; it must be >= 1"),
+            ({"lenet_5_caffe.snip_learning_rate": -1.0}, r"snip_learning_rate is -1"),
             ({"lenet_5_caffe.learning_rate": 0.0}, r"learning_rate is 0\.0; it must"),
             ({"methods": "lwc", "lwc.rounds": 0}, "config.lwc: rounds is 0"),
             ({"methods": "dns", "dns.surgery": -1.0}, "config.dns: surgery is -1"),

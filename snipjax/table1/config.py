@@ -34,7 +34,9 @@ NETWORKS = ("lenet_300_100", "lenet_5_caffe")
 # What the quick form divides a network's steps by.
 QUICK: Mapping[str, int] = MappingProxyType({"lenet_300_100": 10, "lenet_5_caffe": 50})
 # The paper's 0.1 lets the dense LeNet-5-Caffe diverge, from which most methods start.
+# SNIP starts from a sparse one, which does not.
 _LEARNING_RATES = {"lenet_300_100": 0.1, "lenet_5_caffe": 0.02}
+_SNIP_LEARNING_RATE = 0.1
 MAY_DIFFER = ("methods", "networks", "seeds", "frontier")  # in one directory
 _AT_LEAST = {"steps": 1, "decay_every": 1, "eval_every": 1, "seed": 0, "seeds": 1}
 
@@ -81,6 +83,7 @@ def default() -> ConfigDict:
                 "decay_every": 10_000,
                 "eval_every": 540,
                 "learning_rate": _LEARNING_RATES[network],
+                "snip_learning_rate": _SNIP_LEARNING_RATE,
             }
         )
     for method in METHODS:
@@ -105,11 +108,12 @@ def validate(config: ConfigDict) -> None:
         if least is not None and not value >= least:
             raise ValueError(f"config.{name} is {value}; it must be >= {least}")
     for network in NETWORKS:
-        if not 0.0 < config[network].learning_rate < math.inf:
-            raise ValueError(
-                f"config.{network}.learning_rate is {config[network].learning_rate}; "
-                "it must be a positive number, e.g. 0.1"
-            )
+        for name in ("learning_rate", "snip_learning_rate"):
+            if not 0.0 < config[network][name] < math.inf:
+                raise ValueError(
+                    f"config.{network}.{name} is {config[network][name]}; it must be "
+                    "a positive number, e.g. 0.1"
+                )
     if config.seed + config.seeds > 2**32:
         raise ValueError(
             f"config.seed + config.seeds is {config.seed + config.seeds}; it must be "
@@ -208,28 +212,33 @@ def sparsities(config: ConfigDict, network: str, method: str) -> list[float]:
     return list(dict.fromkeys([*listed, *frontier(config)]))
 
 
-def experiment_config(config: ConfigDict, network: str, seed: int) -> ConfigDict:
-    """Returns the configuration of an experiment with a network of the table."""
+def experiment_config(config: ConfigDict, cell: Cell) -> ConfigDict:
+    """Returns the configuration of an experiment that a cell is."""
     experiment = configs.default()
-    experiment.seed = seed
+    experiment.seed = cell.seed
     experiment.dataset.name = config.dataset.name
-    experiment.model.name = network
-    experiment.train.update(training(config, network))
+    experiment.model.name = cell.network
+    experiment.train.update(training(config, cell.network, cell.method))
     return experiment
 
 
-def training(config: ConfigDict, network: str) -> dict[str, Any]:
-    """Returns a network's fields of training; in the quick form, with fewer steps.
+def training(config: ConfigDict, network: str, method: str) -> dict[str, Any]:
+    """Returns the fields of training that a network's section gives to a method.
+
+    In the quick form there are fewer steps.
 
     Evaluations are as far apart as ever, for they take as long as many steps.
 
     Example:
       >>> config = default()
       >>> config.quick = True
-      >>> training(config, "lenet_5_caffe")
+      >>> training(config, "lenet_5_caffe", "dense")
       {'decay_every': 200, 'eval_every': 540, 'learning_rate': 0.02, 'steps': 1080}
     """
     fields = dict(config[network])
+    snip_learning_rate = fields.pop("snip_learning_rate")
+    if method == "snip":
+        fields["learning_rate"] = snip_learning_rate
     if config.quick:
         for name in ("steps", "decay_every"):
             fields[name] = max(1, fields[name] // QUICK[network])
@@ -238,7 +247,7 @@ def training(config: ConfigDict, network: str) -> dict[str, Any]:
 
 def settings(config: ConfigDict, cell: Cell) -> dict[str, Any]:
     """Returns what a cell's outcome depends on, by the names of the fields."""
-    sections = {cell.network: training(config, cell.network)}
+    sections = {cell.network: training(config, cell.network, cell.method)}
     if cell.method != "dense":
         sections[cell.method] = config[cell.method]
     return {

@@ -167,15 +167,14 @@ def check_finite(outcome: baselines.Outcome, cell: Cell) -> None:
     if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(outcome.params)):
         raise FloatingPointError(
             "parameters are not finite, for training diverged; lower "
-            f"config.{cell.network}.learning_rate"
+            f"config.{cell.network}.{'snip_' * (cell.method == 'snip')}learning_rate"
         )
 
 
 def parts_of(config: ConfigDict, data_dir: str | None, network: str) -> Parts:
     """Returns the parts of an experiment with a network, of the first seed."""
-    return experiment.assemble(
-        configs.experiment_config(config, network, config.seed), data_dir
-    )
+    dense = Cell(network, "dense", 0.0, config.seed)
+    return experiment.assemble(configs.experiment_config(config, dense), data_dir)
 
 
 def _run_cells(
@@ -196,9 +195,11 @@ def _run_cells(
             f"cell {number + 1} of {len(cells)}: {described(cell)} "
             f"({progress(so_far, to_go(cells[number:], cells, workdir))})"
         )
+        of_cell = configs.experiment_config(config, cell)
         parts = assembled(cell.network)._replace(
-            config=configs.experiment_config(config, cell.network, cell.seed),
+            config=of_cell,
             keys=experiment.keys_of(cell.seed),
+            optimizer=experiment.optimizer_of(of_cell),
         )
         began = time.monotonic()
         try:

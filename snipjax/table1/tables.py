@@ -208,7 +208,7 @@ def caption(config: ConfigDict, table: Sequence[Row]) -> str:
         f"{training['steps']:,} steps of {published.NETWORKS[name]} at a learning rate "
         f"of {training['learning_rate']:g}"
         for name in networks(table)
-        for training in [configs.training(config, name)]
+        for training in [configs.training(config, name, "dense")]
     ]
     seeds = [len(row.results) for row in table if row.results]
     plural = "" if set(seeds) == {1} else "s"
@@ -216,6 +216,11 @@ def caption(config: ConfigDict, table: Sequence[Row]) -> str:
         f"Pruning LeNets on {dataset}: measured, and published beside. A dense "
         f"training is {listed(steps)}; figures are means over "
         f"{between(seeds or [0])} seed{plural}."
+    ]
+    sentences += [
+        f"SNIP trains {published.NETWORKS[name]} at {rate:g}."
+        for name in networks(table)
+        if (rate := config[name].snip_learning_rate) != config[name].learning_rate
     ]
     if config.quick:
         shares = [
