@@ -72,6 +72,7 @@ def stacked(batches: list[Any]) -> Any:
 # What they are.
 
 
+@pytest.mark.slow
 def test_against_the_hessian_on_every_kind_of_pytree(network: Network) -> None:
     loss_fn, params, batch = network
     matrix, w = hessian(loss_fn, params, batch), flatten(params).astype(np.float64)

@@ -84,6 +84,7 @@ def cost(hessian: np.ndarray, change: np.ndarray) -> float:
 # Hessians.
 
 
+@pytest.mark.slow
 def test_the_hessian_is_that_of_half_the_squared_error_of_the_output() -> None:
     model, params, images = small()
     layers = layers_of(model, images)
@@ -281,7 +282,9 @@ def test_the_bound_of_the_output_holds() -> None:
 
 def test_a_miniature_run(digits: experiment.Parts) -> None:
     digits, pretrained = tiny(digits)
-    outcome = lobs(digits, 0.9, pretrained=pretrained, rounds=2, num_batches=5)
+    outcome = lobs(
+        digits, 0.9, pretrained=pretrained, rounds=2, num_batches=5, block=0.6
+    )
     total = sum(x.size for x in jax.tree.leaves(outcome.params))
     kept = sum(int(x.sum()) for x in jax.tree.leaves(outcome.mask))
     assert kept == masks.kept_count(total, 0.9)

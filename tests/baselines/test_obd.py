@@ -81,6 +81,7 @@ def test_the_diagonal_is_the_hessians_of_a_piecewise_linear_network() -> None:
     assert np.all(np.asarray(std) <= 1.1 * np.sqrt(2) * expected + 1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_removed_is_least_salient_of_what_was_left(
     digits: experiment.Parts,
 ) -> None:

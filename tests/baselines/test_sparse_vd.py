@@ -177,6 +177,7 @@ def test_run_prunes_to_the_target(
     assert min(row["test_error"] for row in rows) < 20
 
 
+@pytest.mark.slow
 def test_what_the_rule_prunes_beyond_the_target_stays_pruned(
     digits: experiment.Parts, pretrained: Outcome
 ) -> None:

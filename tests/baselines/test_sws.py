@@ -182,6 +182,7 @@ def test_run_prunes_to_the_target(
     assert 0 < last["bits_per_weight"] < 3
 
 
+@pytest.mark.slow
 def test_what_the_rule_prunes_beyond_the_target_stays_pruned(
     digits: experiment.Parts, pretrained: Outcome
 ) -> None:
