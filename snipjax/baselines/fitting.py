@@ -194,6 +194,17 @@ def share_of(parts: Parts, share: float) -> int:
     return max(1, round(share * parts.config.train.steps))
 
 
+def round_sparsity(target: float, done: int, rounds: int) -> float:
+    """Returns the sparsity after some rounds: the density shrinks geometrically.
+
+    Example:
+      >>> [round(round_sparsity(0.99, done, 2), 3) for done in (1, 2)]
+      [0.9, 0.99]
+    """
+    # The last is the target to the bit, which decides how many are kept.
+    return target if done == rounds else 1 - (1 - target) ** (done / rounds)
+
+
 def phase_optimizer(
     parts: Parts, num_steps: int, *, learning_rate: float, decays: int
 ) -> optax.GradientTransformation:
@@ -295,6 +306,12 @@ def require(is_right: bool, name: str, value: Any, what: str) -> None:
     """
     if not is_right:
         raise ValueError(f"{name} is {value}; it must be {what}")
+
+
+def check_count(name: str, count: int) -> None:
+    """Raises a ``ValueError`` for a number of rounds or the like that is none."""
+    is_count = isinstance(count, int) and count >= 1
+    require(is_count, name, count, "an integer of at least 1, e.g. 4")
 
 
 def check_share(name: str, share: float) -> None:

@@ -108,9 +108,8 @@ def lobs(
     Brain Surgeon", NeurIPS 2017, algorithm 1 and theorems 3.1 and 3.2.
     """
     fitting.check_target(target)
-    for name, count in (("rounds", rounds), ("num_batches", num_batches)):
-        is_count = isinstance(count, int) and count >= 1
-        fitting.require(is_count, name, count, "an integer of at least 1, e.g. 4")
+    fitting.check_count("rounds", rounds)
+    fitting.check_count("num_batches", num_batches)
     fitting.check_share("retraining", retraining)
     fitting.check_schedule(learning_rate, decays)
     fitting.require(0 < block < 1, "block", block, "a share between 0 and 1, e.g. 0.3")

@@ -62,12 +62,7 @@ def lwc(
     Neural Networks", NeurIPS 2015.
     """
     fitting.check_target(target)
-    fitting.require(
-        isinstance(rounds, int) and rounds >= 1,
-        "rounds",
-        rounds,
-        "an integer of at least 1, e.g. 4",
-    )
+    fitting.check_count("rounds", rounds)
     fitting.check_share("retraining", retraining)
     fitting.check_schedule(learning_rate, decays)
     pretrained = reference.dense(parts, pretrained=pretrained)
@@ -75,7 +70,7 @@ def lwc(
     num_steps = fitting.share_of(parts, retraining)
     histories = [pretrained.history]
     for done in range(1, rounds + 1):
-        sparsity = target if done == rounds else 1 - (1 - target) ** (done / rounds)
+        sparsity = fitting.round_sparsity(target, done, rounds)
         prune = functools.partial(
             weakest_removed, sparsity=sparsity, prunable=parts.prunable
         )

@@ -57,9 +57,8 @@ def obd(
     LeCun, Denker, Solla, "Optimal Brain Damage", NIPS 1989, section 2.3.
     """
     fitting.check_target(target)
-    for name, count in (("rounds", rounds), ("num_batches", num_batches)):
-        is_count = isinstance(count, int) and count >= 1
-        fitting.require(is_count, name, count, "an integer of at least 1, e.g. 4")
+    fitting.check_count("rounds", rounds)
+    fitting.check_count("num_batches", num_batches)
     fitting.check_share("retraining", retraining)
     fitting.check_schedule(learning_rate, decays)
     pretrained = reference.dense(parts, pretrained=pretrained)
@@ -67,7 +66,7 @@ def obd(
     num_steps = fitting.share_of(parts, retraining)
     histories = [pretrained.history]
     for done in range(1, rounds + 1):
-        sparsity = target if done == rounds else 1 - (1 - target) ** (done / rounds)
+        sparsity = fitting.round_sparsity(target, done, rounds)
         remove = functools.partial(
             least_salient_removed, parts, sparsity=sparsity, num_batches=num_batches
         )
