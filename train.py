@@ -176,7 +176,7 @@ def several_values(argv: list[str]) -> tuple[list[str], list[str]]:
 
     ``--config.prune.sparsity=0.9,0.95`` asks for a run with each.
     """
-    pattern = re.compile(r"--?config\.((?!vary)[\w.]+=[^,]+(?:,[^,]+)+)")
+    pattern = re.compile(r"--?config\.((?!vary|prune\.exclude)[\w.]+=[^,]+(?:,[^,]+)+)")
     matches = [pattern.fullmatch(argument) for argument in argv]
     rest = [argument for argument, match in zip(argv, matches) if not match]
     return rest, [match[1] for match in matches if match]

@@ -85,7 +85,9 @@ def default() -> ConfigDict:
     config.prune.num_batches = 1  # their gradients are averaged
     config.prune.rounds = 1  # 1 is single-shot
     config.prune.prunable = "weights_and_biases"  # or kernels
+    config.prune.exclude = ()  # patterns of leaves to keep dense, e.g. ("head/*",)
     config.prune.select = "global"  # or layerwise
+    config.prune.min_density = 0.0  # of each leaf, in a global selection
     config.prune.batch_norm = "inference"  # in the saliency pass; or batch
     config.prune.fresh_init = True  # train a new sample, not the one scored
 
@@ -148,6 +150,7 @@ def validate(config: ConfigDict) -> None:
             f"config.prune.sparsity is {given['prune.sparsity']}, outside [0, 1); it "
             "is the share of connections to prune, e.g. 0.95"
         )
+    _check_min_density(given)
 
 
 def check_fields(config: ConfigDict, like: ConfigDict) -> None:
@@ -196,6 +199,8 @@ def varied(entry: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
             raise ValueError(
                 f"config.{name} cannot be varied; config.seeds takes several seeds"
             )
+        if isinstance(known[name], tuple):
+            raise ValueError(f"config.{name} cannot be varied; it is a tuple itself")
     for name in names[1:]:
         for value in values.split(","):
             _parsed(name, value.strip(), known[name])
@@ -322,6 +327,22 @@ def differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
         for name in sorted(flat.keys() | other_flat.keys())
         if flat.get(name) != other_flat.get(name)
     ]
+
+
+def _check_min_density(given: dict[str, Any]) -> None:
+    minimum, density = given["prune.min_density"], 1 - given["prune.sparsity"]
+    is_pruned = given["prune.method"] != "none"
+    if not 0.0 <= minimum <= (density if is_pruned else 1.0):
+        raise ValueError(
+            f"config.prune.min_density is {minimum}; it must be >= 0 and at most the "
+            f"density of the whole, 1 - config.prune.sparsity, which is {density:.6g}"
+        )
+    if minimum and given["prune.select"] != "global":
+        raise ValueError(
+            f"config.prune.min_density is {minimum}, but config.prune.select is "
+            f"'{given['prune.select']}', which leaves every leaf the same density; set "
+            "one of the two to its default"
+        )
 
 
 def _parsed(name: str, value: str, like: Any) -> Any:

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 import snipjax
 from snipjax import (
+    budgets,
     checkpoints,
     console,
     datasets,
@@ -82,7 +83,15 @@ class Parts(NamedTuple):
 
     @property
     def prunable(self) -> masks.Prunable:
-        return _PRUNABLE[self.config.prune.prunable]
+        config = self.config.prune
+        return masks.excluding(_PRUNABLE[config.prunable], *config.exclude)
+
+    @property
+    def select(self) -> pruning.Select:
+        minimum = self.config.prune.min_density
+        if minimum:
+            return budgets.with_minimum_density(minimum)
+        return _SELECT[self.config.prune.select]
 
 
 class Pruned(NamedTuple):
@@ -281,7 +290,7 @@ def prune_on(parts: Parts, batch: training.Batch) -> Pruned:
         batch,
         0.0 if config.method == "none" else config.sparsity,
         criterion=criterion,
-        select=_SELECT[config.select],
+        select=parts.select,
         prunable=parts.prunable,
         num_batches=None if config.num_batches == 1 else config.num_batches,
         rounds=config.rounds,

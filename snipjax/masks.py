@@ -5,6 +5,9 @@ shape, or a scalar ``True`` where the parameter is not prunable, so that
 ``jax.tree.map(jnp.multiply, mask, params)`` always works.
 """
 
+import dataclasses
+import difflib
+import fnmatch
 import re
 import sys
 import warnings
@@ -19,6 +22,8 @@ import numpy as np
 from snipjax import selection, trees
 
 Prunable = Callable[[trees.KeyPath, Any], bool]
+# From the prunable leaves and a sparsity to a bool array of each leaf's shape.
+Choose = Callable[[list[chex.Array], float], list[chex.Array]]
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _BIAS = re.compile(r"(.*_)?(bias|b)_?\d*", re.IGNORECASE)
@@ -70,6 +75,63 @@ def weights_and_biases(path: trees.KeyPath, leaf: chex.Array) -> bool:
     return jnp.ndim(leaf) >= 1 and not is_normalisation
 
 
+def excluding(prunable: Prunable, *patterns: str) -> Prunable:
+    """Returns a predicate like ``prunable`` that is false where a pattern matches.
+
+    For what is to stay dense, such as embeddings and heads. A pattern is matched
+    against the whole name of a leaf, such as ``decoder/layer_3/mlp/kernel``: ``*``
+    stands for any text, slashes included, ``?`` for one character and ``[ab]`` for
+    one of these, as in :mod:`fnmatch`; case matters.
+
+    Args:
+      prunable: predicate ``(key_path, leaf) -> bool``.
+      patterns: e.g. ``"*embedding"``, ``"head/*"``.
+
+    Returns:
+      A predicate. Where it meets a whole pytree, in a selection, :func:`ones` or
+      :func:`are_prunable`, a pattern that matches no leaf raises a ``ValueError``:
+      it is most likely misspelt. Wrapped in a function of yours, it only excludes.
+
+    Raises:
+      ValueError: for a pattern that is not a string.
+
+    Example:
+      >>> params = {"embedding": jnp.ones((2, 2)), "head": {"kernel": jnp.ones((2, 2))}}
+      >>> are_prunable(params, excluding(kernels, "*embedding"))
+      [False, True]
+    """
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise ValueError(
+                f"pattern {pattern!r} is a {type(pattern).__name__}, not a string; a "
+                "pattern is matched against a leaf's name, e.g. '*embedding'"
+            )
+    return _Excluding(prunable, patterns) if patterns else prunable
+
+
+def are_prunable(params: chex.ArrayTree, prunable: Prunable = kernels) -> list[bool]:
+    """Returns whether each leaf is prunable, in tree order.
+
+    Args:
+      params: pytree of arrays.
+      prunable: predicate ``(key_path, leaf) -> bool``; leaves without a dimension or
+        without entries are never prunable.
+
+    Raises:
+      ValueError: if a pattern of :func:`excluding` matches no leaf.
+
+    Example:
+      >>> are_prunable({"w": jnp.ones((2, 2)), "b": jnp.ones(2)})
+      [False, True]
+    """
+    paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    _check_patterns(prunable, [trees.path_name(path) for path, _ in paths_and_leaves])
+    return [
+        jnp.ndim(leaf) >= 1 and jnp.size(leaf) > 0 and bool(prunable(path, leaf))
+        for path, leaf in paths_and_leaves
+    ]
+
+
 def global_topk(
     scores: chex.ArrayTree, sparsity: float, prunable: Prunable = kernels
 ) -> chex.ArrayTree:
@@ -104,7 +166,7 @@ def global_topk(
 
     Lee, Ajanthan, Torr, ICLR 2019, algorithm 1, line 6.
     """
-    return _topk(scores, sparsity, prunable, lambda leaves: [leaves])
+    return selected(scores, sparsity, prunable, _largest)
 
 
 def layerwise_topk(
@@ -121,7 +183,58 @@ def layerwise_topk(
       >>> layerwise_topk(scores, 0.5)["a"]
       Array([[False,  True]], dtype=bool)
     """
-    return _topk(scores, sparsity, prunable, lambda leaves: [[x] for x in leaves])
+
+    def largest_of_each(leaves: list[chex.Array], sparsity: float) -> list[chex.Array]:
+        return [mask for leaf in leaves for mask in _largest([leaf], sparsity)]
+
+    return selected(scores, sparsity, prunable, largest_of_each)
+
+
+def selected(
+    scores: chex.ArrayTree, sparsity: float, prunable: Prunable, choose: Choose
+) -> chex.ArrayTree:
+    """Returns the mask of what a function chooses of the prunable leaves.
+
+    What :func:`global_topk` and its like have in common: their checks and warnings,
+    and the place of each leaf's mask in the pytree.
+
+    Args:
+      scores: pytree of floating-point arrays.
+      sparsity: the share of connections to prune, in [0, 1).
+      prunable: predicate ``(key_path, leaf) -> bool``.
+      choose: ``(leaves, sparsity) -> masks``, from the prunable leaves to a bool
+        array of the shape of each.
+
+    Returns:
+      A pytree like ``scores``, as :func:`global_topk` returns it. Errors and warnings
+      are those listed there.
+
+    Example:
+      >>> def not_least(leaves, sparsity):
+      ...     return [leaf > jnp.min(leaf) for leaf in leaves]
+      >>> selected({"w": jnp.array([[1.0, 3.0]])}, 0.5, kernels, not_least)
+      {'w': Array([[False,  True]], dtype=bool)}
+    """
+    kept_count(0, sparsity)
+    trees.check_floating(scores, "scores")
+    named, is_prunable = trees.named_leaves(scores), are_prunable(scores, prunable)
+    if not any(is_prunable):
+        raise ValueError(
+            f"nothing is prunable among the leaves [{', '.join(n for n, _ in named)}]; "
+            "pass a predicate `prunable(path, leaf)` that is true for some, e.g. "
+            "masks.kernels for leaves of two or more dimensions or "
+            "masks.weights_and_biases"
+        )
+    named = [entry for entry, keep in zip(named, is_prunable) if keep]
+    _check_finite(named)
+    chosen = iter(choose([leaf for _, leaf in named], sparsity))
+    mask = jax.tree.unflatten(
+        jax.tree.structure(scores),
+        [next(chosen) if keep else jnp.array(True) for keep in is_prunable],
+    )
+    if not trees.is_traced(mask):
+        warn_if_disconnected(mask)
+    return mask
 
 
 def ones(params: chex.ArrayTree, prunable: Prunable = kernels) -> chex.ArrayTree:
@@ -139,11 +252,14 @@ def ones(params: chex.ArrayTree, prunable: Prunable = kernels) -> chex.ArrayTree
       >>> ones({"w": jnp.zeros((1, 2)), "b": jnp.zeros(2)})
       {'b': Array(True, dtype=bool), 'w': Array([[ True,  True]], dtype=bool)}
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.ones(
-            jnp.shape(leaf) if _is_prunable(prunable, path, leaf) else (), jnp.bool_
-        ),
-        params,
+    leaves, treedef = jax.tree.flatten(params)
+    is_prunable = are_prunable(params, prunable)
+    return jax.tree.unflatten(
+        treedef,
+        [
+            jnp.ones(jnp.shape(leaf) if keep else (), jnp.bool_)
+            for leaf, keep in zip(leaves, is_prunable)
+        ],
     )
 
 
@@ -313,46 +429,36 @@ def _check_bool(name: str, leaf: chex.Array) -> None:
         )
 
 
-def _topk(
-    scores: chex.ArrayTree,
-    sparsity: float,
-    prunable: Prunable,
-    groups_of: Callable[[list], list[list]],
-) -> chex.ArrayTree:
-    kept_count(0, sparsity)
-    trees.check_floating(scores, "scores")
-    paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(scores)
-    is_prunable = [
-        _is_prunable(prunable, path, leaf) for path, leaf in paths_and_leaves
-    ]
-    if not any(is_prunable):
-        names = ", ".join(trees.path_name(path) for path, _ in paths_and_leaves)
-        raise ValueError(
-            f"nothing is prunable among the leaves [{names}]; pass a predicate "
-            "`prunable(path, leaf)` that is true for some, e.g. masks.kernels for "
-            "leaves of two or more dimensions or masks.weights_and_biases"
-        )
-    named = [
-        (trees.path_name(path), leaf)
-        for (path, leaf), keep in zip(paths_and_leaves, is_prunable)
-        if keep
-    ]
-    _check_finite(named)
-    kept = []
-    for group in groups_of([leaf for _, leaf in named]):
-        count = kept_count(sum(leaf.size for leaf in group), sparsity)
-        kept += selection.largest(group, count)
-    remaining = iter(kept)
-    mask = jax.tree.unflatten(
-        treedef, [next(remaining) if p else jnp.array(True) for p in is_prunable]
-    )
-    if not trees.is_traced(mask):
-        warn_if_disconnected(mask)
-    return mask
+def _largest(leaves: list[chex.Array], sparsity: float) -> list[chex.Array]:
+    count = kept_count(sum(leaf.size for leaf in leaves), sparsity)
+    return selection.largest(leaves, count)
 
 
-def _is_prunable(prunable: Prunable, path: trees.KeyPath, leaf: chex.Array) -> bool:
-    return jnp.ndim(leaf) >= 1 and jnp.size(leaf) > 0 and bool(prunable(path, leaf))
+@dataclasses.dataclass(frozen=True)
+class _Excluding:
+    """What :func:`excluding` returns: a predicate that can tell its patterns."""
+
+    prunable: Prunable
+    patterns: tuple[str, ...]
+
+    def __call__(self, path: trees.KeyPath, leaf: chex.Array) -> bool:
+        name = trees.path_name(path)
+        is_excluded = any(fnmatch.fnmatchcase(name, p) for p in self.patterns)
+        return not is_excluded and self.prunable(path, leaf)
+
+
+def _check_patterns(prunable: Prunable, names: list[str]) -> None:
+    """Raises a ``ValueError`` for a pattern that matches none of the names."""
+    while isinstance(prunable, _Excluding):
+        for pattern in prunable.patterns:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                nearest = difflib.get_close_matches(pattern, names, n=5, cutoff=0.0)
+                raise ValueError(
+                    f"pattern '{pattern}' excludes nothing: it matches no leaf; the "
+                    f"names most like it are {', '.join(nearest)} ('*' stands for any "
+                    "text)"
+                )
+        prunable = prunable.prunable
 
 
 def _names_normalisation(part: str) -> bool:

@@ -6,12 +6,13 @@ guess: a sum over every leaf, which takes no memory to speak of and becomes an
 all-reduce of one number on sharded arrays. Guesses are by interpolation, which takes
 few rounds on scores as they are; later every fourth is by bisection, which bounds the
 rounds on any; the first two, where arrays lie on one CPU, come from a small sample.
-Ties at the k-th largest are cut at a flat index found the same way.
+Ties at the k-th largest are cut at a flat index found the same way. Where every leaf
+keeps some of its own largest in any case, its count is taken as that many at least.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import chex
@@ -22,6 +23,7 @@ from snipjax import trees
 
 # From entries, their flat indices and a guess to whether each is at or above it.
 IsCounted = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
+# How many entries of each leaf are counted, uint32 [leaves].
 Count = Callable[[IsCounted, list[chex.Array], chex.Array], chex.Array]
 
 _PIECE = 255 * 2**13  # entries counted at a time, few enough to stay in the cache
@@ -41,6 +43,13 @@ class Bracket(NamedTuple):
     under: chex.Array
     last_was_low: chex.Array
     guesses: chex.Array
+
+
+class Limits(NamedTuple):
+    """Between what the count of each leaf is taken to be; uint32 [leaves]."""
+
+    least: chex.Array
+    most: chex.Array
 
 
 def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
@@ -63,29 +72,50 @@ def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
       >>> largest([jnp.array([3.0, 1.0]), jnp.array([2.0, 3.0])], 3)
       [Array([ True, False], dtype=bool), Array([ True,  True], dtype=bool)]
     """
-    total = sum(leaf.size for leaf in leaves)
-    if total >= 2**32:
-        raise ValueError(
-            f"{total:,} connections are more than 2**32 - 1, the most that can be "
-            "counted; prune in groups, e.g. with masks.layerwise_topk"
-        )
-    if k in (0, total):
-        return [jnp.full(leaf.shape, k == total) for leaf in leaves]
-    k = jnp.uint32(k)
-    leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
-    bracket = _key_bracket(leaves, k)
-    if _is_on_one_cpu(leaves) and total > 2 * _SAMPLE:
-        bracket = _narrowed_by_a_sample(leaves, bracket, k)
-    keys = _search(_narrow_keys, (leaves,), bracket, k)
-    if trees.is_traced(keys):
-        return jax.lax.cond(
-            keys.at_low == k,
-            lambda: _at_least(leaves, keys.low),
-            lambda: _without_late_ties(leaves, keys, k),
-        )
-    if keys.at_low == k:
-        return _at_least(leaves, keys.low)
-    return _without_late_ties(leaves, keys, k)
+    return _largest(leaves, k)
+
+
+def largest_of_all_and_each(
+    leaves: list[chex.Array], k: int, of_each: Sequence[int]
+) -> list[chex.Array]:
+    """Returns masks of ``k`` entries, among them some of the largest of every leaf.
+
+    They are the ``of_each[i]`` largest entries of leaf ``i`` for every ``i``, and the
+    largest of what is left of all leaves together. Ties are as for :func:`largest`.
+
+    Args:
+      leaves: arrays of floats, not empty.
+      k: how many, from ``sum(of_each)`` to the number of entries.
+      of_each: for each leaf, from 0 to its number of entries.
+
+    Returns:
+      Bool arrays of the leaves' shapes.
+
+    Raises:
+      ValueError: if there are 2**32 entries or more.
+
+    Example:
+      >>> leaves = [jnp.array([3.0, 4.0, 5.0]), jnp.array([1.0, 2.0])]
+      >>> largest_of_all_and_each(leaves, 3, of_each=[0, 1])
+      [Array([False,  True,  True], dtype=bool), Array([False,  True], dtype=bool)]
+    """
+    if k == sum(of_each):
+        return [
+            mask
+            for leaf, least in zip(leaves, of_each)
+            for mask in largest([leaf], least)
+        ]
+    if not any(of_each):
+        return largest(leaves, k)
+    # Each leaf keeps its own largest, so many as of the largest of all, but at least
+    # so many as it should: one threshold for all leaves, which is as high as the sum
+    # of these counts lets it be, and a lower one for each leaf that it leaves short.
+    sizes = [leaf.size for leaf in leaves]
+    limits = Limits(jnp.array(of_each, jnp.uint32), jnp.array(sizes, jnp.uint32))
+    return [
+        _with_own_largest(leaf, mask, least)
+        for leaf, mask, least in zip(leaves, _largest(leaves, k, limits), of_each)
+    ]
 
 
 def counts(masks: list[chex.Array]) -> list[chex.Array]:
@@ -98,27 +128,73 @@ def counts(masks: list[chex.Array]) -> list[chex.Array]:
     return [_count_true(mask, count=_count_for(mask)) for mask in masks]
 
 
+def _largest(
+    leaves: list[chex.Array], k: int, limits: Limits | None = None
+) -> list[chex.Array]:
+    """Masks of what is at or above a threshold, that together count as k.
+
+    A leaf counts within the limits, if any; its mask has what is at or above.
+    """
+    total = sum(leaf.size for leaf in leaves)
+    if total >= 2**32:
+        raise ValueError(
+            f"{total:,} connections are more than 2**32 - 1, the most that can be "
+            "counted; prune in groups, e.g. with masks.layerwise_topk"
+        )
+    if k in (0, total):
+        return [jnp.full(leaf.shape, k == total) for leaf in leaves]
+    k = jnp.uint32(k)
+    leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
+    bracket = _key_bracket(leaves, k, limits)
+    if _is_on_one_cpu(leaves) and total > 2 * _SAMPLE:
+        bracket = _narrowed_by_a_sample(leaves, bracket, k, limits)
+    keys = _search(_narrow_keys, (leaves,), bracket, k, limits)
+    if trees.is_traced(keys):
+        return jax.lax.cond(
+            keys.at_low == k,
+            lambda: _at_least(leaves, keys.low),
+            lambda: _without_late_ties(leaves, keys, k, limits),
+        )
+    if keys.at_low == k:
+        return _at_least(leaves, keys.low)
+    return _without_late_ties(leaves, keys, k, limits)
+
+
+def _with_own_largest(leaf: chex.Array, mask: chex.Array, k: int) -> chex.Array:
+    """The mask, or that of the leaf's own k largest where these are more."""
+    (count,) = counts([mask])
+    if trees.is_traced(count):
+        return jax.lax.cond(count < k, lambda: largest([leaf], k)[0], lambda: mask)
+    return largest([leaf], k)[0] if count < k else mask
+
+
 def _without_late_ties(
-    leaves: list[chex.Array], keys: Bracket, k: chex.Array
+    leaves: list[chex.Array], keys: Bracket, k: chex.Array, limits: Limits | None
 ) -> list[chex.Array]:
     """Masks where the k-th largest key, ``keys.low``, is there more often than wanted.
 
     The surplus of ties is what lies at or above a flat index.
     """
     surplus = keys.at_low - k
-    end = _end_of_ties if trees.is_traced((leaves, keys)) else _end_of_ties_by_leaf
-    return _before(leaves, keys.low, end(leaves, keys, surplus))
+    if limits is None and not trees.is_traced((leaves, keys)):
+        return _before(leaves, keys.low, _end_of_ties_by_leaf(leaves, keys, surplus))
+    if limits is not None:
+        # A leaf has no more ties to lose than it has more than its least count.
+        found = _count_keys(leaves, keys.low, count=_count_for(leaves))
+        spare = jnp.maximum(found, limits.least) - limits.least
+        limits = Limits(jnp.zeros_like(spare), spare)
+    return _before(leaves, keys.low, _end_of_ties(leaves, keys, surplus, limits))
 
 
 def _end_of_ties(
-    leaves: list[chex.Array], keys: Bracket, surplus: chex.Array
+    leaves: list[chex.Array], keys: Bracket, surplus: chex.Array, limits: Limits | None
 ) -> chex.Array:
     """The flat index at or above which as many ties lie as there are too many."""
     total = sum(leaf.size for leaf in leaves)
     bracket = _bracket(
         jnp.uint32(0), jnp.uint32(total), keys.at_low - keys.at_high, surplus
     )
-    return _search(_narrow_indices, (leaves, keys.low), bracket, surplus).low
+    return _search(_narrow_indices, (leaves, keys.low), bracket, surplus, limits).low
 
 
 def _end_of_ties_by_leaf(
@@ -139,7 +215,7 @@ def _end_of_ties_by_leaf(
 
 
 def _narrowed_by_a_sample(
-    leaves: list[chex.Array], bracket: Bracket, k: chex.Array
+    leaves: list[chex.Array], bracket: Bracket, k: chex.Array, limits: Limits | None
 ) -> Bracket:
     """Narrows by two guesses, between which the k-th largest nearly always is.
 
@@ -157,7 +233,7 @@ def _narrowed_by_a_sample(
                 _narrow_keys, (sample,), _key_bracket(sample, wanted), wanted
             )
             bracket = _narrow_keys(
-                leaves, bracket, k, found.low, count=_count_in_pieces
+                leaves, bracket, k, limits, found.low, count=_count_in_pieces
             )
     return bracket
 
@@ -169,19 +245,23 @@ def _sample(leaves: list[chex.Array], stride: int) -> list[chex.Array]:
 
 
 def _search(
-    narrow: Callable[..., Bracket], data: tuple, bracket: Bracket, k: chex.Array
+    narrow: Callable[..., Bracket],
+    data: tuple,
+    bracket: Bracket,
+    k: chex.Array,
+    limits: Limits | None = None,
 ) -> Bracket:
     """Narrows until exactly k are at or above ``low``, or ``high`` is next to it."""
     if trees.is_traced((data, bracket)):
         return jax.lax.while_loop(
             lambda bracket: ~_is_found(bracket, k),
-            lambda bracket: narrow(*data, bracket, k, count=_count),
+            lambda bracket: narrow(*data, bracket, k, limits, count=_count),
             bracket,
         )
     # From the host, the arrays need not be copied into a loop's state.
     count = _count_for(data)
     while not _is_found(bracket, k):
-        bracket = narrow(*data, bracket, k, count=count)
+        bracket = narrow(*data, bracket, k, limits, count=count)
     return bracket
 
 
@@ -202,7 +282,9 @@ def _is_found(bracket: Bracket, k: chex.Array) -> chex.Array:
 
 
 @jax.jit
-def _key_bracket(leaves: list[chex.Array], k: chex.Array) -> Bracket:
+def _key_bracket(
+    leaves: list[chex.Array], k: chex.Array, limits: Limits | None = None
+) -> Bracket:
     # Of floats, which XLA reduces several times faster than their keys; but it takes
     # subnormal ones for zero. A NaN, of which traced scores cannot be cleared, leaves
     # the bracket as wide as it can be.
@@ -214,21 +296,27 @@ def _key_bracket(leaves: list[chex.Array], k: chex.Array) -> Bracket:
     high = _ordered_bits(jnp.maximum(most, tiny), dtype)
     low = jnp.where(jnp.isnan(least), jnp.uint32(0), low)
     high = jnp.where(jnp.isnan(most), jnp.uint32(2**32 - 2), high)
-    total = sum(leaf.size for leaf in leaves)
-    return _bracket(low, high + 1, jnp.uint32(total), k)
+    total = jnp.uint32(sum(leaf.size for leaf in leaves))
+    none = jnp.uint32(0) if limits is None else jnp.sum(limits.least)
+    return _bracket(low, high + 1, total, k, at_high=none)
 
 
 def _bracket(
-    low: chex.Array, high: chex.Array, at_low: chex.Array, k: chex.Array
+    low: chex.Array,
+    high: chex.Array,
+    at_low: chex.Array,
+    k: chex.Array,
+    at_high: chex.Numeric = 0,
 ) -> Bracket:
     """The bracket to start from: all are at or above low, none at or above high."""
+    at_high = jnp.uint32(at_high)
     return Bracket(
         low,
         high,
         at_low,
-        at_high=jnp.uint32(0),
+        at_high,
         over=_residual(at_low, k),
-        under=_residual(k, jnp.uint32(0)),
+        under=_residual(k, at_high),
         last_was_low=jnp.array(False),
         guesses=jnp.uint32(0),
     )
@@ -239,6 +327,7 @@ def _narrow_keys(
     leaves: list[chex.Array],
     bracket: Bracket,
     k: chex.Array,
+    limits: Limits | None = None,
     guess: chex.Array | None = None,
     *,
     count: Count,
@@ -251,7 +340,8 @@ def _narrow_keys(
     guess = (
         _guess(bracket) if guess is None else jnp.clip(guess, bracket.low, bracket.high)
     )
-    return _narrow(functools.partial(count, is_counted, leaves), bracket, k, guess)
+    count_at_least = functools.partial(count, is_counted, leaves)
+    return _narrow(count_at_least, bracket, k, limits, guess)
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -260,6 +350,7 @@ def _narrow_indices(
     key: chex.Array,
     bracket: Bracket,
     k: chex.Array,
+    limits: Limits | None = None,
     *,
     count: Count,
 ) -> Bracket:
@@ -269,7 +360,20 @@ def _narrow_indices(
         return (_ordered_bits(x, dtype) == key) & (index >= guess)
 
     count_at_least = functools.partial(count, is_counted, leaves)
-    return _narrow(count_at_least, bracket, k, _guess(bracket))
+    return _narrow(count_at_least, bracket, k, limits, _guess(bracket))
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _count_keys(
+    leaves: list[chex.Array], key: chex.Array, *, count: Count
+) -> chex.Array:
+    """How many keys of each leaf are at or above one."""
+    dtype = _dtype(leaves)
+
+    def is_counted(x: chex.Array, _: chex.Array, guess: chex.Array) -> chex.Array:
+        return _ordered_bits(x, dtype) >= guess
+
+    return count(is_counted, leaves, key)
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -277,7 +381,7 @@ def _count_equal(leaf: chex.Array, key: chex.Array, *, count: Count) -> chex.Arr
     def is_counted(x: chex.Array, _: chex.Array, guess: chex.Array) -> chex.Array:
         return _ordered_bits(x, x.dtype) == guess
 
-    return count(is_counted, [leaf], key)
+    return count(is_counted, [leaf], key)[0]
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -285,7 +389,7 @@ def _count_true(mask: chex.Array, *, count: Count) -> chex.Array:
     def is_counted(x: chex.Array, _: chex.Array, guess: chex.Array) -> chex.Array:
         return x >= guess
 
-    return count(is_counted, [mask.astype(jnp.uint8)], jnp.uint8(1))
+    return count(is_counted, [mask.astype(jnp.uint8)], jnp.uint8(1))[0]
 
 
 @jax.jit
@@ -308,9 +412,13 @@ def _narrow(
     count_at_least: Callable[[chex.Array], chex.Array],
     bracket: Bracket,
     k: chex.Array,
+    limits: Limits | None,
     guess: chex.Array,
 ) -> Bracket:
     count = count_at_least(guess)
+    if limits is not None:
+        count = jnp.clip(count, limits.least, limits.most)
+    count = jnp.sum(count, dtype=jnp.uint32)
     is_low = count >= k
     # The Illinois rule: an end that stays twice loses half of its weight, or
     # interpolation would creep up to it from one side.
@@ -362,10 +470,11 @@ def _ordered_bits(x: chex.Array, dtype: jnp.dtype) -> chex.Array:
 def _count(
     is_counted: IsCounted, leaves: list[chex.Array], guess: chex.Array
 ) -> chex.Array:
-    """How many entries are counted, as one sum for each leaf."""
-    return sum(
-        jnp.sum(is_counted(leaf, index, guess), dtype=jnp.uint32)
-        for leaf, index in zip(leaves, _flat_indices(leaves))
+    return jnp.stack(
+        [
+            jnp.sum(is_counted(leaf, index, guess), dtype=jnp.uint32)
+            for leaf, index in zip(leaves, _flat_indices(leaves))
+        ]
     )
 
 
@@ -376,7 +485,7 @@ def _count_in_pieces(
 
     It is written as bytes, which add up as far as 255, and a piece at a time.
     """
-    total, offset = jnp.uint32(0), 0
+    totals, total, offset = [], jnp.uint32(0), 0
     for leaf in leaves:
         flat = leaf.ravel()
         for start in range(0, leaf.size, _PIECE):
@@ -387,8 +496,9 @@ def _count_in_pieces(
                 piece.size, dtype=jnp.uint32
             )
             total += _sum_of_bytes(is_counted(piece, index, guess))
+        totals.append(total)
         offset += leaf.size
-    return total
+    return jnp.diff(jnp.stack(totals), prepend=jnp.uint32(0))
 
 
 def _sum_of_bytes(condition: chex.Array) -> chex.Array:

@@ -131,6 +131,9 @@ class TestValidate:
             ("prune.method", "snp", r"prune\.method is 'snp'; did you mean 'snip'\?"),
             ("prune.prunable", "biases", r"weights_and_biases, kernels"),
             ("prune.select", "locally", r"global, layerwise"),
+            ("prune.exclude", "head/*", r"exclude is 'head/\*', .*of type tuple"),
+            ("prune.min_density", -0.1, r"min_density is -0\.1; it must be >= 0"),
+            ("prune.min_density", 0.2, r"at most the density .* which is 0\.1"),
             ("prune.batch_norm", "train", r"inference, batch"),
             ("prune.rounds", 0, r"prune\.rounds is 0; it must be >= 1"),
             ("prune.fresh_init", 1, r"prune\.fresh_init is 1, of type int"),
@@ -162,6 +165,7 @@ class TestValidate:
                 r"'train\.steps' cannot be 0\.5",
             ),
             ("vary", ("seed=1,2",), r"seed cannot be varied; config\.seeds takes"),
+            ("vary", ("prune.exclude=a,b",), r"prune\.exclude cannot be varied"),
             ("train.sparsity", 0.5, r"no field 'train\.sparsity'; .*'prune\.sparsity'"),
         ],
     )
@@ -173,6 +177,16 @@ class TestValidate:
         config = configs.default().unlock()
         del config.train.momentum
         with pytest.raises(ValueError, match=r"config has no field 'train\.momentum'"):
+            configs.validate(config)
+
+    def test_a_minimum_density_is_for_a_global_selection(self) -> None:
+        config = configs.default()
+        config.prune.min_density = 0.01
+        configs.validate(config)
+        config.prune.select = "layerwise"
+        with pytest.raises(
+            ValueError, match=r"min_density is 0\.01, but .*'layerwise'"
+        ):
             configs.validate(config)
 
     def test_an_integer_is_a_number(self) -> None:

@@ -307,6 +307,22 @@ class TestPruning:
         assert np.all(np.abs(counts - 30) < 26)
         assert len(set(counts)) > 5
 
+    def test_what_is_excluded_stays_dense_and_no_layer_falls_below_a_minimum(
+        self, tmp_path: Path
+    ) -> None:
+        _, mask = self.run(
+            tmp_path,
+            sparsity=0.995,
+            prunable="kernels",
+            exclude=("Dense_2/*",),
+            min_density=0.0049,
+        )
+        assert mask["Dense_2/kernel"].shape == ()
+        first, second = (mask[f"Dense_{i}/kernel"].sum() for i in range(2))
+        assert first >= 0.0049 * 64 * 300
+        assert second >= 0.0049 * 300 * 100
+        assert first + second == round(0.005 * (64 * 300 + 300 * 100))
+
     def test_none_keeps_everything(self, tmp_path: Path) -> None:
         _, mask = self.run(tmp_path, method="none")
         assert all(keep.all() for keep in mask.values())
