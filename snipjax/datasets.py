@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     import chex
     import tensorflow_datasets as tfds
 
-_TEST_FRACTION = 0.2
+# Held out of the training split where there is nothing else to test on.
+TEST_FRACTION = 0.2
 _CACHE_LAYOUT = 1
-_PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # A worker takes about a second to start and decodes 10,000 small images in that time.
 _IMAGES_PER_WORKER = 10_000
 _BYTES_PER_CHUNK = 2**22
@@ -217,9 +218,26 @@ class _Splits(NamedTuple):
     num_classes: int
 
 
-def _hold_out(examples: Examples, fraction: float) -> tuple[Examples, Examples]:
-    """The examples that stay and those held out, as the docstring of `load` states."""
-    total = len(examples.labels)
+def hold_out(total: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of examples that stay and of those held out, both sorted.
+
+    The rule is that of :func:`load`.
+
+    Args:
+      total: how many examples there are.
+      fraction: the share of them to hold out.
+
+    Returns:
+      Two int64 arrays that together have each of ``range(total)`` once.
+
+    Raises:
+      ValueError: if one of them would be empty.
+
+    Example:
+      >>> stay, held = hold_out(5, 0.4)
+      >>> stay.tolist(), held.tolist()
+      ([1, 3, 4], [0, 2])
+    """
     held = round(total * fraction)
     if not 0 < held < total:
         raise ValueError(
@@ -227,7 +245,11 @@ def _hold_out(examples: Examples, fraction: float) -> tuple[Examples, Examples]:
             "them, which leaves a part empty. Choose another validation_fraction."
         )
     order = np.random.RandomState(0).permutation(total)
-    kept, out = np.sort(order[held:]), np.sort(order[:held])
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _hold_out(examples: Examples, fraction: float) -> tuple[Examples, Examples]:
+    kept, out = hold_out(len(examples.labels), fraction)
     return (
         Examples(examples.images[kept], examples.labels[kept]),
         Examples(examples.images[out], examples.labels[out]),
@@ -246,7 +268,7 @@ def _digits() -> _Splits:
     digits = load_digits()
     images = digits.images.astype(np.uint8)[..., np.newaxis]
     labels = digits.target.astype(np.int32)
-    train, test = _hold_out(Examples(images, labels), _TEST_FRACTION)
+    train, test = _hold_out(Examples(images, labels), TEST_FRACTION)
     return _Splits(train, test, num_classes=10)
 
 
@@ -288,8 +310,33 @@ def _cache_dir(given: str | os.PathLike[str] | None) -> Path:
 def _tfds_splits(wanted: _Wanted, data_dir: Path, cache_dir: Path) -> _Splits:
     directory = _prepared_directory(wanted, data_dir)
     if directory is None:
-        directory = _download_and_prepare(wanted, data_dir)
+        directory = _download_and_prepare(wanted, data_dir, _layout, "datasets.load")
     return _cached_tfds(wanted.name, directory, cache_dir)
+
+
+def images_of_tfds(
+    name: str, data_dir: str | os.PathLike[str] | None
+) -> tuple[Path, tfds.core.DatasetInfo, Layout]:
+    """Returns where a dataset of TFDS lies, and what it says about itself.
+
+    Unlike those that :func:`load` takes, its images may have different sizes.
+
+    Args:
+      name: as for :func:`load`.
+      data_dir: as for :func:`load`.
+
+    Returns:
+      Its directory, its info, and where the images and labels are in its records.
+
+    Raises:
+      DatasetError: as :func:`load`.
+    """
+    wanted, root = _parse(name), _data_dir(data_dir)
+    directory = _prepared_directory(wanted, root)
+    if directory is None:
+        directory = _download_and_prepare(wanted, root, layout, "streams.open")
+    info = open_tfds(directory).info
+    return directory, info, layout(info)
 
 
 def _prepared_directory(wanted: _Wanted, data_dir: Path) -> Path | None:
@@ -326,15 +373,24 @@ def _default_config(root: Path) -> str | None:
 # ----------------------------------------------------------------------------- decoding
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
+    """Where the images and labels of a TFDS dataset are.
+
+    Attributes:
+      image: the key of the image in a record.
+      label: the key of the label in a record.
+      shape: height, width and channels of an image; None for those that differ.
+      num_classes: the number of classes.
+    """
+
     image: str
     label: str
-    shape: tuple[int, int, int]
+    shape: tuple[int | None, int | None, int]
     num_classes: int
 
 
 def _decode(directory: Path) -> _Splits:
-    builder = _open(directory)
+    builder = open_tfds(directory)
     layout = _layout(builder.info)
     sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
     if "train" not in sizes:
@@ -348,10 +404,11 @@ def _decode(directory: Path) -> _Splits:
         train = decode("train", sizes["train"])
         if test is not None:
             return _Splits(train, decode(test, sizes[test]), layout.num_classes)
-    return _Splits(*_hold_out(train, _TEST_FRACTION), layout.num_classes)
+    return _Splits(*_hold_out(train, TEST_FRACTION), layout.num_classes)
 
 
-def _open(directory: Path) -> tfds.core.DatasetBuilder:
+def open_tfds(directory: Path) -> tfds.core.DatasetBuilder:
+    """Returns the TFDS builder of a dataset that is prepared in ArrayRecord files."""
     import tensorflow_datasets as tfds
 
     try:
@@ -375,25 +432,33 @@ def _open(directory: Path) -> tfds.core.DatasetBuilder:
 
 def _damaged(what: str, directory: Path, error: Exception) -> DatasetError:
     return DatasetError(
-        f"{what} in {directory} cannot be read: {_in_words(error)}. "
+        f"{what} in {directory} cannot be read: {in_words(error)}. "
         "Delete that directory and prepare the dataset again."
     )
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """Returns what an error says and of which type it is, for a longer message."""
     return f"{type(error).__name__}: {str(error).strip()}".rstrip(" .:")
 
 
-def _layout(info: tfds.core.DatasetInfo) -> _Layout:
-    """Where images and labels are; an error for all but image classification."""
+def _layout(info: tfds.core.DatasetInfo) -> Layout:
+    """The layout of images that fit in one array."""
+    found = layout(info)
+    if None in found.shape:
+        reason = (
+            f"its images have the shape {found.shape}, not one fixed shape "
+            "(snipjax.streams reads those)"
+        )
+        raise _not_images(info, reason)
+    return found
+
+
+def layout(info: tfds.core.DatasetInfo) -> Layout:
+    """Returns the layout; raises a `DatasetError` if it is no image classification."""
     import tensorflow_datasets as tfds
 
-    def refuse(reason: str) -> DatasetError:
-        return DatasetError(
-            f"{info.full_name} is not an image-classification dataset that snipjax "
-            f"can load: {reason}. It has the features {dict(features)} and "
-            f"the supervised keys {info.supervised_keys}."
-        )
+    refuse = functools.partial(_not_images, info)
 
     def only(feature_type: type, position: int) -> str:
         keys = [k for k in features if isinstance(features[k], feature_type)]
@@ -407,13 +472,19 @@ def _layout(info: tfds.core.DatasetInfo) -> _Layout:
     image_key = only(tfds.features.Image, 0)
     label_key = only(tfds.features.ClassLabel, 1)
     image, label = features[image_key], features[label_key]
-    if None in image.shape or len(image.shape) != 3:
-        raise refuse(f"its images have the shape {image.shape}, not one fixed shape")
-    if image.np_dtype != np.uint8 or image.shape[-1] not in _PIL_MODES:
+    if image.np_dtype != np.uint8 or image.shape[-1] not in PIL_MODES:
         raise refuse("its images are not uint8 with 1, 3 or 4 channels")
     if not label.num_classes:
         raise refuse("it does not say how many classes it has")
-    return _Layout(image_key, label_key, image.shape, label.num_classes)
+    return Layout(image_key, label_key, image.shape, label.num_classes)
+
+
+def _not_images(info: tfds.core.DatasetInfo, reason: str) -> DatasetError:
+    return DatasetError(
+        f"{info.full_name} is not an image-classification dataset that snipjax "
+        f"can load: {reason}. It has the features {dict(info.features or {})} and "
+        f"the supervised keys {info.supervised_keys}."
+    )
 
 
 @contextlib.contextmanager
@@ -431,12 +502,12 @@ def _parallel_map(images: int) -> Iterator[Callable[..., Iterable[Any]]]:
         yield map
         return
     with loky.ProcessPoolExecutor(
-        workers, initializer=_exit_with_parent, initargs=(os.getpid(),)
+        workers, initializer=exit_with_parent, initargs=(os.getpid(),)
     ) as pool:
         yield pool.map
 
 
-def _exit_with_parent(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Ends a worker whose parent was killed, which loky would leave waiting forever.
 
     The parent names itself: a worker that starts after its death would take the
@@ -453,7 +524,7 @@ def _exit_with_parent(parent: int) -> None:
 
 def _decode_split(
     directory: Path,
-    layout: _Layout,
+    layout: Layout,
     mapped: Callable[..., Iterable[Examples]],
     split: str,
     total: int,
@@ -471,7 +542,7 @@ def _decode_split(
 def _decode_chunk(directory: Path, split: str, chunk: slice) -> Examples:
     import tensorflow_datasets as tfds
 
-    builder = _open(directory)
+    builder = open_tfds(directory)
     layout = _layout(builder.info)
     indices = range(chunk.start, chunk.stop)
     images = np.empty((len(indices), *layout.shape), np.uint8)
@@ -505,12 +576,12 @@ def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     with Image.open(io.BytesIO(encoded)) as image:
         if image.size != (width, height):
             raise ValueError(f"it is {image.height} by {image.width}, not {shape}")
-        if image.mode != _PIL_MODES[channels]:
-            return np.asarray(image.convert(_PIL_MODES[channels])).reshape(shape)
+        if image.mode != PIL_MODES[channels]:
+            return np.asarray(image.convert(PIL_MODES[channels])).reshape(shape)
         return np.asarray(image).reshape(shape)
 
 
-def _class(label: int, layout: _Layout) -> int:
+def _class(label: int, layout: Layout) -> int:
     if not 0 <= label < layout.num_classes:
         raise ValueError(f"its label is {label}, not in [0, {layout.num_classes})")
     return label
@@ -600,8 +671,13 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 # --------------------------------------------------- downloading what is not on disk
 
 
-def _download_and_prepare(wanted: _Wanted, data_dir: Path) -> Path:
-    """Has TFDS prepare the dataset; returns its directory."""
+def _download_and_prepare(
+    wanted: _Wanted,
+    data_dir: Path,
+    layout: Callable[[tfds.core.DatasetInfo], Layout],
+    function: str,
+) -> Path:
+    """Has TFDS prepare the dataset that a function wants; returns its directory."""
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)
@@ -609,18 +685,18 @@ def _download_and_prepare(wanted: _Wanted, data_dir: Path) -> Path:
         raise _unknown(wanted, data_dir, known)
     with _tensorflow_stand_in(), contextlib.redirect_stdout(sys.stderr):
         builder = _builder(wanted, data_dir)
-        layout = _layout(builder.info)
+        image = layout(builder.info).image
         host = _unreachable_host(builder.url_infos or ())
         if host:
             reason = f"{host} cannot be reached to download it"
-            raise _not_prepared(wanted, data_dir, reason)
-        _encode_with_pil(builder.info.features[layout.image])
+            raise _not_prepared(wanted, data_dir, function, reason)
+        _encode_with_pil(builder.info.features[image])
         try:
             with _progress_on_terminals_only():
                 builder.download_and_prepare(file_format="array_record")
         except Exception as error:  # builders raise whatever their own code runs into
-            reason = f"TFDS cannot prepare it: {_in_words(error)}"
-            raise _not_prepared(wanted, data_dir, reason) from error
+            reason = f"TFDS cannot prepare it: {in_words(error)}"
+            raise _not_prepared(wanted, data_dir, function, reason) from error
     return Path(builder.data_dir)
 
 
@@ -632,7 +708,7 @@ def _builder(wanted: _Wanted, data_dir: Path) -> tfds.core.DatasetBuilder:
         if wanted.config in (None, *configs):
             return tfds.builder(str(wanted), data_dir=data_dir)
     except Exception as error:  # a version it has not, an import it needs, ...
-        reason = _in_words(error.__cause__ or error)
+        reason = in_words(error.__cause__ or error)
         raise DatasetError(
             f"TFDS cannot set up {str(wanted)!r}: {reason}."
             + _prepared_instead(wanted, data_dir)
@@ -665,12 +741,14 @@ def _unknown(wanted: _Wanted, data_dir: Path, known: list[str]) -> DatasetError:
     )
 
 
-def _not_prepared(wanted: _Wanted, data_dir: Path, reason: str) -> DatasetError:
+def _not_prepared(
+    wanted: _Wanted, data_dir: Path, function: str, reason: str
+) -> DatasetError:
     """One message with the dataset, where it was looked for, the cause and the cure."""
     directory = data_dir if data_dir.is_dir() else f"{data_dir} (which does not exist)"
     ours = (
-        "from snipjax import datasets; "
-        f"datasets.load({json.dumps(str(wanted))}, {json.dumps(str(data_dir))})"
+        f"from snipjax import {function.partition('.')[0]}; "
+        f"{function}({json.dumps(str(wanted))}, {json.dumps(str(data_dir))})"
     )
     theirs = (
         "import tensorflow_datasets as tfds; "

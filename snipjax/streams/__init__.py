@@ -16,7 +16,7 @@ same examples, seen the same way, on any number of processes and workers. To res
 run, store its step and pass it as ``start_step``.
 """
 
-from snipjax.streams.batches import (
+from snipjax.streams.batching import (
     Counted,
     batches,
     evaluation_batches,
@@ -31,8 +31,9 @@ from snipjax.streams.views import (
     View,
     Views,
     center_crop,
-    flip_and_translate,
     random_resized_crop,
+    translated,
+    translated_and_flipped,
     whole,
 )
 
@@ -47,12 +48,13 @@ __all__ = [
     "batches",
     "center_crop",
     "evaluation_batches",
-    "flip_and_translate",
     "in_memory",
     "mean_and_std",
     "num_evaluation_batches",
     "open",
     "random_resized_crop",
     "to_device",
+    "translated",
+    "translated_and_flipped",
     "whole",
 ]

@@ -1,5 +1,10 @@
-"""Views: which part of an image a batch shows, and whether mirrored."""
+"""Views: which part of an image is seen, and whether mirrored.
 
+A view is a function ``(rng, (width, height)) -> Crop``. Whatever the crop, it becomes
+a square of the size that a stream was asked for.
+"""
+
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,7 +12,10 @@ import numpy as np
 
 
 class Crop(NamedTuple):
-    """A box in pixels of the image, that becomes the whole of what is seen."""
+    """A box in pixels of the image, and whether it is mirrored.
+
+    What the box has outside of the image is black.
+    """
 
     left: float
     top: float
@@ -16,7 +24,7 @@ class Crop(NamedTuple):
     flip: bool = False
 
 
-View = Callable[[np.random.Generator, tuple[int, int], int], Crop]
+View = Callable[[np.random.Generator, tuple[int, int]], Crop]
 
 
 class Views(NamedTuple):
@@ -26,32 +34,107 @@ class Views(NamedTuple):
     evaluation: View
 
 
-def whole(rng: np.random.Generator, size: tuple[int, int], image_size: int) -> Crop:
-    """Returns the whole image, squeezed to a square if it is none."""
-    raise NotImplementedError
+def whole(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
+    """Returns the whole image, squeezed to a square if it is none.
+
+    Args:
+      rng: not used.
+      size: width and height of the image.
+
+    Example:
+      >>> whole(None, (500, 375))
+      Crop(left=0, top=0, width=500, height=375, flip=False)
+    """
+    return Crop(0, 0, *size)
 
 
-def center_crop(
-    rng: np.random.Generator, size: tuple[int, int], image_size: int
-) -> Crop:
-    """Returns the central square of 224/256 of the shorter side."""
-    raise NotImplementedError
+def center_crop(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
+    """Returns the central square, 224/256 of the shorter side wide.
+
+    That is the usual evaluation on ImageNet: the shorter side becomes 256 pixels,
+    and of these the central 224 are seen.
+
+    Args:
+      rng: not used.
+      size: width and height of the image.
+
+    Example:
+      >>> center_crop(None, (512, 256))
+      Crop(left=144.0, top=16.0, width=224.0, height=224.0, flip=False)
+    """
+    side = min(size) * 224 / 256
+    left, top = ((pixels - side) / 2 for pixels in size)
+    return Crop(left, top, side, side)
 
 
-def random_resized_crop(
-    rng: np.random.Generator, size: tuple[int, int], image_size: int
-) -> Crop:
-    """Returns a random part of 8% to 100% of the image, or its mirror image."""
-    raise NotImplementedError
+def random_resized_crop(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
+    """Returns a box of 8% to 100% of the image's area, mirrored or not.
+
+    Its aspect ratio is between 3/4 and 4/3, uniform in its logarithm. Where ten
+    draws do not fit into the image, it is the central box nearest to the image's own
+    aspect ratio.
+
+    Args:
+      rng: what the box is drawn from.
+      size: width and height of the image.
+
+    Example:
+      >>> crop = random_resized_crop(np.random.default_rng(0), (500, 375))
+      >>> 0.08 <= crop.width * crop.height / (500 * 375) <= 1
+      True
+
+    Szegedy et al., "Going Deeper with Convolutions", CVPR 2015.
+    """
+    width, height = size
+    flip = bool(rng.random() < 0.5)
+    for _ in range(10):
+        area = width * height * rng.uniform(0.08, 1)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if w <= width and h <= height:
+            return Crop(
+                rng.uniform(0, width - w), rng.uniform(0, height - h), w, h, flip
+            )
+    w, h = min(width, height * 4 / 3), min(height, width * 4 / 3)
+    return Crop((width - w) / 2, (height - h) / 2, w, h, flip)
 
 
-def flip_and_translate(*, flip: bool, translate: int) -> View:
-    """Returns a view: the image flipped or not, and shifted, each at random."""
-    raise NotImplementedError
+def translated(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
+    """Returns the image, shifted in both directions by up to an eighth of its size.
+
+    Of 32 pixels that is up to 4, the usual augmentation on CIFAR.
+
+    Args:
+      rng: what the shift is drawn from, in whole pixels.
+      size: width and height of the image.
+
+    Example:
+      >>> translated(np.random.default_rng(0), (32, 32))
+      Crop(left=3, top=1, width=32, height=32, flip=False)
+    """
+    left, top = (
+        int(rng.integers(-(pixels // 8), pixels // 8, endpoint=True)) for pixels in size
+    )
+    return Crop(left, top, *size)
+
+
+def translated_and_flipped(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
+    """Returns the image, :func:`translated`, and mirrored or not.
+
+    Args:
+      rng: what both are drawn from.
+      size: width and height of the image.
+
+    Example:
+      >>> translated_and_flipped(np.random.default_rng(0), (32, 32)).flip
+      True
+    """
+    return translated(rng, size)._replace(flip=bool(rng.random() < 0.5))
 
 
 VIEWS = {
     "imagenet": Views(random_resized_crop, center_crop),
-    # "small": flipped and translated by an eighth, and whole
+    "translate_flip": Views(translated_and_flipped, whole),
+    "translate": Views(translated, whole),
     "none": Views(whole, whole),
 }
