@@ -77,7 +77,8 @@ def restore_latest(
 
     Args:
       manager: of :func:`open_directory`.
-      like: pytree of arrays or ``jax.ShapeDtypeStruct``: structure, shapes, dtypes.
+      like: pytree of arrays or ``jax.ShapeDtypeStruct``: structure, shapes, dtypes,
+        and shardings where they have any, which need not be those it was saved with.
 
     Raises:
       ValueError: if the checkpoint is damaged.
@@ -86,7 +87,7 @@ def restore_latest(
     if step is None:
         return None
     args = ocp.args.Composite(
-        state=ocp.args.StandardRestore(jax.eval_shape(_with_key_data, like)),
+        state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)),
         progress=ocp.args.JsonRestore(),
     )
     try:
@@ -113,6 +114,15 @@ def _write_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
 
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """What to restore a leaf as, and onto which devices."""
+    data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(data.shape, data.dtype)
 
 
 def _with_key_data(state: State) -> State:

@@ -24,12 +24,15 @@ _CHOICES = {
     "prune.select": ("global", "layerwise"),
     "prune.batch_norm": ("inference", "batch"),
     "model.dtype": ("float32", "bfloat16"),
+    "dataset.view": ("none", "imagenet"),
 }
 _AT_LEAST = {
     "seed": 0,
     "seeds": 1,
     "seeds_at_once": 0,
     "signal_seeds": 0,
+    "dataset.image_size": 0,
+    "dataset.workers": 0,
     "prune.batch_class": -1,
     "prune.batch_size": 1,
     "prune.num_batches": 1,
@@ -60,6 +63,7 @@ def default() -> ConfigDict:
     """
     config = ConfigDict()
     config.seed = 0
+    config.mesh = ""  # e.g. "data=4,model=2": the devices of one network
     config.seeds = 1  # networks of as many seeds, from `seed` on, trained at once
     config.seeds_at_once = 0  # at most; 0 for as many as the memory holds
     config.signal_seeds = 0  # seeds to measure snipjax.initializers.signal with
@@ -68,6 +72,10 @@ def default() -> ConfigDict:
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # or an image-classification dataset of TFDS
     config.dataset.random_labels = False  # of the training examples
+    config.dataset.stream = False  # read it batch by batch, with snipjax.streams
+    config.dataset.image_size = 0  # pixels, of streamed images; 0 for as stored
+    config.dataset.view = "none"  # what is seen of streamed images; or imagenet
+    config.dataset.workers = 0  # processes that read streamed images; 0 for none
 
     config.init = ConfigDict()  # names in snipjax.initializers
     config.init.scored = "fan_in"  # of the sample that saliency is computed on
@@ -99,6 +107,7 @@ def default() -> ConfigDict:
     config.train.decay_every = 25_000  # steps
     config.train.momentum = 0.9
     config.train.weight_decay = 5e-4  # of weights and biases, not of batch norm
+    config.train.remat = False  # compute blocks again backward, for less memory
     config.train.flip = False  # left to right, with probability one half
     config.train.translate = 0  # pixels, at most, in each direction
     config.train.eval_every = 100  # steps
@@ -128,6 +137,8 @@ def validate(config: ConfigDict) -> None:
     for name, bound in _LESS_THAN.items():
         if not given[name] < bound:
             raise ValueError(f"config.{name} is {given[name]}; it must be < {bound}")
+    if is_large(config):
+        _check_large(given)
     names = [name for entry in given["vary"] for name in varied(str(entry))[0]]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -151,6 +162,47 @@ def validate(config: ConfigDict) -> None:
             "is the share of connections to prune, e.g. 0.95"
         )
     _check_min_density(given)
+
+
+def is_large(config: ConfigDict) -> bool:
+    """Whether an experiment is one of :mod:`snipjax.large`: on a mesh, or streamed.
+
+    Example:
+      >>> is_large(default())
+      False
+    """
+    return bool(config.mesh or config.dataset.stream)
+
+
+def mesh_axes(text: str) -> dict[str, int]:
+    """Returns the sizes of a mesh's axes, ``data`` and ``model``; 1 if not given.
+
+    Raises:
+      ValueError: for a text of another form, an unknown axis, or a size below 1.
+
+    Example:
+      >>> mesh_axes("model=2")
+      {'data': 1, 'model': 2}
+    """
+    axes = {"data": 1, "model": 1}
+    given = []
+    for entry in text.split(","):
+        name, equals, size = (part.strip() for part in entry.partition("="))
+        if not (equals and size.isascii() and size.isdigit() and int(size)):
+            raise ValueError(
+                f"config.mesh is '{text}'; it must be axes and their sizes, of at "
+                "least 1, like 'data=4,model=2'"
+            )
+        if name not in axes:
+            raise ValueError(
+                f"config.mesh '{text}' has an axis '{name}'; the axes are "
+                f"{' and '.join(axes)}"
+            )
+        axes[name] = int(size)
+        given.append(name)
+    if len(set(given)) < len(given):
+        raise ValueError(f"config.mesh '{text}' has an axis twice; leave one out")
+    return axes
 
 
 def check_fields(config: ConfigDict, like: ConfigDict) -> None:
@@ -343,6 +395,24 @@ def _check_min_density(given: dict[str, Any]) -> None:
             f"'{given['prune.select']}', which leaves every leaf the same density; set "
             "one of the two to its default"
         )
+
+
+def _check_large(given: dict[str, Any]) -> None:
+    if given["mesh"]:
+        mesh_axes(given["mesh"])
+    why = "config.mesh and config.dataset.stream"
+    if given["seeds"] > 1 or given["vary"]:
+        raise ValueError(
+            f"{why} are for one network at a time, but config asks for several runs; "
+            "start them one by one"
+        )
+    for name in ("dataset.random_labels", "prune.batch_class"):
+        default_value = dict(fields(default()))[name]
+        if given[name] != default_value:
+            raise ValueError(
+                f"config.{name} is {given[name]}, which is for data in memory, not "
+                f"for {why}; leave it at {default_value}"
+            )
 
 
 def _parsed(name: str, value: str, like: Any) -> Any:

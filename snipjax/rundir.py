@@ -32,6 +32,15 @@ def of_experiments(config: Mapping[str, Any], written: Mapping[str, Any]) -> lis
     return configs.differences(config, flat)
 
 
+def of_large(config: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
+    """The same for runs of :mod:`snipjax.large`, which may go on on other devices."""
+    found = of_experiments(config, written)
+    elsewhere = ["dataset.workers"]
+    if written.get("mesh") or written["dataset"].get("stream"):  # not one in memory
+        elsewhere.append("mesh")
+    return [line for line in found if line.split(":")[0] not in elsewhere]
+
+
 @contextlib.contextmanager
 def claim(
     workdir: Path, config: ConfigDict, *, differences: Differences = of_experiments

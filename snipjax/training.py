@@ -14,6 +14,8 @@ from snipjax import masks
 
 Preprocess = Callable[[chex.Array], chex.Array]
 Augment = Callable[[chex.PRNGKey, chex.Array], chex.Array]
+# From a function of the parameters to one of the same values, as jax.checkpoint is.
+Transform = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Batch(NamedTuple):
@@ -238,6 +240,7 @@ def train_step(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformationExtraArgs,
+    transform: Transform = lambda loss_fn: loss_fn,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step on a preprocessed batch, and its metrics.
 
@@ -246,6 +249,8 @@ def train_step(
       batch: images as the model takes them, and labels.
       model: a network of :mod:`snipjax.models`.
       optimizer: the one that ``state`` was made with.
+      transform: what is done to the loss, a function of the params, before its
+        gradient is taken, e.g. ``jax.checkpoint``.
 
     Returns:
       ``(state, metrics)``; the metrics are those of the params before the step.
@@ -268,9 +273,8 @@ def train_step(
         )
         return cross_entropy(logits, batch.labels), (logits, batch_stats)
 
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params
-    )
+    value_and_grad = jax.value_and_grad(transform(loss_fn), has_aux=True)
+    (loss, (logits, batch_stats)), grads = value_and_grad(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     error = jnp.mean(jnp.argmax(logits, axis=-1) != batch.labels)
@@ -445,15 +449,49 @@ def evaluate(
 
     def sums(batch: tuple[Batch, chex.Array]) -> Metrics:
         (images, labels), counted = batch
-        variables = {"params": params, "batch_stats": batch_stats}
-        logits = model.apply(variables, preprocess(images), train=False)
-        logits = logits.astype(jnp.float32)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        wrong = jnp.argmax(logits, axis=-1) != labels
-        return Metrics(jnp.sum(jnp.where(counted, loss, 0.0)), jnp.sum(wrong & counted))
+        batch = Batch(preprocess(images), labels)
+        return metric_sums(params, batch_stats, batch, counted, model=model)
 
     batches = jax.tree.map(batched, (examples, jnp.ones(total, jnp.bool_)))
     return jax.tree.map(lambda x: jnp.sum(x) / total, jax.lax.map(sums, batches))
+
+
+def metric_sums(
+    params: chex.ArrayTree,
+    batch_stats: chex.ArrayTree,
+    batch: Batch,
+    counted: chex.Array,
+    *,
+    model: nn.Module,
+) -> Metrics:
+    """Returns the sums of loss and errors over the examples that count.
+
+    Args:
+      params: of the model.
+      batch_stats: of the model, ``{}`` if it has none.
+      batch: images as the model takes them, and labels.
+      counted: bools ``[n]``; the others fill up the batch.
+      model: a network of :mod:`snipjax.models`.
+
+    Returns:
+      The sum of cross entropies, a float32 scalar, and the number of errors, an
+      integer one.
+
+    Example:
+      >>> from snipjax import models
+      >>> model = models.create("lenet_300_100", num_classes=2)
+      >>> batch = Batch(jnp.zeros((3, 2, 2, 1)), jnp.array([0, 1, 1]))
+      >>> params = model.init(jax.random.key(0), batch.images)["params"]
+      >>> counted = jnp.array([True, True, False])
+      >>> sums = metric_sums(params, {}, batch, counted, model=model)
+      >>> round(float(sums.loss), 4), int(sums.error)  # 2 log 2
+      (1.3863, 1)
+    """
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits = model.apply(variables, batch.images, train=False).astype(jnp.float32)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    wrong = jnp.argmax(logits, axis=-1) != batch.labels
+    return Metrics(jnp.sum(jnp.where(counted, loss, 0.0)), jnp.sum(wrong & counted))
 
 
 def epoch_length(num_examples: int, batch_size: int) -> int:

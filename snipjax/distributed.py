@@ -1,0 +1,226 @@
+"""Several hosts: processes that train one network together, by ``jax.distributed``."""
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import chex
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+T = TypeVar("T")
+
+# What launchers set where there are several processes; jax.distributed knows the rest.
+_LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_ADDRESS = "JAX_COORDINATOR_ADDRESS"
+_KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    heartbeat_seconds: int = 20,
+    connect_seconds: int = 120,
+) -> None:
+    """Joins the processes that run the same command, before any other use of JAX.
+
+    Without arguments, it does so where a launcher has started several processes, of
+    Slurm, Open MPI or a Kubernetes job, and nothing otherwise. When a process dies the
+    others end too: at their next exchange, or once its heartbeats are missed.
+
+    Args:
+      coordinator_address: ``<host>:<port>`` of process 0, free there; by default
+        ``$JAX_COORDINATOR_ADDRESS``.
+      num_processes: how many processes there are.
+      process_id: which of them this one is, from 0 on.
+      heartbeat_seconds: after which a silent process counts as dead.
+      connect_seconds: to wait for all processes at the start.
+
+    Raises:
+      ValueError: if some of the three are missing, if one is off, or if the processes
+        did not meet.
+
+    Example:
+      >>> initialize()  # no launcher, so there is nothing to join
+    """
+    coordinator_address = coordinator_address or os.environ.get(_ADDRESS)
+    given = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if not _is_launched():
+            return
+    elif missing:
+        raise ValueError(
+            f"--{' and --'.join(missing)} must be given too: several processes need "
+            "--coordinator_address=<host>:<port>, --num_processes and --process_id"
+        )
+    else:
+        _check(coordinator_address, num_processes, process_id)
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            initialization_timeout=connect_seconds,
+            heartbeat_timeout_seconds=heartbeat_seconds,
+            # Who fails does not wait for the others, nor they for it.
+            shutdown_timeout_seconds=heartbeat_seconds,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the processes did not meet ({_first_line(error)}); each needs the same "
+            "--coordinator_address, a free port on the host of process 0, the same "
+            "--num_processes, and a --process_id of its own"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints.
+
+    Example:
+      >>> is_first()
+      True
+    """
+    return jax.process_index() == 0
+
+
+def on_host(array: chex.Array) -> np.ndarray:
+    """Returns an array as NumPy's, wherever its parts lie; all processes must call it.
+
+    It is whole on each host then: take one leaf of a pytree at a time.
+
+    Args:
+      array: an array, perhaps of parts on other processes.
+
+    Example:
+      >>> on_host(jnp.ones(2))
+      array([1., 1.], dtype=float32)
+    """
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        if not array.is_fully_replicated:
+            everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
+            array = jax.jit(lambda x: x, out_shardings=everywhere)(array)
+        return np.asarray(array.addressable_data(0))
+    return np.asarray(array)
+
+
+def any_of(value: bool) -> bool:
+    """Returns whether a value is true in any process; all must call it.
+
+    Example:
+      >>> any_of(False)
+      False
+    """
+    if jax.process_count() == 1:
+        return value
+    return bool(np.any(multihost_utils.process_allgather(np.array(value))))
+
+
+def by_first(function: Callable[[], T]) -> T | None:
+    """Calls a function in the first process; all must call this.
+
+    Returns:
+      Its value, in the first process; None in the others.
+
+    Raises:
+      ValueError: in the others, if it raised in the first, which has the cause.
+
+    Example:
+      >>> by_first(lambda: 1)
+      1
+    """
+    value, error = None, None
+    if is_first():
+        try:
+            value = function()
+        except Exception as raised:  # what it is, the first process raises again
+            error = raised
+    if any_of(error is not None):
+        raise error or ValueError("process 0 has failed, and says why")
+    return value
+
+
+@contextlib.contextmanager
+def one_voice(workdir: Path) -> Iterator[Path]:
+    """Has only the first process print, warn and write while the block runs.
+
+    Yields:
+      Where to write: ``workdir`` in the first process, in the others a directory that
+      is removed at the end.
+
+    Example:
+      >>> with one_voice(Path("runs/mine")) as workdir:
+      ...     str(workdir)
+      'runs/mine'
+    """
+    if is_first():
+        yield workdir
+        return
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield Path(scratch)
+
+
+@contextlib.contextmanager
+def lost_peers() -> Iterator[None]:
+    """Makes one clear error of what an exchange with a process that died raises.
+
+    Raises:
+      OSError: if it did.
+
+    Example:
+      >>> with lost_peers():
+      ...     total = 1 + 1
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise OSError(
+            f"process {jax.process_index()} of {jax.process_count()} has lost another "
+            f"({_first_line(error)}); the same command goes on from the last checkpoint"
+        ) from error
+
+
+def _is_launched() -> bool:
+    if any(int(os.environ.get(name) or 1) > 1 for name in _LAUNCHERS):
+        return True
+    return all(name in os.environ for name in _KUBERNETES)
+
+
+def _check(coordinator_address: str, num_processes: int, process_id: int) -> None:
+    _, _, port = coordinator_address.rpartition(":")
+    if not port.isdigit():
+        raise ValueError(
+            f"--coordinator_address is '{coordinator_address}'; it must be "
+            "<host>:<port>, e.g. 10.0.0.1:1234"
+        )
+    if num_processes < 1:
+        raise ValueError(f"--num_processes is {num_processes}; it must be >= 1")
+    if not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"--process_id is {process_id}; with --num_processes={num_processes} it "
+            f"must be from 0 to {num_processes - 1}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
