@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 
 from snipjax import datasets
 from snipjax.streams import images, sources, views
@@ -296,11 +297,22 @@ def _iterator(
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
     stream = parts.to_iter_dataset(options)
     if workers:
+        _let_grain_start_workers()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(workers, buffer),
             functools.partial(_begin_worker, os.getpid()),
         )
     return iter(stream)
+
+
+def _let_grain_start_workers() -> None:
+    """Has Grain take the default of a flag where a program has not parsed flags.
+
+    Grain 0.2.18 raises otherwise; later ones do this themselves.
+    """
+    name = "grain_enable_multiprocess_worker_profiling"
+    if name in flags.FLAGS and not flags.FLAGS.is_parsed():
+        flags.FLAGS[name].present = True
 
 
 def _begin_worker(parent: int, index: int, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import weakref
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 # A thread that waits longer than this for its batch has to be left behind.
 _SECONDS_TO_END = 30.0
@@ -72,7 +74,9 @@ class OnDevice:
             daemon=True,
         )
         # The thread does not know this object, so that dropping it ends the thread.
-        self.close = weakref.finalize(self, _end, thread, stop, self._places)
+        self.close = weakref.finalize(
+            self, _end, thread, stop, self._places, self._ready
+        )
         thread.start()
 
     def __iter__(self) -> OnDevice:
@@ -115,6 +119,7 @@ def _fill(
 
 
 def _put(batch: Any, sharding: jax.sharding.Sharding | None) -> Any:
+    batch = jax.tree.map(_own, batch)
     if sharding is None:
         return jax.device_put(batch)
     return jax.tree.map(
@@ -122,10 +127,25 @@ def _put(batch: Any, sharding: jax.sharding.Sharding | None) -> Any:
     )
 
 
+def _own(leaf: np.ndarray) -> np.ndarray:
+    """A copy of what lies in the memory of a worker, which so is free again.
+
+    JAX would hold on to it, on a CPU for as long as the batch is used.
+    """
+    return leaf if type(leaf) is np.ndarray else np.array(leaf)
+
+
 def _end(
-    thread: threading.Thread, stop: threading.Event, places: threading.Semaphore
+    thread: threading.Thread,
+    stop: threading.Event,
+    places: threading.Semaphore,
+    ready: queue.SimpleQueue,
 ) -> None:
     stop.set()
     places.release()
     if thread is not threading.current_thread():  # where garbage is collected
         thread.join(_SECONDS_TO_END)
+    # The memory that batches may share with workers is freed before Python ends.
+    with contextlib.suppress(queue.Empty):
+        while True:
+            ready.get_nowait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -64,7 +65,8 @@ class Synthetic:
 
     def __getitem__(self, index: int) -> Example:
         label = index % self._num_classes
-        noise = _rng(0, self._start + index).integers(0, 128, self._shape, np.uint8)
+        noise = _rng(0, self._start + index).bytes(math.prod(self._shape))
+        noise = np.frombuffer(noise, np.uint8).reshape(self._shape) >> 1
         return noise + _rng(1, label).integers(0, 128, self.channels, np.uint8), label
 
     def where(self, index: int) -> str:
