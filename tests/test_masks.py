@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -455,6 +456,83 @@ def test_names_of_other_layers(name: str) -> None:
 def test_a_leaf_called_scale_is_normalisation_and_a_scalar_is_no_weight() -> None:
     params = {"x": {"scale": np.ones(2), "temperature": np.ones(()), "w": np.ones(2)}}
     assert prunable_names(params, masks.weights_and_biases) == ["x/w"]
+
+
+# What is excluded by its name.
+
+LAYERS = {
+    "embedding": np.ones((4, 2)),
+    "head": {"bias": np.ones(3), "kernel": np.ones((2, 3))},
+    "layers_0": {"embedding": np.ones((2, 2)), "mlp": {"kernel": np.ones((2, 2))}},
+    "layers_10": {"mlp": {"kernel": np.ones((2, 2))}},
+}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        ((), ["embedding", "head/kernel", "layers_0/embedding", *"01"]),
+        (("embedding",), ["head/kernel", "layers_0/embedding", *"01"]),
+        (("*/embedding",), ["embedding", "head/kernel", *"01"]),
+        (("*embedding",), ["head/kernel", *"01"]),
+        (("*embedding", "head/*"), [*"01"]),
+        (("*/kernel",), ["embedding", "layers_0/embedding"]),
+        (("layers_?/*",), ["embedding", "head/kernel", "1"]),
+        (("layers_[0-9]*", "head/*"), ["embedding"]),
+        (("*/bias",), ["embedding", "head/kernel", "layers_0/embedding", *"01"]),
+    ],
+)
+def test_leaves_excluded_by_pattern(patterns: tuple[str, ...], left: list[str]) -> None:
+    names = {"0": "layers_0/mlp/kernel", "1": "layers_10/mlp/kernel"}
+    expected = [names.get(name, name) for name in left]
+    prunable = masks.excluding(masks.kernels, *patterns)
+    assert prunable_names(LAYERS, prunable) == expected
+    all_names = [name for name, _ in trees.named_leaves(LAYERS)]
+    assert masks.are_prunable(LAYERS, prunable) == [n in expected for n in all_names]
+
+
+def test_what_is_excluded_stays_dense_and_does_not_count() -> None:
+    prunable = masks.excluding(masks.kernels, "*embedding", "head/*")
+    for mask in (
+        masks.global_topk(LAYERS, 0.5, prunable),
+        masks.ones(LAYERS, prunable),
+    ):
+        assert [row.path for row in masks.summary(mask)] == [
+            "layers_0/mlp/kernel",
+            "layers_10/mlp/kernel",
+        ]
+    mask = masks.global_topk(LAYERS, 0.5, prunable)
+    assert sum(row.kept for row in masks.summary(mask)) == 4
+
+
+@pytest.mark.parametrize("pattern", ["*/embeding", "Head/*", "layers", ""])
+def test_a_pattern_that_matches_nothing(pattern: str) -> None:
+    inner = masks.excluding(masks.kernels, pattern)
+    problem = rf"pattern '{re.escape(pattern)}' excludes nothing.*names most like it"
+    for prunable in (inner, masks.excluding(inner, "head/*")):
+        with pytest.raises(ValueError, match=problem):
+            masks.global_topk(LAYERS, 0.5, prunable)
+        with pytest.raises(ValueError, match=problem):
+            jax.eval_shape(lambda p=prunable: masks.ones(LAYERS, p))
+
+
+def test_a_pattern_that_is_no_string() -> None:
+    with pytest.raises(ValueError, match=r"\['a'\] is a list, not a string"):
+        masks.excluding(masks.kernels, ["a"])
+
+
+def test_what_any_function_chooses_is_a_mask() -> None:
+    def every_second(leaves: list[chex.Array], sparsity: float) -> list[chex.Array]:
+        assert sparsity == 0.5
+        return [jnp.arange(x.size).reshape(x.shape) % 2 == 0 for x in leaves]
+
+    scores = {"a": np.ones((2, 2)), "b": np.ones(3), "c": np.ones((1, 3))}
+    mask = masks.selected(scores, 0.5, masks.kernels, every_second)
+    np.testing.assert_array_equal(mask["a"], [[True, False], [True, False]])
+    assert mask["b"].shape == ()
+    np.testing.assert_array_equal(mask["c"], [[True, False, True]])
+    with pytest.raises(ValueError, match="outside"):
+        masks.selected(scores, 1.5, masks.kernels, every_second)
 
 
 # What bad input gets.
