@@ -5,6 +5,7 @@ python train.py --config configs/mnist_lenet300.py --config.prune.sparsity=0.98
 python train.py --config configs/table1.py --config.methods=snip,lwc
 """
 
+import contextlib
 import os
 import re
 import runpy
@@ -31,6 +32,18 @@ _WORKDIR = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "TFDS data directory; by default TFDS's own."
 )
+_DEVICES = "xla_force_host_platform_device_count"
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "Of several processes: <host>:<port> of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes run this command together."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this one is, from 0 on."
+)
+# Flags that say where something is run, not what.
+_PLACES = "workdir", "data_dir", "coordinator_address", "num_processes", "process_id"
 _NOT_LOADED = (
     "Configuration is not available because of an earlier failure to load:"  # absl's
 )
@@ -45,6 +58,7 @@ def main(argv: list[str]) -> int:
     warnings.showwarning = show_warning
     try:
         config = parse(argv)
+        join_processes(config)
         run = runner(config)
         keep_compilations()
         results = run(
@@ -65,6 +79,25 @@ def main(argv: list[str]) -> int:
     return 1 if is_table(config) and results.failures else 0
 
 
+def join_processes(config: configs.ConfigDict) -> None:
+    """Joins the processes that run this command together, where there are several.
+
+    Raises:
+      ValueError: if they are told of, but the configuration is for one alone.
+    """
+    told = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    if is_table(config) or not configs.is_large(config):
+        if any(value is not None for value in told):
+            raise ValueError(
+                "several processes train one network on a mesh; give its axes, e.g. "
+                "--config.mesh=data=8"
+            )
+        return
+    from snipjax import distributed
+
+    distributed.initialize(*told)
+
+
 def runner(config: configs.ConfigDict) -> Callable[..., Any]:
     """Returns the function that runs a configuration."""
     # Importing JAX takes longer than the checks.
@@ -72,11 +105,32 @@ def runner(config: configs.ConfigDict) -> Callable[..., Any]:
         from snipjax import table1
 
         return table1.run
-    from snipjax import experiment, grid, seeds
+    from snipjax import experiment, grid, large, seeds
 
+    if configs.is_large(config):
+        return large.run
+    if config.seeds > 1:
+        use_every_core(config.seeds)
     if config.vary:
         return grid.run
     return seeds.run if config.seeds > 1 else experiment.run
+
+
+def use_every_core(most: int) -> None:
+    """Has JAX see a device in every core of the CPU, for networks to be spread over.
+
+    Args:
+      most: how many devices there is something to do for.
+    """
+    import jax
+    import loky
+
+    # JAX may be at work already, on the devices that it has; or be told otherwise.
+    with contextlib.suppress(RuntimeError):
+        if jax.config.jax_num_cpu_devices < 0 and _DEVICES not in os.environ.get(
+            "XLA_FLAGS", ""
+        ):
+            jax.config.update("jax_num_cpu_devices", min(most, loky.cpu_count()))
 
 
 def is_table(config: configs.ConfigDict) -> bool:
@@ -176,7 +230,9 @@ def several_values(argv: list[str]) -> tuple[list[str], list[str]]:
 
     ``--config.prune.sparsity=0.9,0.95`` asks for a run with each.
     """
-    pattern = re.compile(r"--?config\.((?!vary|prune\.exclude)[\w.]+=[^,]+(?:,[^,]+)+)")
+    # Not of fields whose one value may have commas itself.
+    field = r"(?!vary|mesh|prune\.exclude)[\w.]+"
+    pattern = re.compile(rf"--?config\.({field}=[^,]+(?:,[^,]+)+)")
     matches = [pattern.fullmatch(argument) for argument in argv]
     rest = [argument for argument, match in zip(argv, matches) if not match]
     return rest, [match[1] for match in matches if match]
@@ -187,7 +243,7 @@ def without_places(arguments: list[str]) -> list[str]:
     kept, is_value = [], False
     for argument in arguments:
         name = argument.lstrip("-").split("=")[0]
-        if is_value or name in ("workdir", "data_dir"):
+        if is_value or name in _PLACES:
             is_value = not is_value and "=" not in argument
             continue
         kept.append(argument)

@@ -2,8 +2,10 @@
 
 Each network is the one that :func:`snipjax.experiment.run` trains with its seed; here
 they are initialised, scored and pruned under `jax.vmap`, and a training step is one
-program for all of them. What is reported is the mean over them and its deviation, as
-the paper does (20 runs of each LeNet).
+program for all of them, which lie on all devices alike. `train.py` makes every core a
+device: two networks on a core each take half the time of one after the other on both.
+What is reported is the mean over them and its deviation, as the paper does (20 runs of
+each LeNet).
 """
 
 import functools
@@ -19,6 +21,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from snipjax import checkpoints, console, masks, optim, plots, rundir, training, trees
@@ -27,6 +30,9 @@ from snipjax import experiment as single
 
 # Where members lie in a training state: the step is theirs in common.
 _AXES = training.TrainState(None, 0, 0, 0, 0)
+# And over which devices; without an axis all have the whole.
+_MEMBERS, _WHOLE = PartitionSpec("members"), PartitionSpec()
+_ON_DEVICES = training.TrainState(_WHOLE, _MEMBERS, _MEMBERS, _MEMBERS, _MEMBERS)
 # What a state may take of the memory: training holds a second one, and gradients.
 _SHARE_OF_MEMORY = 0.1
 _ERRORS = ("val_error", "test_error")
@@ -93,11 +99,17 @@ def run(
 
 
 def groups(parts: single.Parts) -> list[np.ndarray]:
-    """Returns the seeds, in groups that the memory holds at once."""
+    """Returns the seeds, in groups that the memory holds at once.
+
+    All devices have as many of a group, or it has no more than one for a device.
+    """
     config = parts.config
     seeds = np.arange(config.seed, config.seed + config.seeds)
-    at_once = config.seeds_at_once or _that_fit(parts)
-    return np.array_split(seeds, -(-len(seeds) // min(at_once, len(seeds))))
+    at_once = min(config.seeds_at_once or _that_fit(parts), len(seeds))
+    devices = jax.local_device_count()
+    if at_once > devices:
+        at_once -= at_once % devices
+    return [seeds[i : i + at_once] for i in range(0, len(seeds), at_once)]
 
 
 def prune(parts: single.Parts, seeds: np.ndarray) -> single.Pruned:
@@ -144,8 +156,8 @@ def over_members(
 ) -> Any:
     """Returns ``function(member, *args)`` for every member of a state, stacked.
 
-    On the CPU one after the other, inside one program: there batched products of
-    matrices are slower than as many single ones (`python -m benchmarks.seeds`).
+    On a CPU's device one after the other, inside one program: there batched products
+    of matrices are slower than as many single ones (`python -m benchmarks.seeds`).
     Elsewhere under `jax.vmap`.
     """
 
@@ -153,6 +165,20 @@ def over_members(
         return function(training.TrainState(state.step, *rest), *args)
 
     return _vmap_or_map(member, *state[1:])
+
+
+def mesh_of(members: int) -> Mesh:
+    """Returns the devices that members are trained on: all, or one for each.
+
+    Args:
+      members: a multiple of the number of devices, or less.
+
+    Example:
+      >>> mesh_of(1).size
+      1
+    """
+    devices = jax.local_devices()[:members]
+    return Mesh(np.array(devices), ("members",))
 
 
 def train(
@@ -171,10 +197,24 @@ def train(
     """
     config = parts.config.train
     started = time.monotonic() - progress["seconds"]
-    train_steps, evaluate = _compiled(parts, state)
+    mesh = mesh_of(len(jax.tree.leaves(state.params)[0]))
+    train_steps, evaluate = _compiled(parts, state, mesh)
+    everywhere = functools.partial(jax.device_put, device=NamedSharding(mesh, _WHOLE))
+    parts = parts._replace(
+        train=everywhere(parts.train),
+        validation=everywhere(parts.validation),
+        test=everywhere(parts.test),
+    )
+    state = _spread(state, mesh)
     step, recent = int(state.step), []
+
+    def save() -> None:
+        # On one device, as a run that goes on may have others.
+        whole = jax.device_put(state, jax.local_devices()[0])
+        checkpoints.save(manager, step, whole, progress)
+
     if step == 0:
-        checkpoints.save(manager, 0, state, progress)
+        save()
     with console.training_progress(config.steps, step) as bar:
         stop.waits = True
         while step < config.steps:
@@ -193,14 +233,14 @@ def train(
             progress["seconds"] = time.monotonic() - started
             is_evaluated = not recent  # what is averaged starts anew at a checkpoint
             if stop.is_made and is_evaluated:
-                checkpoints.save(manager, step, state, progress)
+                save()
                 checkpoints.wait(manager)
                 console.say(f"stopped at step {step:,}; the same command goes on")
                 raise KeyboardInterrupt
             if is_evaluated and (
                 step % config.checkpoint_every == 0 or step == config.steps
             ):
-                checkpoints.save(manager, step, state, progress)
+                save()
         stop.waits = False
     return state, progress
 
@@ -299,6 +339,11 @@ def _vmap_or_map(function: Callable[..., Any], *args: Any) -> Any:
     return jax.lax.map(lambda member: function(*member), args)
 
 
+def _spread(state: training.TrainState, mesh: Mesh) -> training.TrainState:
+    shardings = jax.tree.map(functools.partial(NamedSharding, mesh), _ON_DEVICES)
+    return training.TrainState(*map(jax.device_put, state, shardings))
+
+
 def _member(stacked: chex.ArrayTree, index: int) -> chex.ArrayTree:
     return jax.tree.map(operator.itemgetter(index), stacked)
 
@@ -327,7 +372,7 @@ def _that_fit(parts: single.Parts) -> int:
 
 
 def _compiled(
-    parts: single.Parts, state: training.TrainState
+    parts: single.Parts, state: training.TrainState, mesh: Mesh
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     # Each member's own mask is in its state; the optimizer needs any of them.
     mask = _member(state.opt_state.mask, 0)
@@ -343,15 +388,27 @@ def _compiled(
         training.evaluate, model=parts.model, preprocess=parts.preprocess
     )
 
+    on_devices = functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(_ON_DEVICES, _WHOLE),
+        check_vma=False,  # members have nothing to do with each other
+    )
+
     @functools.partial(jax.jit, static_argnames="num_steps", donate_argnums=0)
     def all_train_steps(
         state: training.TrainState, examples: training.Batch, *, num_steps: int
     ) -> tuple[training.TrainState, training.Metrics]:
-        step = functools.partial(train_steps, num_steps=num_steps)
-        members, metrics = over_members(step, state, examples)
-        return members._replace(step=state.step + num_steps), metrics
+        @functools.partial(on_devices, out_specs=(_ON_DEVICES, _MEMBERS))
+        def steps(state: training.TrainState, examples: training.Batch) -> Any:
+            step = functools.partial(train_steps, num_steps=num_steps)
+            members, metrics = over_members(step, state, examples)
+            return members._replace(step=state.step + num_steps), metrics
+
+        return steps(state, examples)
 
     @jax.jit
+    @functools.partial(on_devices, out_specs=_MEMBERS)
     def all_evaluate(
         state: training.TrainState, examples: training.Batch
     ) -> training.Metrics:

@@ -1,6 +1,8 @@
 """Networks trained side by side are those that single runs train."""
 
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,28 @@ def test_in_groups_they_are_the_same(
     }
     digests = [member["params_sha256"] for member in result["members"]]
     assert digests == [member["params_sha256"] for member in finished[1]["members"]]
+
+
+def test_spread_over_devices_they_are_the_same(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    program = """
+import sys
+sys.path.insert(0, "tests")
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from test_seeds import quick
+from snipjax import seeds
+result = seeds.run(quick(), sys.argv[1])
+print(*(member["params_sha256"] for member in result["members"]))
+"""
+    workdir = finished[0].parent / "spread"
+    command = [sys.executable, "-c", program, str(workdir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Two on two devices, then the one that is left over.
+    assert {path.name for path in workdir.glob("seeds-*")} == {"seeds-5-6", "seeds-7-7"}
+    digests = [member["params_sha256"] for member in finished[1]["members"]]
+    assert done.stdout.splitlines()[-1].split() == digests
 
 
 class Killed(BaseException):
