@@ -15,6 +15,9 @@ from snipjax import datasets
 from snipjax.streams import images, sources, views
 from snipjax.streams.sources import Source
 
+# Steps; Grain counts examples in floats, which are exact up to 2**53.
+_NO_END = 2**31
+
 
 class Counted(NamedTuple):
     """Examples of an evaluation, and which of them count: the others are padding.
@@ -99,13 +102,15 @@ def batches(
             f"batch_size is {batch_size}, but there are only {len(source)} examples; "
             "make it smaller"
         )
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    steps = slice(start_step, _NO_END if num_steps is None else num_steps)
+    epochs = max(1, -(-steps.stop * batch_size // len(source)))
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
     parts = _parts(
         order.map_with_index(_at_position),
         batch_size // process_count,
         process_index,
         process_count,
-        slice(start_step, num_steps),
+        steps,
     )
     load = functools.partial(_load, source, view, image_size, seed)
     return _iterator(parts.map(load), workers, threads, buffer)
@@ -247,10 +252,10 @@ def _parts(
     steps: slice,
 ) -> grain.MapDataset:
     """This process's parts of the batches of some steps, as arrays of the order's."""
-    end = None if steps.stop is None else steps.stop * process_count
-    return order.batch(size, batch_fn=np.asarray)[
-        steps.start * process_count + process_index : end : process_count
-    ]
+    start, end = (
+        step * process_count + process_index for step in (steps.start, steps.stop)
+    )
+    return order.batch(size, batch_fn=np.asarray)[start:end:process_count]
 
 
 def _at_position(position: int, index: int) -> tuple[int, int]:
