@@ -1,4 +1,4 @@
-"""Networks of the paper, one file per family, by name.
+"""Networks of the paper and larger ones, one file per family, by name.
 
 A model is a Flax Linen module, called as ``model.apply(variables, x, train=...)`` on
 images ``[batch, height, width, channels]``; it returns logits ``[batch, classes]``.
@@ -12,7 +12,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax.models import alexnet, lenet, recurrent, vgg, wide_resnet
+from snipjax.models import alexnet, lenet, recurrent, resnet, vgg, vit, wide_resnet
 from snipjax.models.layers import variance_scaling
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
@@ -31,6 +31,11 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "lstm_b": recurrent.lstm_b,
         "gru_s": recurrent.gru_s,
         "gru_b": recurrent.gru_b,
+        "resnet_18": resnet.resnet_18,
+        "resnet_50": resnet.resnet_50,
+        "vit_ti_16": vit.vit_ti_16,
+        "vit_s_16": vit.vit_s_16,
+        "vit_b_16": vit.vit_b_16,
     }
 )
 

@@ -1,6 +1,7 @@
 """Layers as the networks of the paper use them: fast convolutions, VS weights."""
 
 import functools
+from collections.abc import Callable
 
 import chex
 import flax.linen as nn
@@ -26,6 +27,26 @@ def normalized(
 ) -> chex.Array:
     """Returns ``relu(batch_norm(x))``, of the batch's statistics if training."""
     return nn.relu(BatchNorm(use_running_average=not train, dtype=dtype)(x))
+
+
+def rematerialized(
+    module: type[nn.Module],
+    policy: Callable[..., bool] | None,
+    static_argnums: tuple[int, ...] = (),
+) -> type[nn.Module]:
+    """Returns a module whose gradient computes again what the policy does not save.
+
+    Args:
+      module: a Flax module. Name its instances: of themselves they would be called
+        otherwise than the module's own.
+      policy: e.g. ``jax.checkpoint_policies.nothing_saveable``; with None, the result
+        is the module itself, which saves everything.
+      static_argnums: of ``__call__``, the positions of what is not an array, where
+        ``self`` is 0.
+    """
+    if policy is None:
+        return module
+    return nn.remat(module, policy=policy, static_argnums=static_argnums)
 
 
 def flatten(x: chex.Array) -> chex.Array:

@@ -1,0 +1,196 @@
+"""A transformer that predicts the next token, in the form of GPT-2.
+
+Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, after
+Vaswani et al., "Attention Is All You Need", NIPS 2017.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from snipjax.losses import LossFn
+from snipjax.models.layers import Dense, rematerialized
+
+
+class Config(NamedTuple):
+    """The size of a :class:`Transformer`."""
+
+    vocab_size: int
+    length: int  # of the longest sequence
+    width: int
+    depth: int
+    heads: int
+
+
+GPT2_SMALL = Config(vocab_size=50257, length=1024, width=768, depth=12, heads=12)
+GPT2_MEDIUM = Config(vocab_size=50257, length=1024, width=1024, depth=24, heads=16)
+GPT2_LARGE = Config(vocab_size=50257, length=1024, width=1280, depth=36, heads=20)
+GPT2_XL = Config(vocab_size=50257, length=1024, width=1600, depth=48, heads=25)
+
+_normal = nn.initializers.normal(0.02)
+
+
+class Block(nn.Module):
+    """Attention and two dense layers, each added to what it normalises.
+
+        x = x + W_o attention(W_q n, W_k n, W_v n),  n = norm(x)
+        x = x + W_2 activation(W_1 norm(x))
+
+    on ``[batch, length, width]``, with biases. Attention is of ``heads`` heads, each
+    ``softmax(q k^T / sqrt(width / heads)) v``; with ``is_causal``, a position attends
+    to itself and those before. Softmax and the statistics of the norms are float32.
+    ``kernel_init`` samples the kernels, ``residual_init`` those of ``W_o`` and ``W_2``.
+    """
+
+    heads: int
+    is_causal: bool
+    activation: Callable[[chex.Array], chex.Array]
+    epsilon: float  # of the norms
+    kernel_init: nn.initializers.Initializer
+    residual_init: nn.initializers.Initializer
+    dtype: chex.ArrayDType = jnp.float32
+    param_dtype: chex.ArrayDType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        width = x.shape[-1]
+        if width % self.heads:
+            raise ValueError(
+                f"heads is {self.heads}, which does not divide the width {width}; all "
+                "heads have as many units"
+            )
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dense = functools.partial(Dense, kernel_init=self.kernel_init, **dtypes)
+        residual = functools.partial(
+            Dense, width, kernel_init=self.residual_init, **dtypes
+        )
+        norm = functools.partial(layer_norm, self.epsilon, **dtypes)
+
+        y = norm(name="attention_norm")(x)
+        heads = (*x.shape[:-1], self.heads, width // self.heads)
+        query, key, value = (
+            dense(width, name=name)(y).reshape(heads)
+            for name in ("query", "key", "value")
+        )
+        y = jax.nn.dot_product_attention(query, key, value, is_causal=self.is_causal)
+        x = x + residual(name="attention_out")(y.reshape(x.shape))
+
+        y = self.activation(dense(4 * width, name="mlp_in")(norm(name="mlp_norm")(x)))
+        return x + residual(name="mlp_out")(y)
+
+
+def layer_norm(epsilon: float, **settings: object) -> nn.LayerNorm:
+    """A layer norm whose variance is not a difference of large numbers."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, **settings)
+
+
+class Transformer(nn.Module):
+    """Embeddings of tokens and positions, causal blocks, a norm, the embeddings again.
+
+    ``model.apply(variables, tokens)`` takes integers ``[batch, length]`` and returns
+    logits ``[batch, length, vocab_size]``: of the next token, given those up to each.
+    They are the products with the embeddings of the tokens, which so are used twice.
+
+    ``dtype`` is that of the computation and ``param_dtype`` that of the parameters.
+    ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: what it does
+    not save is computed again for the gradient. Kernels are of ``kernel_init``, and
+    divided by ``sqrt(2 * depth)`` where they add to the residual stream, so that its
+    variance does not grow with the depth.
+    """
+
+    config: Config
+    dtype: chex.ArrayDType = jnp.float32
+    param_dtype: chex.ArrayDType = jnp.float32
+    kernel_init: nn.initializers.Initializer = _normal
+    remat: Callable[..., bool] | None = None
+
+    @nn.compact
+    def __call__(self, tokens: chex.Array) -> chex.Array:
+        vocab_size, longest, width, depth, heads = self.config
+        length = tokens.shape[-1]
+        if length > longest:
+            raise ValueError(
+                f"the sequences have {length} tokens, but the model has positions for "
+                f"{longest}; cut them, or choose a Config of that length"
+            )
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        embed = nn.Embed(
+            vocab_size, width, embedding_init=_normal, name="tokens", **dtypes
+        )
+        positions = self.param(
+            "positions", nn.initializers.normal(0.01), (longest, width),
+            self.param_dtype,
+        )  # fmt: skip
+        block = rematerialized(Block, self.remat)
+
+        x = embed(tokens) + positions[:length].astype(self.dtype)
+        for i in range(depth):
+            x = block(
+                heads,
+                is_causal=True,
+                activation=nn.gelu,
+                epsilon=1e-5,
+                kernel_init=self.kernel_init,
+                residual_init=_divided(self.kernel_init, math.sqrt(2 * depth)),
+                name=f"block_{i}",
+                **dtypes,
+            )(x)
+        return embed.attend(layer_norm(1e-5, name="final_norm", **dtypes)(x))
+
+
+def next_token_loss(model: nn.Module) -> LossFn:
+    """Returns ``(params, tokens) -> loss``, the cross entropy of each next token.
+
+    .. math:: -\\frac{1}{n (t - 1)} \\sum_{i=1}^{n} \\sum_{j=2}^{t}
+              \\log p(x_{ij} | x_{i1}, \\dots, x_{i,j-1})
+
+    in nats, where the tokens ``x`` are integers ``[n, t]`` with ``t`` of at least 2:
+    the model sees the first ``t - 1`` and predicts the last ``t - 1``.
+
+    Args:
+      model: a :class:`Transformer`, or another whose logits are like its own.
+
+    Returns:
+      A loss function, as :func:`snipjax.saliency.snip` takes it, whose result is a
+      float32 scalar. What compiles is compiled for this very object: keep it.
+
+    Raises:
+      ValueError: (the loss function) for sequences of fewer than two tokens.
+
+    Example:
+      >>> model = Transformer(Config(vocab_size=8, length=4, width=6, depth=1, heads=2))
+      >>> tokens = jnp.array([[1, 5, 2, 7, 3]])
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), tokens[:, :-1])
+      >>> params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes["params"])
+      >>> loss = jax.jit(next_token_loss(model))(params, tokens)
+      >>> round(float(loss), 4)  # log 8, of logits that are 0
+      2.0794
+    """
+
+    def loss_fn(params: chex.ArrayTree, tokens: chex.Array) -> chex.Array:
+        if tokens.ndim != 2 or tokens.shape[1] < 2:
+            raise ValueError(
+                f"tokens have shape {tokens.shape}; pass integers [batch, length] with "
+                "a length of at least 2, of which the first are to predict the last"
+            )
+        logits = model.apply({"params": params}, tokens[:, :-1])
+        return jnp.mean(
+            optax.softmax_cross_entropy_with_integer_labels(
+                logits.astype(jnp.float32), tokens[:, 1:]
+            )
+        )
+
+    return loss_fn
+
+
+def _divided(
+    init: nn.initializers.Initializer, divisor: float
+) -> nn.initializers.Initializer:
+    return lambda key, shape, dtype: init(key, shape, dtype) / divisor

@@ -1,0 +1,87 @@
+"""Vision transformers.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; the sizes Ti and S are
+those of Touvron et al., "Training data-efficient image transformers & distillation
+through attention", ICML 2021.
+"""
+
+import functools
+from collections.abc import Callable
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from snipjax.models.layers import Conv, Dense, rematerialized, variance_scaling
+from snipjax.models.transformer import Block, layer_norm
+
+_exact_gelu = functools.partial(nn.gelu, approximate=False)
+
+
+class ViT(nn.Module):
+    """Patches of the image as tokens behind one of the class, blocks, a dense layer.
+
+    Each patch of ``patch`` x ``patch`` pixels is a product with one kernel. Tokens have
+    learned positions, of as many patches as the image given to ``init`` has. Blocks are
+    those of :class:`snipjax.models.transformer.Block`, and logits come of the class
+    token, normalised. There is no dropout: ``train`` changes nothing.
+
+    ``dtype`` is that of the computation and ``param_dtype`` that of the parameters.
+    ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: what it does
+    not save is computed again for the gradient. ``epsilon`` is that of the norms;
+    weights in Hugging Face's layout come with 1e-12. ``kernel_init`` samples kernels.
+    """
+
+    num_classes: int
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    patch: int = 16
+    epsilon: float = 1e-6
+    dtype: chex.ArrayDType = jnp.float32
+    param_dtype: chex.ArrayDType = jnp.float32
+    kernel_init: nn.initializers.Initializer = variance_scaling
+    remat: Callable[..., bool] | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
+        batch, height, width, _ = x.shape
+        if height % self.patch or width % self.patch or 0 in (height, width):
+            raise ValueError(
+                f"images of {height}x{width} pixels are not made of patches of "
+                f"{self.patch}x{self.patch}; resize or pad them to a multiple"
+            )
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        settings = {"kernel_init": self.kernel_init, **dtypes}
+        block = rematerialized(Block, self.remat)
+
+        size = (self.patch, self.patch)
+        x = Conv(self.width, size, size, "VALID", name="patches", **settings)(x)
+        x = x.reshape(batch, -1, self.width)
+        # Vectors, that is no kernels, so that pruning leaves the class token alone.
+        token = self.param(
+            "class_token", nn.initializers.zeros, (self.width,), self.param_dtype
+        )
+        token = jnp.broadcast_to(token.astype(self.dtype), (batch, 1, self.width))
+        x = jnp.concatenate([token, x], axis=1)
+        positions = self.param(
+            "positions", nn.initializers.normal(0.02), x.shape[1:], self.param_dtype
+        )
+        x = x + positions.astype(self.dtype)
+        for i in range(self.depth):
+            x = block(
+                self.heads,
+                is_causal=False,
+                activation=_exact_gelu,
+                epsilon=self.epsilon,
+                residual_init=self.kernel_init,
+                name=f"block_{i}",
+                **settings,
+            )(x)
+        x = layer_norm(self.epsilon, name="final_norm", **dtypes)(x[:, 0])
+        return Dense(self.num_classes, name="classifier", **settings)(x)
+
+
+vit_ti_16 = functools.partial(ViT, width=192, heads=3)
+vit_s_16 = functools.partial(ViT, width=384, heads=6)
+vit_b_16 = functools.partial(ViT, width=768, heads=12)

@@ -1,0 +1,431 @@
+"""The large networks have the published sizes and forms, and SNIP prunes them."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snipjax import masks, models, pruning, saliency, training
+from snipjax.models import resnet, transformer, vit
+
+IMAGENET = (1, 224, 224, 3)
+# With 1000 classes: the ResNets of torchvision, the ViTs of DeiT (and timm).
+PARAMETERS = {
+    "resnet_18": 11_689_512,
+    "resnet_50": 25_557_032,
+    "vit_ti_16": 5_717_416,
+    "vit_s_16": 22_050_664,
+    "vit_b_16": 86_567_656,
+}
+GPT2 = [
+    (transformer.GPT2_SMALL, 124_439_808),
+    (transformer.GPT2_MEDIUM, 354_823_168),
+    pytest.param(transformer.GPT2_LARGE, 774_030_080, marks=pytest.mark.slow),
+    pytest.param(transformer.GPT2_XL, 1_557_611_200, marks=pytest.mark.slow),
+]
+# Numbers of heads, classes, and the like that are different wherever they can be.
+SMALL = transformer.Config(vocab_size=11, length=6, width=32, depth=2, heads=4)
+TOKENS = np.random.default_rng(0).integers(0, 10, (3, 7))  # token 10 does not occur
+LANGUAGE = transformer.Transformer(SMALL)
+LOSS = transformer.next_token_loss(LANGUAGE)  # one object: what compiles is kept
+VIT = vit.ViT(num_classes=5, width=32, depth=2, heads=4, patch=4)
+BASIC = resnet.ResNet(5, blocks=(1, 1), width=4)
+BOTTLENECK = resnet.ResNet(5, blocks=(1, 1), block=resnet.Bottleneck, width=4)
+IMAGE_MODELS = {"vit": VIT, "basic": BASIC, "bottleneck": BOTTLENECK}
+IMAGES = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
+LABELS = np.array([3, 1])
+NOTHING = jax.checkpoint_policies.nothing_saveable
+
+
+def shapes(model: nn.Module, inputs: Any, **settings: Any) -> chex.ArrayTree:
+    return jax.eval_shape(model.clone(**settings).init, jax.random.key(0), inputs)
+
+
+def size(tree: chex.ArrayTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def sampled(tree: chex.ArrayTree) -> chex.ArrayTree:
+    """Arrays of these shapes, none of them at a value that hides a mistake."""
+    rng = np.random.default_rng(2)
+
+    def sample(path: Any, leaf: chex.Array) -> chex.Array:
+        x = 0.1 * rng.normal(size=leaf.shape)
+        is_about_one = path[-1].key in ("scale", "var")
+        return jnp.asarray(np.abs(1 + x) if is_about_one else x, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(sample, tree)
+
+
+@functools.cache
+def language_params() -> chex.ArrayTree:
+    return sampled(shapes(LANGUAGE, TOKENS[:, :-1])["params"])
+
+
+@functools.cache
+def language_scores() -> chex.ArrayTree:
+    return saliency.snip(LOSS, language_params(), TOKENS)
+
+
+# ------------------------------------------------------------------------ sizes
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_image_models_have_as_many_parameters_as_published(name: str) -> None:
+    model = models.create(name, num_classes=1000)
+    params = shapes(model, jnp.zeros(IMAGENET))["params"]
+    assert size(params) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("config", "count"), GPT2)
+def test_gpt2_has_as_many_parameters_as_published(
+    config: transformer.Config, count: int
+) -> None:
+    model = transformer.Transformer(config)
+    assert size(shapes(model, jnp.zeros((1, 8), int))) == count
+
+
+@pytest.mark.parametrize("name", ["resnet_18", "vit_ti_16"])
+def test_logits_and_parameters_are_of_the_dtypes_asked_for(name: str) -> None:
+    model = models.create(name, num_classes=7, dtype=jnp.bfloat16)
+    images = jnp.zeros((2, 32, 32, 3))
+    variables = shapes(model, images)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    logits = jax.eval_shape(lambda v: model.apply(v, images, train=False), variables)
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"), [(LANGUAGE, TOKENS[:, :6]), (VIT, IMAGES)]
+)
+def test_parameters_may_be_of_bfloat16(model: nn.Module, inputs: np.ndarray) -> None:
+    variables = shapes(model, inputs, param_dtype=jnp.bfloat16)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(variables))
+    logits = jax.eval_shape(model.apply, variables, inputs)
+    assert logits.dtype == jnp.float32
+
+
+def equations(jaxpr: Any, name: str) -> list[Any]:
+    """Those of a primitive, within functions too."""
+    found = []
+    for equation in jaxpr.eqns:
+        found += [equation] if equation.primitive.name == name else []
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            found += equations(inner, name)
+    return found
+
+
+def test_softmax_norms_and_loss_are_of_float32() -> None:
+    """That is all that takes an exponential, a logarithm or a root."""
+    settings = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
+    loss_fn = transformer.next_token_loss(LANGUAGE.clone(**settings))
+    params = shapes(LANGUAGE, TOKENS[:, :-1], **settings)["params"]
+    jaxpr = jax.make_jaxpr(loss_fn)(params, TOKENS).jaxpr
+    for name, count in {"exp": 3, "log": 1, "rsqrt": 5}.items():
+        of_name = equations(jaxpr, name)
+        assert len(of_name) == count  # two blocks of two norms, and the last norm
+        assert all(x.invars[0].aval.dtype == jnp.float32 for x in of_name)
+    assert jax.eval_shape(loss_fn, params, TOKENS).dtype == jnp.float32
+    assert equations(jaxpr, "dot_general")[0].invars[0].aval.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "count"),
+    [
+        (LANGUAGE, TOKENS[:, :6], 5 * 2 * 32),
+        (VIT, IMAGES, 5 * 2 * 32),
+        # The first norm, two in each block and one in the second's shortcut.
+        (BASIC, IMAGES, 2 * (3 * 4 + 3 * 8)),
+        # Norms of 4, 4 and 16 channels, then of 8, 8 and 32; both have a shortcut.
+        (BOTTLENECK, IMAGES, 2 * (4 + (4 + 4 + 16 + 16) + (8 + 8 + 32 + 32))),
+    ],
+)
+def test_weights_and_biases_are_all_but_the_norms(
+    model: nn.Module, inputs: np.ndarray, count: int
+) -> None:
+    params = shapes(model, inputs)["params"]
+    left_out = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if not masks.weights_and_biases(path, leaf)
+    ]
+    assert size(left_out) == count
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_every_kernel_is_sampled_by_kernel_init(name: str) -> None:
+    asked = []
+
+    def kernel_init(
+        key: chex.PRNGKey, shape: tuple[int, ...], dtype: str
+    ) -> chex.Array:
+        asked.append(shape)
+        return jnp.zeros(shape, dtype)
+
+    params = shapes(IMAGE_MODELS[name], IMAGES, kernel_init=kernel_init)["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    kernels = [leaf.shape for path, leaf in leaves if path[-1].key == "kernel"]
+    assert sorted(asked) == sorted(kernels)
+
+
+def test_what_adds_to_the_residual_stream_starts_smaller_in_a_transformer() -> None:
+    ones = nn.initializers.ones
+    model = LANGUAGE.clone(kernel_init=ones)
+    params = jax.jit(model.init)(jax.random.key(0), TOKENS[:, :6])["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if path[-1].key == "kernel":
+            is_residual = path[-2].key in ("attention_out", "mlp_out")
+            # Four layers add to it, two in each block.
+            assert bool(jnp.all(leaf == (0.5 if is_residual else 1.0)))
+
+
+# ------------------------------------------------------------------------ values
+# Those of the transformers are checked in test_pretrained.py, against tensors in the
+# layout of other libraries.
+
+
+def convolved(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
+    reach = kernel.shape[0] // 2
+    x = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))
+    return np.einsum("nhwcij,ijco->nhwo", windows[:, ::stride, ::stride], kernel)
+
+
+def batch_normed(x: np.ndarray, layer: Any, stats: Any) -> np.ndarray:
+    normed = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
+    return normed * layer["scale"] + layer["bias"]
+
+
+@pytest.mark.parametrize(
+    ("model", "strides"), [(BASIC, (2, 1)), (BOTTLENECK, (1, 2, 1))]
+)
+def test_resnet_is_of_convolutions_and_shortcuts(
+    model: resnet.ResNet, strides: tuple[int, ...]
+) -> None:
+    """Against NumPy. In the second block, one convolution of the strides has 2."""
+    variables = sampled(shapes(model, IMAGES))
+    params, stats = jax.device_get((variables["params"], variables["batch_stats"]))
+
+    def normed(x: np.ndarray, name: str, *block: str) -> np.ndarray:
+        layer, statistics = params, stats
+        for part in (*block, name):
+            layer, statistics = layer[part], statistics[part]
+        return batch_normed(x, layer, statistics)
+
+    x = convolved(IMAGES, params["Conv_0"]["kernel"], 2)
+    x = np.maximum(normed(x, "BatchNorm_0"), 0)
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # with zeros: x is not negative
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+    x = windows[:, ::2, ::2].max((-2, -1))
+    assert x.shape == (2, 4, 4, 4)
+    for name, stride in (("group_0_block_0", 1), ("group_1_block_0", 2)):
+        y = x
+        for i, s in enumerate(strides):
+            kernel = params[name][f"Conv_{i}"]["kernel"]
+            y = convolved(y, kernel, stride if s == 2 else 1)
+            y = normed(y, f"BatchNorm_{i}", name)
+            y = np.maximum(y, 0) if i < len(strides) - 1 else y
+        if "shortcut" in params[name]:
+            x = convolved(x, params[name]["shortcut"]["kernel"], stride)
+            x = normed(x, "shortcut_norm", name)
+        x = np.maximum(x + y, 0)
+    expected = x.mean((1, 2)) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    logits = jax.jit(model.apply)(variables, IMAGES)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_shortcuts_are_convolutions_only_where_the_shape_changes() -> None:
+    params = shapes(models.create("resnet_50", 10), jnp.zeros((1, 64, 64, 3)))["params"]
+    found = {name for name, block in params.items() if "shortcut" in block}
+    assert found == {f"group_{i}_block_0" for i in range(4)}
+    params = shapes(models.create("resnet_18", 10), jnp.zeros((1, 64, 64, 3)))["params"]
+    found = {name for name, block in params.items() if "shortcut" in block}
+    assert found == {f"group_{i}_block_0" for i in (1, 2, 3)}
+
+
+def test_training_normalizes_by_the_batch_and_keeps_its_statistics() -> None:
+    """The first batch norm's, against the mean of the convolution it normalises."""
+    model = BASIC.clone(remat=NOTHING)
+    variables = sampled(shapes(model, IMAGES))
+    _, updated = jax.jit(
+        lambda v: model.apply(v, IMAGES, train=True, mutable=["batch_stats"])
+    )(variables)
+    first = convolved(IMAGES, np.asarray(variables["params"]["Conv_0"]["kernel"]), 2)
+    before = variables["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(
+        updated["batch_stats"]["BatchNorm_0"]["mean"],
+        0.9 * before + 0.1 * first.mean((0, 1, 2)),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    blocks = [variables["batch_stats"], updated["batch_stats"]]
+    before, after = (jax.tree.leaves(x["group_1_block_0"]) for x in blocks)
+    assert all(np.all(a != b) for a, b in zip(after, before))
+
+
+def test_a_token_does_not_see_those_after_it() -> None:
+    variables = {"params": language_params()}
+    apply = jax.jit(lambda tokens: LANGUAGE.apply(variables, tokens))
+    tokens = TOKENS[:, :6]
+    changed = tokens.copy()
+    changed[:, 4] = (changed[:, 4] + 1) % 11
+    difference = np.abs(apply(tokens) - apply(changed)).max((0, 2))
+    assert np.all(difference[:4] == 0)
+    assert np.all(difference[4:] > 1e-4)
+
+
+def test_the_loss_is_the_cross_entropy_of_each_next_token() -> None:
+    """Token by token, with float64."""
+
+    class Fixed(nn.Module):
+        @nn.compact
+        def __call__(self, tokens: chex.Array) -> chex.Array:
+            return self.param("logits", nn.initializers.zeros, (*tokens.shape, 11))
+
+    logits = np.random.default_rng(3).normal(size=(3, 6, 11)).astype(np.float32)
+    total = 0.0
+    for row, sequence in zip(logits.astype(np.float64), TOKENS):
+        for at, scores in enumerate(row):
+            total -= math.log(np.exp(scores[sequence[at + 1]]) / np.sum(np.exp(scores)))
+    loss = transformer.next_token_loss(Fixed())({"logits": jnp.asarray(logits)}, TOKENS)
+    assert float(loss) == pytest.approx(total / 18, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [(LANGUAGE, TOKENS), *((m, IMAGES) for m in IMAGE_MODELS.values())],
+)
+def test_rematerialised_blocks_save_less_and_are_called_the_same(
+    model: nn.Module, inputs: np.ndarray
+) -> None:
+    def saved(remat: Callable[..., bool] | None) -> int:
+        """The numbers kept for the gradient, parameters included."""
+        again = model.clone(remat=remat)
+        inner = inputs[:, :-1] if model is LANGUAGE else inputs
+        variables = shapes(again, inner)
+        chex.assert_trees_all_equal_shapes_and_dtypes(variables, shapes(model, inner))
+        rest = {k: v for k, v in variables.items() if k != "params"}
+
+        def pullback(params: chex.ArrayTree, rest: chex.ArrayTree) -> Callable:
+            return jax.vjp(lambda p: again.apply({"params": p, **rest}, inner), params)[
+                1
+            ]
+
+        return size(jax.eval_shape(pullback, variables["params"], rest))
+
+    everything, products, nothing = map(
+        saved, (None, jax.checkpoint_policies.dots_saveable, NOTHING)
+    )
+    assert nothing < products < everything
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [NOTHING, jax.checkpoint_policies.dots_saveable])
+def test_rematerialised_blocks_have_the_same_saliency(remat: Callable) -> None:
+    loss_fn = transformer.next_token_loss(LANGUAGE.clone(remat=remat))
+    scores = saliency.snip(loss_fn, language_params(), TOKENS)
+    chex.assert_trees_all_close(scores, language_scores(), rtol=1e-4, atol=1e-8)
+
+
+# ---------------------------------------------------------------------- saliency
+
+
+def is_distribution(scores: chex.ArrayTree) -> bool:
+    leaves = jax.tree.leaves(scores)
+    return all(bool(jnp.all(jnp.isfinite(x) & (x >= 0))) for x in leaves) and sum(
+        float(jnp.sum(x)) for x in leaves
+    ) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BASIC.clone(blocks=(1,)),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in IMAGE_MODELS.values()),
+    ],
+)
+def test_snip_scores_image_models(model: nn.Module) -> None:
+    variables = sampled(shapes(model, IMAGES))
+    params, stats = variables.pop("params"), variables.get("batch_stats", {})
+    loss_fn = training.inference_loss(model, stats)
+    scores = saliency.snip(loss_fn, params, training.Batch(IMAGES, LABELS))
+    assert is_distribution(scores)
+    # Every kernel has connections that matter: nothing is cut off from the loss.
+    for path, leaf in jax.tree_util.tree_leaves_with_path(scores):
+        assert leaf.ndim < 2 or bool(jnp.any(leaf > 0)), path
+
+
+@pytest.mark.slow
+def test_snip_scores_a_language_model() -> None:
+    """Which they are; test_pretrained.py has them against finite differences."""
+    scores = language_scores()
+    assert is_distribution(scores)
+    assert all(bool(jnp.any(leaf > 0)) for leaf in jax.tree.leaves(scores))
+    # Both uses of an embedding count: token 10 is not read, nor is it the next.
+    assert 10 not in TOKENS
+    assert bool(jnp.all(scores["tokens"]["embedding"][10] > 0))
+
+
+@pytest.mark.slow
+def test_snip_scores_of_bfloat16_are_those_of_float32_but_for_rounding() -> None:
+    settings = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
+    loss_fn = transformer.next_token_loss(LANGUAGE.clone(**settings))
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), language_params())
+    scores = saliency.snip(loss_fn, params, TOKENS)
+    assert is_distribution(scores)
+    found, expected = (
+        jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+        for tree in (scores, language_scores())
+    )
+    assert float(jnp.corrcoef(found, expected)[0, 1]) > 0.99
+
+
+@pytest.mark.slow
+def test_a_language_model_is_pruned_in_one_call() -> None:
+    params, mask = pruning.prune(
+        LOSS, language_params(), TOKENS, 0.5, prunable=masks.weights_and_biases
+    )
+    assert masks.sparsity(mask) == pytest.approx(0.5, abs=1e-4)
+    rows = {row.path: row for row in masks.summary(mask)}
+    assert "final_norm/scale" not in rows
+    assert {f"block_{i}/{name}/kernel" for i in (0, 1) for name in (
+        "query", "key", "value", "attention_out", "mlp_in", "mlp_out",
+    )} <= rows.keys()  # fmt: skip
+    kept = sum(int(jnp.sum(x != 0)) for x in jax.tree.leaves(params))
+    assert kept == sum(row.kept for row in rows.values()) + 5 * 2 * 32
+
+
+# ------------------------------------------------------------------------ errors
+
+
+def test_sequences_too_long_for_the_positions_are_refused() -> None:
+    with pytest.raises(ValueError, match="7 tokens, but the model has positions for 6"):
+        shapes(LANGUAGE, TOKENS)
+
+
+@pytest.mark.parametrize("tokens", [np.zeros((3, 1), int), np.zeros(4, int)])
+def test_sequences_without_a_next_token_are_refused(tokens: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a length of at least 2"):
+        LOSS(language_params(), tokens)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    model = LANGUAGE.clone(config=SMALL._replace(heads=5))
+    with pytest.raises(
+        ValueError, match="heads is 5, which does not divide the width 32"
+    ):
+        shapes(model, TOKENS[:, :6])
+
+
+@pytest.mark.parametrize("image", [(1, 14, 16, 3), (1, 16, 2, 3), (1, 0, 16, 3)])
+def test_images_that_are_not_of_patches_are_refused(image: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="not made of patches of 4x4"):
+        shapes(VIT, jnp.zeros(image))
