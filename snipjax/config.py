@@ -26,6 +26,9 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "dataset.view": ("none", "imagenet"),
 }
+# What streams and meshes have alone, and what they have not.
+_LARGE = ("dataset.image_size", "dataset.view", "dataset.workers", "train.remat")
+_NOT_LARGE = ("dataset.random_labels", "prune.batch_class")
 _AT_LEAST = {
     "seed": 0,
     "seeds": 1,
@@ -137,8 +140,7 @@ def validate(config: ConfigDict) -> None:
     for name, bound in _LESS_THAN.items():
         if not given[name] < bound:
             raise ValueError(f"config.{name} is {given[name]}; it must be < {bound}")
-    if is_large(config):
-        _check_large(given)
+    _check_large(given)
     names = [name for entry in given["vary"] for name in varied(str(entry))[0]]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -398,20 +400,21 @@ def _check_min_density(given: dict[str, Any]) -> None:
 
 
 def _check_large(given: dict[str, Any]) -> None:
+    is_large = given["mesh"] or given["dataset.stream"]
     if given["mesh"]:
         mesh_axes(given["mesh"])
-    why = "config.mesh and config.dataset.stream"
-    if given["seeds"] > 1 or given["vary"]:
+    if is_large and (given["seeds"] > 1 or given["vary"]):
         raise ValueError(
-            f"{why} are for one network at a time, but config asks for several runs; "
-            "start them one by one"
+            "config.mesh and config.dataset.stream are for one network at a time, but "
+            "config asks for several runs; start them one by one"
         )
-    for name in ("dataset.random_labels", "prune.batch_class"):
-        default_value = dict(fields(default()))[name]
-        if given[name] != default_value:
+    known = dict(fields(default()))
+    for name in _NOT_LARGE if is_large else _LARGE:
+        if given[name] != known[name]:
             raise ValueError(
-                f"config.{name} is {given[name]}, which is for data in memory, not "
-                f"for {why}; leave it at {default_value}"
+                f"config.{name} is {given[name]!r}, which is "
+                f"{'not ' if is_large else ''}for runs with config.mesh or "
+                f"config.dataset.stream; leave it at {known[name]!r}"
             )
 
 

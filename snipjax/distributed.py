@@ -69,6 +69,9 @@ def initialize(
         )
     else:
         _check(coordinator_address, num_processes, process_id)
+    # On CPUs with several devices in a process, steps that are under way at once wait
+    # for each other's threads, for ever.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             coordinator_address,

@@ -7,11 +7,13 @@ import functools
 import hashlib
 import importlib.metadata
 import math
+import operator
 import platform
 import signal
 import threading
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -31,6 +33,7 @@ from snipjax import (
     checkpoints,
     console,
     datasets,
+    distributed,
     initializers,
     masks,
     models,
@@ -50,6 +53,7 @@ _PRUNABLE = {
 }
 _SELECT = {"global": masks.global_topk, "layerwise": masks.layerwise_topk}
 _BATCH_NORM = {"inference": training.inference_loss, "batch": training.batch_loss}
+_DRAWN = 4_000_000  # scores in a histogram, at most
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -69,7 +73,11 @@ def keys_of(seed: chex.Numeric) -> Keys:
 
 
 class Parts(NamedTuple):
-    """What an experiment is made of: data on the device, and functions."""
+    """What an experiment is made of: data on the device, and functions.
+
+    Where data is streamed, ``train`` has shapes in the place of arrays, and
+    ``validation`` and ``test`` are sources.
+    """
 
     config: ConfigDict
     model: nn.Module
@@ -80,6 +88,10 @@ class Parts(NamedTuple):
     augment: training.Augment | None
     optimizer: optax.GradientTransformation  # the inner one, of the dense network
     keys: Keys
+    # What is done to a loss before its gradient is taken, and where a pytree like the
+    # parameters is put: what :mod:`snipjax.large` has them for.
+    transform: training.Transform = lambda loss_fn: loss_fn
+    place: Callable[[chex.ArrayTree], chex.ArrayTree] = lambda tree: tree
 
     @property
     def prunable(self) -> masks.Prunable:
@@ -185,11 +197,7 @@ def run(
             progress["seconds"] += time.monotonic() - started
             state, progress = train(parts, state, progress, manager, workdir, stop)
         result = summarize(parts, state, progress)
-        if command is not None:
-            result["command"] = command
-        metrics = rundir.read_metrics(workdir)
-        draw(plots.training_curves, metrics, workdir / "curves.png")
-        rundir.write_json(workdir / rundir.RESULT, result)
+        write_result(result, workdir, command)
         if stop.is_made:  # too late for this run, but not for what comes after it
             raise KeyboardInterrupt
     show_result(result)
@@ -215,14 +223,6 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Parts:
         dataset = dataset._replace(train=with_random_labels(dataset))
     check_batch_sizes(config, dataset.train.labels)
     mean, std = datasets.mean_and_std(dataset.train.images)
-    train_config = config.train
-    augment = None
-    if train_config.flip or train_config.translate:
-        augment = functools.partial(
-            training.flip_and_translate,
-            flip=train_config.flip,
-            translate=train_config.translate,
-        )
     return Parts(
         config=config,
         model=models.create(model_name, dataset.num_classes, dtype=dtype),
@@ -230,9 +230,19 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Parts:
         validation=_on_device(dataset.validation),
         test=_on_device(dataset.test),
         preprocess=functools.partial(datasets.standardize, mean=mean, std=std),
-        augment=augment,
+        augment=augmentation(config),
         optimizer=optimizer_of(config),
         keys=keys_of(config.seed),
+    )
+
+
+def augmentation(config: ConfigDict) -> training.Augment | None:
+    """Returns what a configuration has done to preprocessed images, if anything."""
+    flip, translate = config.train.flip, config.train.translate
+    if not (flip or translate):
+        return None
+    return functools.partial(
+        training.flip_and_translate, flip=flip, translate=translate
     )
 
 
@@ -273,15 +283,15 @@ def prune_on(parts: Parts, batch: training.Batch) -> Pruned:
     config = parts.config.prune
     init = parts.config.init
     variables = init_variables(parts, parts.keys.scored_init, init.scored)
-    loss_fn = _BATCH_NORM[config.batch_norm](
-        parts.model, variables.get("batch_stats", {})
+    loss_fn = parts.transform(
+        _BATCH_NORM[config.batch_norm](parts.model, variables.get("batch_stats", {}))
     )
     scored = {}
 
     def criterion(
         loss_fn: saliency.LossFn, params: chex.ArrayTree, batch: Any
     ) -> chex.ArrayTree:
-        scored["scores"] = _criterion(parts)(loss_fn, params, batch)
+        scored["scores"] = parts.place(_criterion(parts)(loss_fn, params, batch))
         return scored["scores"]
 
     params, mask = pruning.prune(
@@ -307,7 +317,8 @@ def init_variables(
     """Returns a sample of the model's variables, kernels by the initializer named."""
     model = parts.model.clone(kernel_init=initializers.by_name(initializer))
     # A model's sample depends on the images' shape alone.
-    return _init(model, key, jnp.zeros((1, *parts.train.images.shape[1:])))
+    images = jnp.zeros((1, *parts.train.images.shape[1:]))
+    return parts.place(_init(model, key, images))
 
 
 def saliency_batch(parts: Parts) -> training.Batch:
@@ -368,11 +379,47 @@ def train(
       the least error on validation (the later of equals), ``last``, ``recent``, what
       the next evaluation has of training so far, and ``seconds``.
     """
+    train_steps = _compiled_train_steps(parts, state)
+    evaluate = _compiled_evaluate(parts)
+    return train_by(
+        lambda state, num_steps: train_steps(state, parts.train, num_steps=num_steps),
+        lambda state, examples: evaluate(state.params, state.batch_stats, examples),
+        parts,
+        state,
+        progress,
+        manager,
+        workdir,
+        stop,
+    )
+
+
+def train_by(
+    train_steps: Callable[..., tuple[training.TrainState, training.Metrics]],
+    evaluate: Callable[[training.TrainState, Any], training.Metrics],
+    parts: Parts,
+    state: training.TrainState,
+    progress: dict[str, Any],
+    manager: Any,
+    workdir: Path,
+    stop: StopRequest,
+    is_stopped: Callable[[StopRequest], bool] = operator.attrgetter("is_made"),
+) -> tuple[training.TrainState, dict[str, Any]]:
+    """The same by any functions.
+
+    Args:
+      train_steps: ``(state, num_steps) -> (state, mean metrics over the steps)``.
+      evaluate: ``(state, parts.validation or parts.test) -> metrics``.
+      parts: of which it takes the configuration too.
+      state: where to start from; it may be donated to ``train_steps``.
+      progress: what is returned of it where the run stopped.
+      manager: of the checkpoints.
+      workdir: directory of the run.
+      stop: what asks it to stop.
+      is_stopped: how it is asked, after each call of ``train_steps``.
+    """
     config = parts.config.train
     start, total = int(state.step), config.steps
     started = time.monotonic() - progress["seconds"]
-    train_steps = _compiled_train_steps(parts, state)
-    evaluate = _compiled_evaluate(parts)
     recent = [
         (num_steps, training.Metrics(loss, error))
         for num_steps, loss, error in progress["recent"]
@@ -396,7 +443,7 @@ def train(
         step, stop.waits = start, True
         while step < total:
             num_steps = steps_to_next_stop(step, config)
-            state, metrics = train_steps(state, parts.train, num_steps=num_steps)
+            state, metrics = train_steps(state, num_steps)
             if recent and is_ready(recent[-1][1]):
                 bar.update(step, *_loss_and_percent(recent[-1][1]))
             step += num_steps
@@ -410,7 +457,7 @@ def train(
                 bar.update(step, row["train_loss"], row["train_error"])
                 since, since_step = time.monotonic(), step
                 recent = []
-            if stop.is_made:
+            if is_stopped(stop):
                 save(step)
                 checkpoints.wait(manager)
                 console.say(f"stopped at step {step:,}; the same command goes on")
@@ -461,11 +508,20 @@ def summarize(
     }
 
 
+def write_result(result: dict[str, Any], workdir: Path, command: str | None) -> None:
+    """Adds the command line to a result; draws the curves, and writes it."""
+    if command is not None:
+        result["command"] = command
+    metrics = rundir.read_metrics(workdir)
+    draw(plots.training_curves, metrics, workdir / "curves.png")
+    rundir.write_json(workdir / rundir.RESULT, result)
+
+
 def digest(params: chex.ArrayTree) -> str:
     """Returns the SHA-256 of the parameters' bytes in tree order, as hex digits."""
     sha = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
-        sha.update(np.asarray(leaf).tobytes())
+        sha.update(distributed.on_host(leaf).tobytes())
     return sha.hexdigest()
 
 
@@ -489,10 +545,16 @@ def report_pruning(parts: Parts, pruned: Pruned, workdir: Path) -> None:
 
 
 def save_mask(mask: chex.ArrayTree, path: Path) -> None:
-    """Writes a mask as NumPy arrays named by the paths of their leaves."""
-    arrays = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(mask)}
+    """Writes a mask as NumPy arrays named by the paths of their leaves.
+
+    One after the other, so that the host need not hold them all.
+    """
     partial = path.with_name("partial-" + path.name)
-    np.savez_compressed(partial, **arrays)
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, leaf in trees.named_leaves(mask):
+            array = distributed.on_host(leaf)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
     partial.replace(path)
 
 
@@ -507,9 +569,9 @@ def first_layer_counts(
     height, width, channels = image_shape
     for leaf in jax.tree.leaves(mask):
         if leaf.ndim == 2 and leaf.shape[0] == height * width * channels:
-            counts = np.asarray(leaf).reshape(height, width, channels, -1)
+            counts = distributed.on_host(leaf).reshape(height, width, channels, -1)
         elif leaf.ndim == 4 and leaf.shape[2] == channels:
-            counts = np.asarray(leaf)
+            counts = distributed.on_host(leaf)
         else:
             continue
         return counts.sum(axis=(2, 3))
@@ -630,7 +692,7 @@ def _metrics_row(
     parts: Parts,
     state: training.TrainState,
     recent: list[tuple[int, training.Metrics]],
-    evaluate: Callable[..., training.Metrics],
+    evaluate: Callable[[training.TrainState, Any], training.Metrics],
     step: int,
 ) -> dict[str, Any]:
     """Evaluates, and returns a line of ``metrics.jsonl``; errors in percent."""
@@ -642,7 +704,7 @@ def _metrics_row(
         "train_error": float(np.average(errors, weights=weights)),
     }
     for name, examples in (("val", parts.validation), ("test", parts.test)):
-        metrics = evaluate(state.params, state.batch_stats, examples)
+        metrics = evaluate(state, examples)
         row[f"{name}_loss"], row[f"{name}_error"] = _loss_and_percent(metrics)
     return {name: rounded(value) for name, value in row.items()}
 
@@ -697,17 +759,21 @@ def _record(
 
 
 def _flat_scores(pruned: Pruned) -> tuple[np.ndarray, float]:
-    """Scores of all prunable connections, and the smallest that was kept."""
-    pairs = [
-        (np.asarray(scores).ravel(), np.asarray(keep).ravel())
-        for scores, keep in zip(
-            jax.tree.leaves(pruned.scores), jax.tree.leaves(pruned.mask)
-        )
-        if keep.ndim
-    ]
-    scores = np.concatenate([scores for scores, _ in pairs])
-    kept = np.concatenate([keep for _, keep in pairs])
-    return scores, float(scores[kept].min(initial=np.inf)) if kept.any() else 0.0
+    """Scores of prunable connections, and the smallest of all that was kept.
+
+    Where there are millions, of every so many one: a picture shows no more.
+    """
+    leaves = zip(jax.tree.leaves(pruned.scores), jax.tree.leaves(pruned.mask))
+    pairs = [(scores, keep) for scores, keep in leaves if keep.ndim]
+    stride = -(-sum(keep.size for _, keep in pairs) // _DRAWN)
+    drawn = [distributed.on_host(scores).ravel()[::stride] for scores, _ in pairs]
+    least = min(float(_least_kept(scores, keep)) for scores, keep in pairs)
+    return np.concatenate(drawn), least if math.isfinite(least) else 0.0
+
+
+@jax.jit
+def _least_kept(scores: chex.Array, keep: chex.Array) -> chex.Array:
+    return jnp.min(jnp.where(keep, scores, jnp.inf))
 
 
 def draw(draw: Callable[..., None], *args: Any) -> None:

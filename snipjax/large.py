@@ -1,0 +1,493 @@
+"""An experiment on a mesh of devices, from data that is read batch by batch.
+
+:func:`run` is Algorithm 1 of the paper as :func:`snipjax.experiment.run` is, for
+networks and data that one device does not hold: parameters lie split over the mesh
+(:mod:`snipjax.sharding`), examples come from a stream (:mod:`snipjax.streams`), and
+several processes may take part (:mod:`snipjax.distributed`).
+"""
+
+import contextlib
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from snipjax import (
+    checkpoints,
+    console,
+    datasets,
+    distributed,
+    experiment,
+    masks,
+    models,
+    optim,
+    rundir,
+    sharding,
+    streams,
+    training,
+    trees,
+)
+from snipjax import config as configs
+
+_TRAINING, _SALIENCY = range(2)  # the streams of a run
+
+
+class Plan(NamedTuple):
+    """What an experiment is made of, and where."""
+
+    parts: experiment.Parts
+    mesh: Mesh
+    sources: streams.Sources
+    views: streams.Views
+    image_size: int
+
+    @property
+    def config(self) -> ConfigDict:
+        return self.parts.config
+
+
+def run(
+    config: ConfigDict,
+    workdir: Path | str,
+    *,
+    data_dir: str | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Prunes a network at initialization, trains it, and reports.
+
+    Each process calls it alike. Run again on the directory of an interrupted run, it
+    goes on from the last checkpoint: on the same mesh it ends with the same
+    parameters, bit for bit; on another, or on another number of processes, with the
+    same ones but for rounding.
+
+    Args:
+      config: like :func:`snipjax.config.default`'s; ``mesh``, or ``dataset.stream``
+        and all devices along ``data``.
+      workdir: directory of the run, as of :func:`snipjax.experiment.run`, which all
+        processes see.
+      data_dir: of TFDS, as :func:`snipjax.streams.open` takes it.
+      command: the command line, to be kept with the result.
+
+    Returns:
+      The contents of ``result.json``.
+
+    Raises:
+      ValueError: for a configuration or mesh that is off, a data set that cannot be
+        had, or a directory that holds something else.
+      OSError: if a checkpoint cannot be written, or another process has died.
+      KeyboardInterrupt: after an interrupt of any process, once a checkpoint is
+        written.
+
+    Example:
+      >>> config = snipjax.config.default()
+      >>> config.mesh = "data=4,model=2"
+      >>> result = run(config, "runs/digits")  # doctest: +SKIP
+    """
+    started = time.monotonic()
+    configs.validate(config)
+    directory = Path(workdir)
+    with (
+        distributed.lost_peers(),
+        claim(directory, config),
+        distributed.one_voice(directory) as workdir,
+        experiment.stop_requests() as stop,
+    ):
+        if distributed.any_of((directory / rundir.RESULT).exists()):
+            console.say(f"finished before, in {directory}")
+            result = rundir.read_json(directory / rundir.RESULT)
+            experiment.show_result(result)
+            return result
+
+        plan = assemble(config, data_dir)
+        abstract = abstract_state(plan)
+        console.say(
+            f"devices: {plan.mesh.shape['data']} along data, "
+            f"{plan.mesh.shape['model']} along model; processes: {jax.process_count()}"
+        )
+        # Not before all that can be wrong with a configuration has been looked at.
+        rundir.write_json(workdir / rundir.CONFIG, config.to_dict())
+        with checkpoints.open_directory(directory / "checkpoints") as manager:
+            restored = checkpoints.restore_latest(manager, abstract)
+            if restored is None:
+                state, scores = prune(plan, saliency_batch(plan))
+                report_pruning(plan, state, scores, workdir)
+                del scores
+                progress = {"best": None, "last": None, "recent": [], "seconds": 0.0}
+            else:
+                state, progress = restored
+                console.say(f"resuming from step {int(state.step):,} in {workdir}")
+            rundir.truncate_metrics(workdir, last_step=int(state.step))
+            progress["seconds"] += time.monotonic() - started
+            state, progress = train(plan, state, progress, manager, workdir, stop)
+        result = summarize(plan, state, progress)
+        experiment.write_result(result, workdir, command)
+        if stop.is_made:  # too late for this run, but not for what comes after it
+            raise KeyboardInterrupt
+        experiment.show_result(result)
+        console.say(f"everything is in {workdir}")
+    return result
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """As :func:`snipjax.rundir.claim`, by the first process for all of them.
+
+    Another mesh than the directory's is no other configuration.
+    """
+    with contextlib.ExitStack() as stack:
+        claimed = rundir.claim(workdir, config, differences=rundir.of_large)
+        distributed.by_first(lambda: stack.enter_context(claimed))
+        yield
+
+
+def assemble(config: ConfigDict, data_dir: str | None = None) -> Plan:
+    """Opens the data, and builds the mesh, the model and the optimizer.
+
+    Args:
+      config: like :func:`snipjax.config.default`'s.
+      data_dir: of TFDS.
+
+    Raises:
+      ValueError: for a mesh that there is not, or that does not divide the batches;
+        an unknown model; a data set that cannot be had; images without one size.
+    """
+    name, train_config = config.dataset.name, config.train
+    mesh = sharding.mesh_of(config.mesh)
+    sharding.check_divides(mesh, train_config.batch_size, "train.batch_size")
+    sharding.check_divides(mesh, config.prune.batch_size, "prune.batch_size")
+    create = functools.partial(
+        models.create, config.model.name, dtype=jnp.dtype(config.model.dtype)
+    )
+    create(1)  # a wrong name is said before loading
+    if config.dataset.stream:
+        sources = streams.open(name, data_dir)
+    else:
+        sources = streams.in_memory(datasets.load(name, data_dir))
+    console.say(
+        f"opened {name}: {len(sources.train):,} examples to train on, "
+        f"{len(sources.validation):,} to validate, {len(sources.test):,} to test"
+    )
+    size, views = image_size(config, sources), streams.VIEWS[config.dataset.view]
+    mean, std = streams.mean_and_std(
+        sources.train, image_size=size, view=views.evaluation
+    )
+    model = create(sources.num_classes)
+    transforms = [functools.partial(sharding.fully_sharded, mesh)]
+    if train_config.remat:
+        model, remat = rematerialized(model)
+        transforms.append(remat)
+    count = len(sources.train)
+    parts = experiment.Parts(
+        config=config,
+        model=model,
+        train=training.Batch(
+            jax.ShapeDtypeStruct((count, size, size, sources.train.channels), "uint8"),
+            jax.ShapeDtypeStruct((count,), "int32"),
+        ),
+        validation=sources.validation,
+        test=sources.test,
+        preprocess=functools.partial(datasets.standardize, mean=mean, std=std),
+        augment=experiment.augmentation(config),
+        optimizer=experiment.optimizer_of(config),
+        keys=experiment.keys_of(config.seed),
+        transform=lambda loss_fn: functools.reduce(
+            lambda f, transform: transform(f), transforms, loss_fn
+        ),
+        place=lambda tree: jax.lax.with_sharding_constraint(
+            tree, sharding.of(mesh, tree)
+        ),
+    )
+    return Plan(parts, mesh, sources, views, size)
+
+
+def image_size(config: ConfigDict, sources: streams.Sources) -> int:
+    """Returns height and width of the images in a batch.
+
+    Args:
+      config: its ``dataset.image_size``, or 0 for that of images that are arrays.
+      sources: whose first image is looked at.
+
+    Raises:
+      ValueError: if it is 0, and images are files or not square.
+    """
+    if config.dataset.image_size:
+        return config.dataset.image_size
+    image, _ = sources.train[0]
+    if not isinstance(image, np.ndarray) or image.shape[0] != image.shape[1]:
+        raise ValueError(
+            f"config.dataset.image_size is 0, but the images of {sources.name} are not "
+            "squares of one size; give the size to see them in, e.g. 224"
+        )
+    return image.shape[0]
+
+
+def rematerialized(model: nn.Module) -> tuple[nn.Module, training.Transform]:
+    """Returns a model of less memory in the backward pass, and what to do to its loss.
+
+    Where the model is made of blocks that can be computed again, only what enters
+    them is kept; of others, only what products and convolutions give.
+
+    Args:
+      model: a network of :mod:`snipjax.models`.
+    """
+    policies = jax.checkpoint_policies
+    if hasattr(model, "remat"):
+        return model.clone(remat=policies.nothing_saveable), lambda loss_fn: loss_fn
+    return model, functools.partial(jax.checkpoint, policy=policies.dots_saveable)
+
+
+def saliency_batch(plan: Plan) -> training.Batch:
+    """Returns the mini-batch, or stack of them, that saliency is computed on.
+
+    They are the first of a stream of their own, as uint8 images on the mesh.
+    """
+    config = plan.config.prune
+    batches = list(
+        _stream(plan, _SALIENCY, config.batch_size, num_steps=config.num_batches)
+    )
+    batch = training.Batch(
+        images=np.stack([images for images, _ in batches]),
+        labels=np.stack([labels for _, labels in batches]),
+    )
+    if config.num_batches == 1:
+        batch = jax.tree.map(lambda x: x[0], batch)
+    leading = int(config.num_batches > 1)
+    put = functools.partial(
+        jax.make_array_from_process_local_data,
+        sharding.of_batch(plan.mesh, leading=leading),
+    )
+    return jax.tree.map(put, batch)
+
+
+def prune(
+    plan: Plan, batch: training.Batch
+) -> tuple[training.TrainState, chex.ArrayTree]:
+    """Samples a network, scores and prunes it, and makes its state: one program.
+
+    No device has more of it at any time than its part, and a layer.
+
+    Args:
+      plan: of :func:`assemble`.
+      batch: of :func:`saliency_batch`.
+
+    Returns:
+      ``(state, scores)``: the training state before the first step, with the mask in
+      its ``opt_state``, and the saliencies.
+
+    Raises:
+      ValueError: if a saliency is not finite.
+    """
+    state, scores = compiled_prune(plan, batch)(batch)
+    finite = jax.jit(_are_finite)(scores)
+    bad = [name for name, ok in trees.named_leaves(jax.device_get(finite)) if not ok]
+    if bad:
+        raise ValueError(
+            f"saliency is not finite in {', '.join(bad)}; the loss or its gradient "
+            "overflows on this batch: check the data and config.model.dtype"
+        )
+    masks.warn_if_disconnected(state.opt_state.mask)
+    return state, scores
+
+
+def compiled_prune(plan: Plan, batch: training.Batch) -> Callable[..., Any]:
+    """Returns the program of :func:`prune`.
+
+    Args:
+      plan: of :func:`assemble`.
+      batch: arrays, or ``jax.ShapeDtypeStruct`` with shardings.
+    """
+
+    def state_and_scores(batch: training.Batch) -> Any:
+        batch = training.Batch(plan.parts.preprocess(batch.images), batch.labels)
+        pruned = experiment.prune_on(plan.parts, batch)
+        return experiment.initial_state(plan.parts, pruned), pruned.scores
+
+    with jax.set_mesh(plan.mesh):
+        shapes = jax.eval_shape(state_and_scores, batch)
+        placed = sharding.of(plan.mesh, shapes)
+        return jax.jit(state_and_scores, out_shardings=placed).lower(batch).compile()
+
+
+def abstract_state(plan: Plan) -> training.TrainState:
+    """Returns shapes, dtypes and shardings of the training state."""
+    abstract = experiment.abstract_state(plan.parts)
+    return jax.tree.map(
+        lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+        abstract,
+        sharding.of(plan.mesh, abstract),
+    )
+
+
+def report_pruning(
+    plan: Plan, state: training.TrainState, scores: chex.ArrayTree, workdir: Path
+) -> None:
+    """As :func:`snipjax.experiment.report_pruning`, of a state."""
+    pruned = experiment.Pruned({"params": state.params}, state.opt_state.mask, scores)
+    experiment.report_pruning(plan.parts, pruned, workdir)
+
+
+def train(
+    plan: Plan,
+    state: training.TrainState,
+    progress: dict[str, Any],
+    manager: Any,
+    workdir: Path,
+    stop: experiment.StopRequest,
+) -> tuple[training.TrainState, dict[str, Any]]:
+    """Trains to the last step; as :func:`snipjax.experiment.train`."""
+    config, step = plan.config.train, compiled_train_step(plan)
+    placed = sharding.of_batch(plan.mesh)
+    stream = _stream(
+        plan,
+        _TRAINING,
+        config.batch_size,
+        start_step=int(state.step),
+        num_steps=config.steps,
+        workers=plan.config.dataset.workers,
+    )
+    with streams.to_device(stream, placed) as batches:
+
+        def train_steps(
+            state: training.TrainState, num_steps: int
+        ) -> tuple[training.TrainState, training.Metrics]:
+            total = training.Metrics(0.0, 0.0)
+            for batch in itertools.islice(batches, num_steps):
+                state, metrics = step(state, training.Batch(*batch))
+                total = jax.tree.map(jnp.add, total, metrics)
+            return state, jax.tree.map(lambda x: x / num_steps, total)
+
+        return experiment.train_by(
+            train_steps,
+            functools.partial(evaluate, plan, compiled_evaluate(plan)),
+            plan.parts,
+            state,
+            progress,
+            manager,
+            workdir,
+            stop,
+            is_stopped=lambda stop: distributed.any_of(stop.is_made),
+        )
+
+
+def compiled_train_step(plan: Plan) -> Callable[..., Any]:
+    """Returns ``(state, batch of uint8 images) -> (state, metrics)``, compiled.
+
+    The state is donated.
+    """
+    parts, mesh = plan.parts, plan.mesh
+    shape = (plan.config.train.batch_size, *parts.train.images.shape[1:])
+    placed = sharding.of_batch(mesh)
+    batch = training.Batch(
+        jax.ShapeDtypeStruct(shape, "uint8", sharding=placed),
+        jax.ShapeDtypeStruct(shape[:1], "int32", sharding=placed),
+    )
+    state = abstract_state(plan)
+
+    def step(
+        state: training.TrainState, batch: training.Batch
+    ) -> tuple[training.TrainState, training.Metrics]:
+        _, augment_key = jax.random.split(state.key)
+        images = parts.preprocess(batch.images)
+        if parts.augment is not None:
+            images = parts.augment(jax.random.fold_in(augment_key, state.step), images)
+        return training.train_step(
+            state,
+            training.Batch(images, batch.labels),
+            model=parts.model,
+            optimizer=optim.sparse(parts.optimizer, state.opt_state.mask),
+            transform=parts.transform,
+        )
+
+    out = sharding.of(mesh, state), sharding.replicated(mesh)
+    with jax.set_mesh(mesh):
+        jitted = jax.jit(step, out_shardings=out, donate_argnums=0)
+        return jitted.lower(state, batch).compile()
+
+
+def compiled_evaluate(plan: Plan) -> Callable[..., training.Metrics]:
+    """Returns ``(state, batch, counted) -> sums over the examples that count``."""
+    parts, mesh = plan.parts, plan.mesh
+
+    def sums(
+        state: training.TrainState, batch: training.Batch, counted: chex.Array
+    ) -> training.Metrics:
+        params = sharding.gathered(mesh, state.params)
+        batch = training.Batch(parts.preprocess(batch.images), batch.labels)
+        return training.metric_sums(
+            params, state.batch_stats, batch, counted > 0, model=parts.model
+        )
+
+    return jax.jit(sums, out_shardings=sharding.replicated(mesh))
+
+
+def evaluate(
+    plan: Plan,
+    sums: Callable[..., training.Metrics],
+    state: training.TrainState,
+    source: streams.Source,
+) -> training.Metrics:
+    """Returns the mean loss and error over all examples of a source.
+
+    Args:
+      plan: of :func:`assemble`.
+      sums: of :func:`compiled_evaluate`.
+      state: the training state.
+      source: the examples.
+    """
+    batches = streams.evaluation_batches(
+        source,
+        batch_size=plan.config.train.batch_size,
+        image_size=plan.image_size,
+        view=plan.views.evaluation,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=plan.config.dataset.workers,
+    )
+    total = training.Metrics(0.0, 0)
+    with (
+        streams.to_device(batches, sharding.of_batch(plan.mesh)) as batches,
+        jax.set_mesh(plan.mesh),
+    ):
+        for images, labels, counted in batches:
+            metrics = sums(state, training.Batch(images, labels), counted)
+            total = jax.tree.map(jnp.add, total, metrics)
+    return jax.tree.map(lambda x: x / len(source), total)
+
+
+def summarize(
+    plan: Plan, state: training.TrainState, progress: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the result of a run, as ``result.json`` holds it."""
+    return experiment.summarize(plan.parts, state, progress) | {
+        "mesh": dict(plan.mesh.shape),
+        "processes": jax.process_count(),
+    }
+
+
+def _stream(plan: Plan, part: int, batch_size: int, **settings: Any) -> Iterator[Any]:
+    """This process's part of the batches of one of a run's streams."""
+    seed = np.random.SeedSequence((plan.config.seed, part)).generate_state(1)
+    return streams.batches(
+        plan.sources.train,
+        batch_size=batch_size,
+        seed=int(seed[0]),
+        image_size=plan.image_size,
+        view=plan.views.train,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **settings,
+    )
+
+
+def _are_finite(scores: chex.ArrayTree) -> chex.ArrayTree:
+    return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), scores)
