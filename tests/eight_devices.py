@@ -1,0 +1,28 @@
+"""Runs checks in a process that has eight devices, which JAX must be told at once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+FLAGS = (
+    "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false "
+    # Schedules for little memory, one collective at a time, as accelerators do.
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false "
+    "--xla_disable_hlo_passes=all-reduce-combiner,cpu-all-reduce-combiner"
+)
+
+
+def check(name: str) -> None:
+    """Runs the tests of a file beside this one, and shows what fails of them."""
+    tests = Path(__file__).parent
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", tests / name],
+        env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
+        cwd=tests.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "skipped" not in finished.stdout
