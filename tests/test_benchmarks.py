@@ -46,7 +46,10 @@ def test_tables_are_markdown_of_what_was_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["convolution", "loop", "pruning", "seeds", "selection", "startup", "training"],
+    [
+        *("convolution", "loop", "pruning", "seeds", "selection", "startup"),
+        *("streaming", "training"),
+    ],
 )
 def test_every_benchmark_can_be_started(name: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.{name}").main)

@@ -686,9 +686,7 @@ class TestRecords:
         with pytest.raises(DatasetError, match="is not prepared in") as missing:
             streams.open("imagenet2012", tmp_path)
         assert "streams.open(" in str(missing.value)
-        with pytest.raises(
-            DatasetError, match=r"dataset 'imagnet2012'.*'imagenet2012'"
-        ):
+        with pytest.raises(DatasetError, match=r"Did you mean .*'imagenet2012'"):
             streams.open("imagnet2012", tmp_path)
 
     def test_need_no_tensorflow(self, data_dir: Path, tmp_path: Path) -> None:
