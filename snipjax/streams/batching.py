@@ -69,7 +69,8 @@ def batches(
       process_count: the number of processes that share a batch.
       workers: processes that read and decode; 0 has threads of this process do it.
         They import the main module, which must not start the run again: it needs
-        ``if __name__ == "__main__":``.
+        ``if __name__ == "__main__":``. Their batches come through shared memory, and
+        a worker is killed where that (``/dev/shm``) is too small.
       threads: in each process that reads and decodes.
       buffer: batches that each of these processes has ready.
 
