@@ -280,9 +280,33 @@ def prune_on(parts: Parts, batch: training.Batch) -> Pruned:
     The variables to train are a fresh sample where the configuration says so, as it
     does by default, for the paper's reference implementation does.
     """
+    return prune_samples(parts, *samples(parts), batch)
+
+
+def samples(parts: Parts) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    """Returns the variables to score, and those to train, which may be the same."""
+    keys, init = parts.keys, parts.config.init
+    scored = init_variables(parts, keys.scored_init, init.scored)
+    if not parts.config.prune.fresh_init:
+        return scored, scored
+    return scored, init_variables(parts, keys.fresh_init, init.trained)
+
+
+def prune_samples(
+    parts: Parts,
+    variables: chex.ArrayTree,
+    trained: chex.ArrayTree,
+    batch: training.Batch,
+) -> Pruned:
+    """Prunes one sample of the variables by the saliency of another.
+
+    Args:
+      parts: of :func:`assemble`.
+      variables: the sample that is scored.
+      trained: the sample that is trained.
+      batch: a preprocessed mini-batch, or stack of them.
+    """
     config = parts.config.prune
-    init = parts.config.init
-    variables = init_variables(parts, parts.keys.scored_init, init.scored)
     loss_fn = parts.transform(
         _BATCH_NORM[config.batch_norm](parts.model, variables.get("batch_stats", {}))
     )
@@ -294,7 +318,7 @@ def prune_on(parts: Parts, batch: training.Batch) -> Pruned:
         scored["scores"] = parts.place(_criterion(parts)(loss_fn, params, batch))
         return scored["scores"]
 
-    params, mask = pruning.prune(
+    _, mask = pruning.prune(
         loss_fn,
         variables["params"],
         batch,
@@ -305,10 +329,8 @@ def prune_on(parts: Parts, batch: training.Batch) -> Pruned:
         num_batches=None if config.num_batches == 1 else config.num_batches,
         rounds=config.rounds,
     )
-    if config.fresh_init:
-        variables = init_variables(parts, parts.keys.fresh_init, init.trained)
-        params = masks.apply(mask, variables["params"])
-    return Pruned({**variables, "params": params}, mask, scored["scores"])
+    params = masks.apply(mask, trained["params"])
+    return Pruned({**trained, "params": params}, mask, scored["scores"])
 
 
 def init_variables(
@@ -318,7 +340,7 @@ def init_variables(
     model = parts.model.clone(kernel_init=initializers.by_name(initializer))
     # A model's sample depends on the images' shape alone.
     images = jnp.zeros((1, *parts.train.images.shape[1:]))
-    return parts.place(_init(model, key, images))
+    return _init(model, key, images, parts.place)
 
 
 def saliency_batch(parts: Parts) -> training.Batch:
@@ -778,6 +800,8 @@ def _least_kept(scores: chex.Array, keep: chex.Array) -> chex.Array:
 
 def draw(draw: Callable[..., None], *args: Any) -> None:
     """Draws a picture; a failure is said and costs nothing else of the run."""
+    if not distributed.is_first():
+        return
     try:
         draw(*args)
     except Exception as error:  # whatever drawing ends in
@@ -800,6 +824,11 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _init(model: nn.Module, key: chex.PRNGKey, images: chex.Array) -> chex.ArrayTree:
-    return model.init(key, images, train=False)
+@functools.partial(jax.jit, static_argnames=("model", "place"))
+def _init(
+    model: nn.Module,
+    key: chex.PRNGKey,
+    images: chex.Array,
+    place: Callable[[chex.ArrayTree], chex.ArrayTree],
+) -> chex.ArrayTree:
+    return place(model.init(key, images, train=False))

@@ -272,7 +272,7 @@ def saliency_batch(plan: Plan) -> training.Batch:
 def prune(
     plan: Plan, batch: training.Batch
 ) -> tuple[training.TrainState, chex.ArrayTree]:
-    """Samples a network, scores and prunes it, and makes its state: one program.
+    """Samples a network, scores and prunes it, and makes its state.
 
     No device has more of it at any time than its part, and a layer.
 
@@ -287,8 +287,9 @@ def prune(
     Raises:
       ValueError: if a saliency is not finite.
     """
-    state, scores = compiled_prune(plan, batch)(batch)
-    finite = jax.jit(_are_finite)(scores)
+    with jax.set_mesh(plan.mesh):
+        scored, trained = experiment.samples(plan.parts)
+    state, scores, finite = compiled_prune(plan, batch)(scored, trained, batch)
     bad = [name for name, ok in trees.named_leaves(jax.device_get(finite)) if not ok]
     if bad:
         raise ValueError(
@@ -300,32 +301,36 @@ def prune(
 
 
 def compiled_prune(plan: Plan, batch: training.Batch) -> Callable[..., Any]:
-    """Returns the program of :func:`prune`.
+    """Returns ``(scored, trained, batch of uint8 images) -> (state, scores, finite)``.
+
+    The last says of each leaf whether all of its scores are finite.
 
     Args:
       plan: of :func:`assemble`.
       batch: arrays, or ``jax.ShapeDtypeStruct`` with shardings.
     """
 
-    def state_and_scores(batch: training.Batch) -> Any:
+    def prune_samples(
+        scored: chex.ArrayTree, trained: chex.ArrayTree, batch: training.Batch
+    ) -> Any:
         batch = training.Batch(plan.parts.preprocess(batch.images), batch.labels)
-        pruned = experiment.prune_on(plan.parts, batch)
-        return experiment.initial_state(plan.parts, pruned), pruned.scores
+        pruned = experiment.prune_samples(plan.parts, scored, trained, batch)
+        finite = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), pruned.scores)
+        return experiment.initial_state(plan.parts, pruned), pruned.scores, finite
 
     with jax.set_mesh(plan.mesh):
-        shapes = jax.eval_shape(state_and_scores, batch)
+        samples = _abstract(
+            plan, jax.eval_shape(lambda: experiment.samples(plan.parts))
+        )
+        shapes = jax.eval_shape(prune_samples, *samples, batch)
         placed = sharding.of(plan.mesh, shapes)
-        return jax.jit(state_and_scores, out_shardings=placed).lower(batch).compile()
+        jitted = jax.jit(prune_samples, out_shardings=placed)
+        return jitted.lower(*samples, batch).compile()
 
 
 def abstract_state(plan: Plan) -> training.TrainState:
     """Returns shapes, dtypes and shardings of the training state."""
-    abstract = experiment.abstract_state(plan.parts)
-    return jax.tree.map(
-        lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
-        abstract,
-        sharding.of(plan.mesh, abstract),
-    )
+    return _abstract(plan, experiment.abstract_state(plan.parts))
 
 
 def report_pruning(
@@ -474,6 +479,15 @@ def summarize(
     }
 
 
+def _abstract(plan: Plan, tree: chex.ArrayTree) -> Any:
+    """Shapes and dtypes of a tree, and where its leaves lie."""
+    return jax.tree.map(
+        lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+        tree,
+        sharding.of(plan.mesh, tree),
+    )
+
+
 def _stream(plan: Plan, part: int, batch_size: int, **settings: Any) -> Iterator[Any]:
     """This process's part of the batches of one of a run's streams."""
     seed = np.random.SeedSequence((plan.config.seed, part)).generate_state(1)
@@ -487,7 +501,3 @@ def _stream(plan: Plan, part: int, batch_size: int, **settings: Any) -> Iterator
         process_count=jax.process_count(),
         **settings,
     )
-
-
-def _are_finite(scores: chex.ArrayTree) -> chex.ArrayTree:
-    return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), scores)
