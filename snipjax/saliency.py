@@ -3,6 +3,9 @@
 A criterion is a function ``(loss_fn, params, batch) -> scores``. ``scores`` is a
 pytree like ``params`` with float32 leaves, larger where a connection matters more.
 Pass one to :func:`snipjax.pruning.prune`, or write your own.
+
+Beyond what a gradient takes, :func:`snip` holds its scores alone: the derivative is
+the gradient times the parameters, leaf by leaf, and is normalised in place.
 """
 
 import functools
@@ -30,7 +33,13 @@ __all__ = [
 ]
 
 
-def snip(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
+def snip(
+    loss_fn: LossFn,
+    params: chex.ArrayTree,
+    batch: Any,
+    *,
+    dtype: chex.ArrayDType = jnp.float32,
+) -> chex.ArrayTree:
     r"""Returns the connection sensitivity of every parameter.
 
     With a mask :math:`c` of ones multiplied into the parameters :math:`w`,
@@ -39,7 +48,9 @@ def snip(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
               g_j = \frac{\partial L(c \odot w)}{\partial c_j} \bigg|_{c = 1}.
 
     The derivative and the sums are in float32 whatever the parameters' dtype.
-    Where every derivative is zero the scores are zero.
+    Where every derivative is zero the scores are zero. What the loss keeps for its
+    gradient is up to it: wrap layers in ``jax.checkpoint`` or ``flax.linen.remat``
+    to compute them again instead, the scores are the same.
 
     Args:
       loss_fn: ``(params, batch) -> scalar``, a pure function: the loss on a
@@ -50,14 +61,18 @@ def snip(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
         each of the same shapes. The derivative is then averaged over the batches
         before the absolute value is taken, in memory that does not grow with
         their number.
+      dtype: float32, or bfloat16 to hold the scores in half the memory: a
+        derivative is then rounded to it as soon as its leaf is known, and so is what
+        several batches add up to, which limits their number to some tens. As a
+        criterion, ``functools.partial(saliency.snip, dtype=jnp.bfloat16)``.
 
     Returns:
-      A pytree like ``params`` of float32 arrays that sum to one.
+      A pytree like ``params`` of arrays of that dtype, which sum to one.
 
     Raises:
       ValueError: if the loss is not a floating-point scalar, ``loss_fn`` is not
-        hashable, a leaf of ``params`` is not a floating-point array, or the iterator
-        is empty.
+        hashable, a leaf of ``params`` is not a floating-point array, the iterator
+        is empty, or ``dtype`` is another.
 
     Example:
       >>> loss_fn = lambda params, x: jnp.sum(params["w"] * x)
@@ -67,10 +82,17 @@ def snip(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
     Lee, Ajanthan, Torr, "SNIP: Single-shot Network Pruning based on Connection
     Sensitivity", ICLR 2019, equations 5 and 6.
     """
-    return _normalized_magnitude(sensitivity(loss_fn, params, batch))
+    derivative = sensitivity(loss_fn, params, batch, dtype=dtype)
+    return _normalized_magnitude(derivative)
 
 
-def sensitivity(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
+def sensitivity(
+    loss_fn: LossFn,
+    params: chex.ArrayTree,
+    batch: Any,
+    *,
+    dtype: chex.ArrayDType = jnp.float32,
+) -> chex.ArrayTree:
     r"""Returns the signed derivative of the loss in each connection.
 
     .. math:: g_j = \partial L(c \odot w) / \partial c_j |_{c = 1}
@@ -79,7 +101,7 @@ def sensitivity(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.Arr
     of this and normalises it.
 
     Returns:
-      A pytree like ``params`` of float32 arrays.
+      A pytree like ``params`` of arrays of that dtype.
 
     Example:
       >>> loss_fn = lambda params, x: jnp.sum(params["w"] * x)
@@ -88,12 +110,11 @@ def sensitivity(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.Arr
     """
     trees.check_floating(params, "params")
     losses.check_hashable(loss_fn)
+    dtype = _score_dtype(dtype)
     if isinstance(batch, Iterator):
-        return _mean_sensitivity(loss_fn, params, batch)
-    trees.check_arrays(
-        batch, "batch", "pass a pytree of arrays, or iter(loader) for several batches"
-    )
-    return _compiled_sensitivity(loss_fn)(params, batch)
+        return _mean_sensitivity(loss_fn, params, batch, dtype)
+    _check_batch(batch)
+    return _compiled_sensitivity(loss_fn, dtype)(params, batch)
 
 
 def magnitude(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
@@ -154,83 +175,157 @@ def random(key: chex.PRNGKey) -> Criterion:
     return criterion
 
 
+def _score_dtype(dtype: chex.ArrayDType) -> jnp.dtype:
+    # Of float16's range a billion scores that sum to one are below the least.
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(
+            f"dtype is {jnp.dtype(dtype)}, in which scores cannot be held; pass "
+            "jnp.float32 or jnp.bfloat16"
+        )
+    return jnp.dtype(dtype)
+
+
+def _check_batch(batch: Any) -> None:
+    trees.check_arrays(
+        batch, "batch", "pass a pytree of arrays, or iter(loader) for several batches"
+    )
+
+
 # Bounded, because a loss function holds on to all that it closes over.
 @functools.lru_cache(maxsize=16)
-def _compiled_sensitivity(loss_fn: LossFn) -> Callable[..., chex.ArrayTree]:
-    return jax.jit(functools.partial(_sensitivity, loss_fn))
+def _compiled_sensitivity(
+    loss_fn: LossFn, dtype: jnp.dtype
+) -> Callable[..., chex.ArrayTree]:
+    def sensitivity(params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
+        # The mean of the gradients is the gradient of the mean, but each batch is
+        # gone through once, and nothing is rounded to the parameters' dtype.
+        if isinstance(loss_fn, MeanLoss):
+            return _mean_of_stacked(loss_fn.loss_fn, params, batch, dtype)
+        return _as(dtype, _sensitivity(loss_fn, params, batch))
+
+    return jax.jit(sensitivity)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_addition(loss_fn: LossFn) -> Callable[..., chex.ArrayTree]:
+    def addition(
+        total: chex.ArrayTree, params: chex.ArrayTree, batch: Any
+    ) -> chex.ArrayTree:
+        return _sum(total, _sensitivity(loss_fn, params, batch))
+
+    return jax.jit(addition, donate_argnums=0)
 
 
 def _sensitivity(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
-    # The mean of the gradients is the gradient of the mean, but each batch is gone
-    # through once, and nothing is rounded to the parameters' dtype on the way.
-    if isinstance(loss_fn, MeanLoss):
-        return _mean_of_stacked(loss_fn.loss_fn, params, batch)
+    """The derivative in each connection, in float32."""
 
-    def loss_of_mask(mask: chex.ArrayTree) -> chex.Array:
-        loss = loss_fn(jax.tree.map(_connect, mask, params), batch)
+    def loss_of(params: chex.ArrayTree) -> chex.Array:
+        loss = loss_fn(params, batch)
         losses.check_scalar(loss)
         return loss
 
-    ones = jax.tree.map(lambda w: jnp.ones_like(w, losses.at_least_float32(w)), params)
-    derivative = jax.grad(loss_of_mask)(ones)
-    return jax.tree.map(lambda g: g.astype(jnp.float32), derivative)
+    # By the chain rule, dL/dc = dL/dw * w where c is one.
+    return jax.tree.map(_product, jax.grad(loss_of)(params), params)
+
+
+def _product(gradient: chex.Array, param: chex.Array) -> chex.Array:
+    # Products of numbers of half precision need float32.
+    dtype = losses.at_least_float32(param)
+    return (gradient.astype(dtype) * param.astype(dtype)).astype(jnp.float32)
 
 
 def _mean_of_stacked(
-    loss_fn: LossFn, params: chex.ArrayTree, batches: Any
+    loss_fn: LossFn, params: chex.ArrayTree, batches: Any, dtype: jnp.dtype
 ) -> chex.ArrayTree:
     def add(total: chex.ArrayTree, batch: Any) -> tuple[chex.ArrayTree, None]:
-        derivative = _sensitivity(loss_fn, params, batch)
-        return jax.tree.map(jnp.add, total, derivative), None
+        # Or XLA would take what it makes of the parameters alone, such as a copy of
+        # another dtype, out of the loop, and have it for all of them at once.
+        constant, batch = jax.lax.optimization_barrier((params, batch))
+        return _sum(total, _sensitivity(loss_fn, constant, batch)), None
 
-    zeros = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params)
+    zeros = jax.tree.map(lambda w: jnp.zeros_like(w, dtype), params)
     total, _ = jax.lax.scan(add, zeros, batches)
-    count = len(jax.tree.leaves(batches)[0])
-    return jax.tree.map(lambda g: g / count, total)
-
-
-def _connect(mask: chex.Array, param: chex.Array) -> chex.Array:
-    # The product is taken in the mask's float32, so that dL/dc = g * w is too; the
-    # loss sees the parameter in its own dtype.
-    product = mask * jnp.asarray(param, mask.dtype)
-    return product.astype(jnp.result_type(param))
+    return _divided(total, len(jax.tree.leaves(batches)[0]))
 
 
 def _mean_sensitivity(
-    loss_fn: LossFn, params: chex.ArrayTree, batches: Iterator
+    loss_fn: LossFn, params: chex.ArrayTree, batches: Iterator, dtype: jnp.dtype
 ) -> chex.ArrayTree:
-    total, count = None, 0
+    total = jax.tree.map(lambda w: jnp.zeros_like(w, dtype), params)
+    count = 0
     for batch in batches:
-        derivative = sensitivity(loss_fn, params, batch)
-        total = derivative if total is None else _add(total, derivative)
+        _check_batch(batch)
+        total = _compiled_addition(loss_fn)(total, params, batch)
         count += 1
-    if total is None:
+    if not count:
         raise ValueError(
             "batch is an iterator that yields nothing; pass at least one batch (an "
             "iterator can be read only once)"
         )
-    return jax.tree.map(lambda g: g / count, total)
+    divided = _divided if trees.is_traced(total) else _divided_in_place
+    return divided(total, count)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _add(total: chex.ArrayTree, more: chex.ArrayTree) -> chex.ArrayTree:
-    return jax.tree.map(jnp.add, total, more)
+def _sum(total: chex.ArrayTree, more: chex.ArrayTree) -> chex.ArrayTree:
+    return jax.tree.map(lambda t, m: (t + m).astype(t.dtype), total, more)
+
+
+def _divided(tree: chex.ArrayTree, divisor: chex.Numeric) -> chex.ArrayTree:
+    return jax.tree.map(
+        lambda x: (x.astype(jnp.float32) / divisor).astype(x.dtype), tree
+    )
+
+
+def _as(dtype: jnp.dtype, tree: chex.ArrayTree) -> chex.ArrayTree:
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def _normalized_magnitude(derivative: chex.ArrayTree) -> chex.ArrayTree:
+    # In two programs: in one, XLA keeps what both have in common for all leaves.
+    divide = (
+        _magnitude_over if trees.is_traced(derivative) else _in_place_magnitude_over
+    )
+    return divide(derivative, *_divisors(derivative))
 
 
 @jax.jit
-def _normalized_magnitude(derivative: chex.ArrayTree) -> chex.ArrayTree:
-    magnitudes = jax.tree.map(jnp.abs, derivative)
-    if not jax.tree.leaves(magnitudes):
-        return magnitudes
-    # Dividing by the largest first keeps the sum from overflowing. Non-finite
-    # entries stay where they are, so that selection can name their leaf.
-    finite = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), magnitudes)
-    largest = jax.tree.reduce(jnp.maximum, jax.tree.map(_max_or_zero, finite))
-    largest = jnp.where(largest > 0.0, largest, 1.0)
-    total = sum(jnp.sum(g / largest) for g in jax.tree.leaves(finite))
-    total = jnp.where(total > 0.0, total, 1.0)
-    return jax.tree.map(lambda g: g / largest / total, magnitudes)
+def _divisors(
+    derivative: chex.ArrayTree,
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """A scale, the largest magnitude by that scale, and the sum relative to it.
+
+    Dividing by the largest first keeps the sum from overflowing, and the scale the
+    product of both, which XLA may divide by. Where an entry is not finite, all are 1:
+    selection can then name its leaf, and no other.
+    """
+    leaves = jax.tree.leaves(derivative)
+    largest, total = jnp.float32(0.0), jnp.float32(0.0)
+    for g in leaves:
+        largest = jnp.maximum(largest, jnp.max(jnp.abs(g), initial=0.0))
+    largest = jnp.where(jnp.isfinite(largest) & (largest > 0.0), largest, 1.0)
+    scale = jnp.where(largest > 2.0**64, 2.0**-64, 1.0)
+    largest *= scale
+    for g in leaves:
+        # Adds nothing: it has a leaf wait for the one before, and take its memory.
+        after = scale + 0.0 * total
+        total += jnp.sum(jnp.abs(g.astype(jnp.float32) * after) / largest)
+    total = jnp.where(jnp.isfinite(total) & (total > 0.0), total, 1.0)
+    return scale, largest, total
 
 
-def _max_or_zero(x: chex.Array) -> chex.Array:
-    return jnp.max(x, initial=0.0)
+@jax.jit
+def _magnitude_over(
+    derivative: chex.ArrayTree,
+    scale: chex.Array,
+    largest: chex.Array,
+    total: chex.Array,
+) -> chex.ArrayTree:
+    def normalized(g: chex.Array) -> chex.Array:
+        magnitude = jnp.abs(g).astype(jnp.float32) * scale
+        return (magnitude / largest / total).astype(g.dtype)
+
+    return jax.tree.map(normalized, derivative)
+
+
+_in_place_magnitude_over = jax.jit(_magnitude_over, donate_argnums=0)
+_divided_in_place = jax.jit(_divided, donate_argnums=0)

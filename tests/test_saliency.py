@@ -319,6 +319,125 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     )
 
 
+# Memory: besides the params, one array of the scores' dtype for each of them.
+
+
+def deep(params: list[chex.Array], x: chex.Array) -> chex.Array:
+    for w in params:
+        x = jnp.tanh(x @ w)
+    return jnp.mean(x.astype(jnp.float32))
+
+
+def square_layers(dtype: Any, count: int = 12, size: int = 128) -> list[chex.Array]:
+    keys = jax.random.split(jax.random.key(0), count)
+    return [jax.random.normal(k, (size, size), dtype) / size**0.5 for k in keys]
+
+
+def extra_bytes(function: Callable, *args: Any, donated: int = 0) -> float:
+    """What a program holds beyond its arguments, less those it may overwrite."""
+    compiled = function.lower(*args).compile()
+    memory = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes == donated
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes - donated
+
+
+def test_scoring_takes_no_more_memory_than_a_training_step() -> None:
+    params, x = square_layers(jnp.float32), jnp.ones((2, 128))
+    size = sum(w.nbytes for w in params)
+    score = saliency._compiled_sensitivity(deep, jnp.dtype(jnp.float32))
+    assert extra_bytes(score, params, x) < 1.3 * size
+    # What normalises then has the derivative alone, and writes the scores over it.
+    assert extra_bytes(saliency._divisors, params) < 0.3 * size
+    one = jnp.float32(1)
+    over = saliency._in_place_magnitude_over
+    assert extra_bytes(over, params, one, one, one, donated=size) < 0.1 * size
+
+    def step(
+        params: list[chex.Array], momentum: list[chex.Array], x: chex.Array
+    ) -> Any:
+        gradient = jax.grad(deep)(params, x)
+        momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, gradient)
+        return jax.tree.map(lambda w, m: w - 0.1 * m, params, momentum), momentum
+
+    training = jax.jit(step, donate_argnums=(0, 1))
+    beyond_params = size + extra_bytes(training, params, params, x, donated=2 * size)
+    assert extra_bytes(score, params, x) < 1.1 * beyond_params
+
+
+def test_batches_of_an_iterator_are_added_in_place() -> None:
+    params, x = square_layers(jnp.float32), jnp.ones((2, 128))
+    size = sum(w.nbytes for w in params)
+    add = saliency._compiled_addition(deep)
+    assert extra_bytes(add, params, params, x, donated=size) < 0.6 * size
+
+
+def test_scores_held_in_bfloat16_are_the_float32_ones_rounded() -> None:
+    params, x = square_layers(jnp.bfloat16, count=3), jnp.ones((2, 128), jnp.bfloat16)
+    scores = saliency.snip(deep, params, x, dtype=jnp.bfloat16)
+    expected = saliency.snip(deep, params, x)
+    for actual, wide in zip(scores, expected):
+        assert (actual.dtype, wide.dtype) == (jnp.bfloat16, jnp.float32)
+        # Rounded twice, by half a unit in the 8th bit; and the sum is of the rounded.
+        np.testing.assert_allclose(np.float64(actual), np.float64(wide), rtol=2**-7)
+    assert abs(sum(np.float64(s).sum() for s in scores) - 1) < 1e-3
+    single = saliency._compiled_sensitivity(deep, jnp.dtype(jnp.float32))
+    half = saliency._compiled_sensitivity(deep, jnp.dtype(jnp.bfloat16))
+    outputs = [
+        f.lower(params, x).compile().memory_analysis().output_size_in_bytes
+        for f in (single, half)
+    ]
+    assert outputs[1] < 0.51 * outputs[0]
+
+
+@pytest.mark.parametrize("many", [iter, stacked])
+def test_several_batches_in_bfloat16(many: Callable) -> None:
+    params = {"w": jnp.array([1.0, 2.0, -4.0])}
+    batches = [{"w": np.float32([1, -1, 3])}, {"w": np.float32([1, 1, -2])}]
+    loss_fn = linear if many is iter else saliency.MeanLoss(linear)
+    signed = saliency.sensitivity(loss_fn, params, many(batches), dtype=jnp.bfloat16)
+    assert signed["w"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.float32(signed["w"]), [1.0, 0.0, -2.0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.int32, jnp.float64])
+def test_scores_of_another_dtype(dtype: Any) -> None:
+    with pytest.raises(ValueError, match=r"dtype is .*, in which scores cannot be"):
+        saliency.snip(linear, {"w": jnp.ones(2)}, {"w": jnp.ones(2)}, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        None,
+        jax.checkpoint_policies.everything_saveable,
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    ],
+)
+def test_a_loss_that_computes_layers_again_has_the_same_scores(policy: Any) -> None:
+    def layer(x: chex.Array, w: chex.Array) -> chex.Array:
+        return jnp.tanh(x @ w)
+
+    def again(params: list[chex.Array], x: chex.Array) -> chex.Array:
+        for w in params:
+            x = jax.checkpoint(layer, policy=policy)(x, w)
+        return jnp.mean(x)
+
+    params, x = square_layers(jnp.float32, count=3, size=16), jnp.ones((4, 16))
+    derivative = central_differences(
+        lambda flat: numpy_deep(np.split(flat, 3), x), flatten(params).astype("f8")
+    )
+    expected = np.abs(derivative) / np.abs(derivative).sum()
+    scores = flatten(saliency.snip(again, params, x))
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-7)
+
+
+def numpy_deep(flat_layers: list[np.ndarray], x: chex.Array) -> np.float64:
+    x = np.asarray(x, np.float64)
+    for w in flat_layers:
+        x = np.tanh(x @ w.reshape(x.shape[1], -1))
+    return np.mean(x)
+
+
 # Transformations.
 
 
