@@ -177,6 +177,8 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Plan:
         f"opened {name}: {len(sources.train):,} examples to train on, "
         f"{len(sources.validation):,} to validate, {len(sources.test):,} to test"
     )
+    for batch_size in (train_config.batch_size, config.prune.batch_size):
+        training.epoch_length(len(sources.train), batch_size)
     size, views = image_size(config, sources), streams.VIEWS[config.dataset.view]
     mean, std = streams.mean_and_std(
         sources.train, image_size=size, view=views.evaluation

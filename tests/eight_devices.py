@@ -5,19 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+# What is computed here is little, and compiling it takes less time without care.
+QUICK = (
+    "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true"
+)
 FLAGS = (
-    "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false "
+    f"--xla_force_host_platform_device_count=8 {QUICK} "
     # Schedules for little memory, one collective at a time, as accelerators do.
     "--xla_cpu_enable_concurrency_optimized_scheduler=false "
     "--xla_disable_hlo_passes=all-reduce-combiner,cpu-all-reduce-combiner"
 )
 
 
-def check(name: str) -> None:
+def check(name: str, marked: str = "not slow") -> None:
     """Runs the tests of a file beside this one, and shows what fails of them."""
     tests = Path(__file__).parent
+    options = ["-q", "-x", "--no-header", "-m", marked]
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", tests / name],
+        [sys.executable, "-m", "pytest", *options, tests / name],
         env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
         cwd=tests.parent,
         capture_output=True,

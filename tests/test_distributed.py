@@ -1,0 +1,228 @@
+"""Processes that train one network together, for real, over loopback."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import eight_devices
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snipjax import distributed, rundir
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+QUICK = (
+    "--config.train.steps=6",
+    "--config.train.eval_every=2",
+    "--config.train.checkpoint_every=2",
+    "--config.train.steps_per_dispatch=1",
+)
+TIMINGS = {"seconds", "steps_per_second"}
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+def start(arguments: list[Any], devices: int = 1) -> subprocess.Popen[str]:
+    flags = f"--xla_force_host_platform_device_count={devices} {eight_devices.QUICK}"
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train(
+    processes: int, workdir: Path, *arguments: str, devices: int = 1
+) -> list[subprocess.Popen[str]]:
+    """``train.py`` on the digits, by so many processes of so many devices."""
+    command = [
+        ROOT / "train.py",
+        f"--config={ROOT / 'configs' / 'digits_mesh.py'}",
+        f"--workdir={workdir}",
+        *arguments,
+    ]
+    together = [
+        f"--coordinator_address=localhost:{free_port()}",
+        f"--num_processes={processes}",
+    ]
+    if processes == 1:
+        return [start(command, devices)]
+    return [
+        start([*command, *together, f"--process_id={number}"], devices)
+        for number in range(processes)
+    ]
+
+
+def outputs(started: list[subprocess.Popen[str]], code: int = 0) -> list[str]:
+    """What each has printed, once all have ended."""
+    printed = [process.communicate(timeout=500)[0] for process in started]
+    assert [p.returncode for p in started] == [code] * len(started), printed
+    return printed
+
+
+def metrics(workdir: Path) -> list[dict[str, float]]:
+    rows = rundir.read_metrics(workdir)
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+
+
+def interrupted(workdir: Path, copy: Path, step: int) -> Path:
+    """A copy of a run as it was when it had written that checkpoint."""
+    shutil.copytree(workdir, copy)
+    (copy / rundir.RESULT).unlink()
+    for path in (copy / "checkpoints").iterdir():
+        if int(path.name) > step:
+            shutil.rmtree(path)
+    return copy
+
+
+def test_two_processes_train_and_go_on(tmp_path: Path) -> None:
+    port = free_port()
+    worker = TESTS / "distributed_worker.py"
+    started = [start([worker, port, 2, number, tmp_path]) for number in range(2)]
+    printed = outputs(started)
+    # Whole, and resumed; of the first process, and of the second.
+    results = [json.loads(text.splitlines()[-1]) for text in printed]
+    assert len({one["params_sha256"] for pair in results for one in pair}) == 1
+    assert {one["processes"] for pair in results for one in pair} == {2}
+    assert results[0][0]["steps"] == 4
+    assert "step 4: loss" in printed[0]
+    assert "step 4: loss" not in printed[1]
+    assert [row["step"] for row in metrics(tmp_path / "resumed")] == [2, 4]
+
+
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    outputs(train(1, workdir, "--config.mesh=data=1", *QUICK))
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "devices", "mesh"),
+    [(2, 1, "model=2"), (4, 1, "data=2,model=2"), (2, 2, "data=2,model=2")],
+)
+def test_processes_do_what_one_does(
+    processes: int, devices: int, mesh: str, by_one: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    outputs(train(processes, workdir, f"--config.mesh={mesh}", *QUICK, devices=devices))
+    ours, theirs = np.load(workdir / "mask.npz"), np.load(by_one / "mask.npz")
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    for row, expected in zip(metrics(workdir), metrics(by_one), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
+    result = rundir.read_json(workdir / rundir.RESULT)
+    assert result["processes"] == processes
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_numbers_of_processes(
+    by_one: Path, tmp_path: Path
+) -> None:
+    workdir = interrupted(by_one, tmp_path / "run", step=4)
+    printed = outputs(train(2, workdir, "--config.mesh=data=2", *QUICK))
+    assert "resuming from step 4" in printed[0]
+    workdir = interrupted(workdir, tmp_path / "again", step=4)
+    printed = outputs(train(4, workdir, "--config.mesh=data=2,model=2", *QUICK))
+    assert "resuming from step 4" in printed[0]
+    for row, expected in zip(metrics(workdir), metrics(by_one), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_dies_the_other_ends_and_the_command_goes_on(
+    killed: int, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    long = [*QUICK[1:], "--config.mesh=data=2", "--config.train.steps=100000"]
+    started = train(2, workdir, *long)
+    deadline = time.monotonic() + 300
+    while not list((workdir / "checkpoints").glob("[1-9]*")):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in started)
+        time.sleep(0.2)
+    started[killed].kill()
+    died = time.monotonic()
+    printed, _ = started[1 - killed].communicate(timeout=120)
+    assert time.monotonic() - died < 60
+    assert started[1 - killed].returncode != 0
+    assert re.search(r"has lost another|another task died", printed), printed
+    started[killed].communicate()
+    again = train(2, workdir, *long)
+    for line in again[0].stdout:
+        if "resuming from step" in line:
+            break
+    else:
+        pytest.fail("it did not go on")
+    again[1].send_signal(signal.SIGTERM)  # one of them is enough
+    assert all("interrupted" in text for text in outputs(again, code=130))
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("arguments", "problem"),
+        [
+            ((None, 2, 0), "--coordinator_address must be given"),
+            (("localhost:1", None, None), "--num_processes and --process_id must"),
+            (("localhost", 2, 0), "<host>:<port>"),
+            (("localhost:1", 2, 2), "--process_id is 2; .* from 0 to 1"),
+            (("localhost:1", 2, -1), "--process_id is -1"),
+            (("localhost:1", 0, 0), "--num_processes is 0"),
+        ],
+    )
+    def test_are_errors(self, arguments: tuple[Any, ...], problem: str) -> None:
+        with pytest.raises(ValueError, match=problem):
+            distributed.initialize(*arguments)
+
+    def test_are_said_by_the_program(self, tmp_path: Path) -> None:
+        for arguments, problem in (
+            (["--process_id=3", "--num_processes=2"], "--coordinator_address must"),
+            (["--config.mesh=data=2;model=1"], "config.mesh is 'data=2;model=1'"),
+        ):
+            process = train(1, tmp_path / "run", *arguments)
+            (printed,) = outputs(process, code=2)
+            assert printed.startswith("train.py: ")
+            assert problem in printed
+            assert len(printed.splitlines()) == 1
+
+    def test_alone_there_is_nothing_to_join(self) -> None:
+        distributed.initialize()
+
+
+class TestAlone:
+    """What many do together is nothing special for one."""
+
+    def test_values_are_its_own(self) -> None:
+        assert distributed.is_first()
+        assert distributed.any_of(True)
+        assert not distributed.any_of(False)
+        np.testing.assert_array_equal(distributed.on_host(jnp.arange(3)), [0, 1, 2])
+
+    def test_errors_are_its_own(self) -> None:
+        with pytest.raises(KeyError):
+            distributed.by_first(lambda: {}["missing"])
+        with pytest.raises(RuntimeError, match="Gloo"), distributed.lost_peers():
+            raise RuntimeError("Gloo all-reduce failed")
+
+    def test_it_writes_where_it_is_told(self, tmp_path: Path) -> None:
+        with distributed.one_voice(tmp_path) as workdir:
+            assert workdir == tmp_path

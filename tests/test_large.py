@@ -1,0 +1,104 @@
+"""Experiments on a mesh from streams."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import eight_devices
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from snipjax import config as configs
+from snipjax import large, models, rundir
+
+
+def on_mesh(**fields: Any) -> ConfigDict:
+    """The digits on one device; fields of a section by ``section__name``."""
+    config = configs.default()
+    config.mesh = "data=1"
+    for name, value in fields.items():
+        *section, name = name.split("__")
+        (config[section[0]] if section else config)[name] = value
+    return config
+
+
+def test_on_eight_devices() -> None:
+    eight_devices.check("eight_devices_large.py")
+
+
+@pytest.mark.slow
+def test_choices_on_eight_devices() -> None:
+    eight_devices.check("eight_devices_large.py", marked="slow")
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("fields", "problem"),
+        [
+            ({"mesh": "data:4"}, "config.mesh is 'data:4'"),
+            ({"mesh": "rows=4"}, "has an axis 'rows'"),
+            ({"mesh": "data=512"}, "host_platform_device_count=512"),
+            ({"seeds": 2}, "one network at a time"),
+            ({"vary": ("prune.sparsity=0.9,0.95",)}, "one network at a time"),
+            ({"dataset__random_labels": True}, "dataset.random_labels is True"),
+            ({"prune__batch_class": 1}, "prune.batch_class is 1"),
+            ({"mesh": "", "train__remat": True}, "train.remat is True"),
+            ({"mesh": "", "dataset__workers": 2}, "dataset.workers is 2"),
+            ({"model__name": "lenet"}, "did you mean"),
+            ({"train__batch_size": 10_000}, "only 1294 training examples"),
+            ({"prune__batch_size": 10_000}, "only 1294 training examples"),
+        ],
+    )
+    def test_are_errors(
+        self, fields: dict[str, Any], problem: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ValueError, match=problem):
+            large.run(on_mesh(**fields), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_run_in_memory_is_another(self, tmp_path: Path) -> None:
+        config = on_mesh(mesh="")
+        rundir.write_json(tmp_path / rundir.CONFIG, config.to_dict())
+        with pytest.raises(ValueError, match="mesh: data=1 here,  there"):
+            large.run(on_mesh(), tmp_path)
+
+
+class TestImageSize:
+    class Sources:
+        name = "photos"
+
+        def __init__(self, image: Any) -> None:
+            self.train = [(image, 0)]
+
+    def test_is_that_of_arrays(self) -> None:
+        sources = self.Sources(np.zeros((8, 8, 1), np.uint8))
+        assert large.image_size(on_mesh(), sources) == 8
+        assert large.image_size(on_mesh(dataset__image_size=32), sources) == 32
+
+    @pytest.mark.parametrize("image", [b"\xff\xd8", np.zeros((8, 9, 1), np.uint8)])
+    def test_must_be_given_for_others(self, image: Any) -> None:
+        with pytest.raises(ValueError, match=r"image_size is 0.*photos.*e\.g\. 224"):
+            large.image_size(on_mesh(), self.Sources(image))
+
+
+def test_remat_is_of_blocks_where_a_model_has_them() -> None:
+    loss_fn = abs
+    model, transform = large.rematerialized(models.create("vit_ti_16", 10))
+    assert model.remat is not None
+    assert transform(loss_fn) is loss_fn
+    model, transform = large.rematerialized(models.create("lenet_300_100", 10))
+    assert model == models.create("lenet_300_100", 10)
+    assert transform(loss_fn)(-2.0) == 2.0
+
+
+def test_claim_is_of_the_directory(tmp_path: Path) -> None:
+    with large.claim(tmp_path / "run", on_mesh()):
+        (tmp_path / "run" / rundir.CONFIG).write_text(json.dumps(on_mesh().to_dict()))
+        with (
+            pytest.raises(ValueError, match="another process is using it"),
+            large.claim(tmp_path / "run", on_mesh()),
+        ):
+            pass
+    with large.claim(tmp_path / "run", on_mesh(mesh="model=1")):
+        pass
