@@ -24,7 +24,7 @@ _CHOICES = {
     "prune.select": ("global", "layerwise"),
     "prune.batch_norm": ("inference", "batch"),
     "model.dtype": ("float32", "bfloat16"),
-    "dataset.view": ("none", "imagenet"),
+    "dataset.view": ("none", "translate", "translate_flip", "imagenet"),
 }
 # What streams and meshes have alone, and what they have not.
 _LARGE = ("dataset.image_size", "dataset.view", "dataset.workers", "train.remat")
@@ -77,7 +77,7 @@ def default() -> ConfigDict:
     config.dataset.random_labels = False  # of the training examples
     config.dataset.stream = False  # read it batch by batch, with snipjax.streams
     config.dataset.image_size = 0  # pixels, of streamed images; 0 for as stored
-    config.dataset.view = "none"  # what is seen of streamed images; or imagenet
+    config.dataset.view = "none"  # a name in snipjax.streams.VIEWS
     config.dataset.workers = 0  # processes that read streamed images; 0 for none
 
     config.init = ConfigDict()  # names in snipjax.initializers

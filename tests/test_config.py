@@ -65,6 +65,19 @@ STUDIES = {
     "mnist_classes": 10,
     "mnist_random_labels": 3,
 }
+# On meshes and from streams, in schedules of their own.
+LARGE = {
+    "digits_mesh": {"mesh": "data=4,model=2", "dataset.name": "digits"},
+    "imagenet_resnet50": {
+        "dataset.stream": True,
+        "dataset.view": "imagenet",
+        "dataset.image_size": 224,
+        "model.name": "resnet_50",
+        "train.steps": 90 * (round(0.9 * 1_281_167) // 1024),
+        "train.decay_every": 30 * (round(0.9 * 1_281_167) // 1024),
+        "train.learning_rate": 0.4,
+    },
+}
 
 TABLES = {"table1"}  # whose fields are others: tests/test_table1.py
 
@@ -87,7 +100,15 @@ def with_field(name: str, value: Any) -> ConfigDict:
 class TestConfigFiles:
     def test_there_are_no_others(self) -> None:
         files = {path.stem for path in CONFIGS.glob("*.py")}
-        assert files == EXPECTED.keys() | STUDIES.keys() | TABLES
+        assert files == EXPECTED.keys() | STUDIES.keys() | LARGE.keys() | TABLES
+
+    @pytest.mark.parametrize("name", LARGE)
+    def test_large_ones_are_of_meshes_or_streams(self, name: str) -> None:
+        config = load(name)
+        configs.validate(config)
+        assert configs.is_large(config)
+        fields = dict(configs.fields(config))
+        assert {field: fields[field] for field in LARGE[name]} == LARGE[name]
 
     @pytest.mark.parametrize("name", STUDIES)
     def test_studies_are_of_so_many_settings(self, name: str) -> None:
@@ -101,14 +122,14 @@ class TestConfigFiles:
         assert {field: fields[field] for field in PAPER} == PAPER
         assert {field: fields[field] for field in EXPECTED[name]} == EXPECTED[name]
 
-    @pytest.mark.parametrize("name", [*EXPECTED, *STUDIES])
+    @pytest.mark.parametrize("name", [*EXPECTED, *STUDIES, *LARGE])
     def test_evaluate_at_whole_dispatches(self, name: str) -> None:
         train = load(name).train
         assert train.eval_every % train.steps_per_dispatch == 0
         assert train.checkpoint_every % train.eval_every == 0
         assert train.steps % train.eval_every == 0
 
-    @pytest.mark.parametrize("name", [*EXPECTED, *STUDIES])
+    @pytest.mark.parametrize("name", [*EXPECTED, *STUDIES, *LARGE])
     def test_are_new_at_each_call_and_locked(self, name: str) -> None:
         config = load(name)
         config.seed = 5

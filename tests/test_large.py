@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from snipjax import config as configs
-from snipjax import large, models, rundir
+from snipjax import large, models, rundir, streams
 
 
 def on_mesh(**fields: Any) -> ConfigDict:
@@ -80,6 +80,11 @@ class TestImageSize:
     def test_must_be_given_for_others(self, image: Any) -> None:
         with pytest.raises(ValueError, match=r"image_size is 0.*photos.*e\.g\. 224"):
             large.image_size(on_mesh(), self.Sources(image))
+
+
+def test_every_view_of_streams_can_be_named() -> None:
+    for view in streams.VIEWS:
+        configs.validate(on_mesh(dataset__view=view))
 
 
 def test_remat_is_of_blocks_where_a_model_has_them() -> None:
