@@ -241,8 +241,15 @@ def _is_left_to_xla(*arrays: chex.Array) -> bool:
         any(not isinstance(size, int) for x in arrays for size in x.shape)
         or any(0 in x.shape for x in arrays)
         or any(_is_small_float(x.dtype) for x in arrays)
+        or any(_is_partitioned(jax.typeof(x)) for x in arrays)
         or not set(axes) <= {jax.sharding.AxisType.Auto}
     )
+
+
+def _is_partitioned(array: jax.core.ShapedArray) -> bool:
+    """Whether XLA may split an array, which it cannot where a product reshapes it."""
+    axes = zip(array.sharding.mesh.axis_types, array.sharding.mesh.axis_sizes)
+    return any(kind == jax.sharding.AxisType.Auto and size > 1 for kind, size in axes)
 
 
 def _is_small_float(dtype: Any) -> bool:
