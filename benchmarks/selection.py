@@ -59,12 +59,12 @@ def print_extra(millions: int) -> None:
     jax.block_until_ready(select(small)())
     leaves = jax.block_until_ready(scores(millions))
     size = 4 * sum(leaf.size for leaf in leaves.values())
-    before = _status("VmRSS")
+    before = status("VmRSS")
     jax.block_until_ready(select(leaves)())
-    print((_status("VmHWM") - before - size / 4) / size)
+    print((status("VmHWM") - before - size / 4) / size)
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """Bytes, as Linux counts them for this program (not for those that started it)."""
     (line,) = [
         line

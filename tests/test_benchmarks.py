@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import tables, timing
+from benchmarks import scale, tables, timing
+from snipjax import masks
 
 
 def test_functions_take_turns_after_a_warm_up() -> None:
@@ -53,3 +54,29 @@ def test_tables_are_markdown_of_what_was_reported(tmp_path: Path) -> None:
 )
 def test_every_benchmark_can_be_started(name: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.{name}").main)
+
+
+def test_densities_are_of_types_of_layers() -> None:
+    rows = [
+        masks.Row("block_0/query/kernel", (2, 2), 1, 4),
+        masks.Row("block_1/attention_out/kernel", (2, 2), 2, 4),
+        masks.Row("block_1/mlp_in/kernel", (2, 4), 2, 8),
+        masks.Row("tokens/embedding", (5, 2), 5, 10),
+        masks.Row("Conv_0/kernel", (3, 3, 1, 2), 9, 18),
+    ]
+    assert scale.density_by_type(masks.Summary(rows)) == {
+        "attention": 3 / 8,
+        "convolution 3x3": 0.5,
+        "embedding": 0.5,
+        "mlp": 0.25,
+    }
+
+
+def test_a_case_that_fails_says_so_and_the_others_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scale.show([{"case": "transformer_1b", "tiny": True, "error": "-9: it was killed"}])
+    assert "transformer_1b failed, -9: it was killed" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        scale.main(["transformer_2b"])
+    assert "there is no case 'transformer_2b'" in capsys.readouterr().err
