@@ -788,7 +788,9 @@ def _flat_scores(pruned: Pruned) -> tuple[np.ndarray, float]:
     leaves = zip(jax.tree.leaves(pruned.scores), jax.tree.leaves(pruned.mask))
     pairs = [(scores, keep) for scores, keep in leaves if keep.ndim]
     stride = -(-sum(keep.size for _, keep in pairs) // _DRAWN)
-    drawn = [distributed.on_host(scores).ravel()[::stride] for scores, _ in pairs]
+    drawn = [
+        distributed.on_host(scores).ravel()[::stride].copy() for scores, _ in pairs
+    ]
     least = min(float(_least_kept(scores, keep)) for scores, keep in pairs)
     return np.concatenate(drawn), least if math.isfinite(least) else 0.0
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,14 @@ QUICK = (
     "--config.train.checkpoint_every=2",
     "--config.train.steps_per_dispatch=1",
 )
+# Runs a program whose files cannot grow.
+LIMITED = """
+import os, resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 TIMINGS = {"seconds", "steps_per_second"}
 
 
@@ -50,9 +58,16 @@ def start(arguments: list[Any], devices: int = 1) -> subprocess.Popen[str]:
 
 
 def train(
-    processes: int, workdir: Path, *arguments: str, devices: int = 1
+    processes: int,
+    workdir: Path,
+    *arguments: str,
+    devices: int = 1,
+    limited: Sequence[int] = (),
 ) -> list[subprocess.Popen[str]]:
-    """``train.py`` on the digits, by so many processes of so many devices."""
+    """``train.py`` on the digits, by so many processes of so many devices.
+
+    The disk of those that are limited is as if it were full.
+    """
     command = [
         ROOT / "train.py",
         f"--config={ROOT / 'configs' / 'digits_mesh.py'}",
@@ -66,7 +81,15 @@ def train(
     if processes == 1:
         return [start(command, devices)]
     return [
-        start([*command, *together, f"--process_id={number}"], devices)
+        start(
+            [
+                *(("-c", LIMITED) if number in limited else ()),
+                *command,
+                *together,
+                f"--process_id={number}",
+            ],
+            devices,
+        )
         for number in range(processes)
     ]
 
@@ -168,13 +191,26 @@ def test_when_one_dies_the_other_ends_and_the_command_goes_on(
     assert re.search(r"has lost another|another task died", printed), printed
     started[killed].communicate()
     again = train(2, workdir, *long)
-    for line in again[0].stdout:
-        if "resuming from step" in line:
-            break
-    else:
-        pytest.fail("it did not go on")
+    lines = iter(again[0].stdout.readline, "")
+    assert any("resuming from step" in line for line in lines)
+    assert any(re.match(r"step \d+: loss", line) for line in lines)
     again[1].send_signal(signal.SIGTERM)  # one of them is enough
     assert all("interrupted" in text for text in outputs(again, code=130))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limited", [(0,), (1,), (0, 1)])
+def test_a_full_disk_ends_all_and_the_command_goes_on(
+    limited: tuple[int, ...], by_one: Path, tmp_path: Path
+) -> None:
+    workdir = interrupted(by_one, tmp_path / "run", step=4)
+    command = [workdir, "--config.mesh=model=2", *QUICK]
+    printed = outputs(train(2, *command, limited=limited), code=2)
+    assert any("a checkpoint cannot be written" in printed[i] for i in limited)
+    printed = outputs(train(2, *command))
+    assert "resuming from step 4" in printed[0]
+    for row, expected in zip(metrics(workdir), metrics(by_one), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
 
 
 class TestMistakes:
@@ -205,6 +241,39 @@ class TestMistakes:
             assert len(printed.splitlines()) == 1
 
     def test_alone_there_is_nothing_to_join(self) -> None:
+        distributed.initialize()
+
+    @pytest.mark.parametrize(
+        "variables",
+        [
+            {"SLURM_STEP_NUM_TASKS": "4"},
+            {"OMPI_COMM_WORLD_SIZE": "2"},
+            {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"},
+        ],
+    )
+    def test_processes_of_a_launcher_are_joined(
+        self, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Joined(Exception):  # noqa: N818
+            pass
+
+        def join(*told: Any, **settings: Any) -> None:
+            assert told == (None, None, None)  # which JAX takes from the launcher
+            assert settings["heartbeat_timeout_seconds"] < 60
+            raise Joined
+
+        monkeypatch.setattr("jax.distributed.initialize", join)
+        monkeypatch.setattr("jax.config.update", lambda name, value: None)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(Joined):
+            distributed.initialize()
+
+    @pytest.mark.parametrize("size", ["1", ""])
+    def test_a_launcher_of_one_process_has_none_to_join(
+        self, size: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", size)
         distributed.initialize()
 
 
