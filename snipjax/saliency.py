@@ -219,19 +219,23 @@ def _compiled_addition(loss_fn: LossFn) -> Callable[..., chex.ArrayTree]:
 def _sensitivity(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
     """The derivative in each connection, in float32."""
 
-    def loss_of(params: chex.ArrayTree) -> chex.Array:
-        loss = loss_fn(params, batch)
+    def loss_of_mask(mask: chex.ArrayTree) -> chex.Array:
+        loss = loss_fn(jax.tree.map(_connect, mask, params), batch)
         losses.check_scalar(loss)
         return loss
 
-    # By the chain rule, dL/dc = dL/dw * w where c is one.
-    return jax.tree.map(_product, jax.grad(loss_of)(params), params)
+    # Compiled, the ones and the products with them are no arrays: XLA leaves
+    # dL/dc = dL/dw * w, taken a leaf at a time.
+    ones = jax.tree.map(lambda w: jnp.ones_like(w, losses.at_least_float32(w)), params)
+    derivative = jax.grad(loss_of_mask)(ones)
+    return jax.tree.map(lambda g: g.astype(jnp.float32), derivative)
 
 
-def _product(gradient: chex.Array, param: chex.Array) -> chex.Array:
-    # Products of numbers of half precision need float32.
-    dtype = losses.at_least_float32(param)
-    return (gradient.astype(dtype) * param.astype(dtype)).astype(jnp.float32)
+def _connect(mask: chex.Array, param: chex.Array) -> chex.Array:
+    # The product is taken in the mask's float32, so that dL/dc = g * w is too; the
+    # loss sees the parameter in its own dtype.
+    product = mask * jnp.asarray(param, mask.dtype)
+    return product.astype(jnp.result_type(param))
 
 
 def _mean_of_stacked(
