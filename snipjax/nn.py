@@ -10,12 +10,12 @@ convolution; `max_pool` and `avg_pool` have those of `flax.linen`:
     y = fast.max_pool(y, (2, 2), (2, 2))
 
 On GPU and TPU they are the functions they replace, and so they are for arrays whose
-mesh has axes that are not `AxisType.Auto`, as inside `jax.shard_map`. On the CPU, XLA's
-convolution leaves most of the machine idle: in weight gradients of large
-feature maps, in feature maps smaller than the kernel, and everywhere inside
-`lax.scan`. There a convolution becomes matrix products, a few images at a time
-so that what is unfolded stays in the cache (`python -m benchmarks.convolution`
-prints the measurements behind the choices made here).
+types say how they are sharded: in meshes of `AxisType.Explicit`, and inside
+`jax.shard_map` unless its `check_vma` is off. On the CPU, XLA's convolution leaves most
+of the machine idle: in weight gradients of large feature maps, in feature maps smaller
+than the kernel, and everywhere inside `lax.scan`. There a convolution becomes matrix
+products, a few images at a time so that what is unfolded stays in the cache (`python -m
+benchmarks.convolution` prints the measurements behind the choices made here).
 
 Forward and reverse mode, any number of times, in any order: the products are
 plain JAX operations, and each derivative is written so that its transpose, which
@@ -236,13 +236,15 @@ def _is_left_to_xla(*arrays: chex.Array) -> bool:
     These are floats of 8 bits, symbolic or empty shapes, and meshes where the types
     of arrays say how they are sharded, which products and loops would have to repeat.
     """
-    axes = itertools.chain(*(jax.typeof(x).sharding.mesh.axis_types for x in arrays))
+    types = [jax.typeof(x) for x in arrays]
+    axes = itertools.chain(*(x.sharding.mesh.axis_types for x in types))
     return (
         any(not isinstance(size, int) for x in arrays for size in x.shape)
         or any(0 in x.shape for x in arrays)
         or any(_is_small_float(x.dtype) for x in arrays)
-        or any(_is_partitioned(jax.typeof(x)) for x in arrays)
-        or not set(axes) <= {jax.sharding.AxisType.Auto}
+        or any(map(_is_partitioned, types))
+        or jax.sharding.AxisType.Explicit in axes
+        or any(_varies(x) for x in types)
     )
 
 
@@ -250,6 +252,12 @@ def _is_partitioned(array: jax.core.ShapedArray) -> bool:
     """Whether XLA may split an array, which it cannot where a product reshapes it."""
     axes = zip(array.sharding.mesh.axis_types, array.sharding.mesh.axis_sizes)
     return any(kind == jax.sharding.AxisType.Auto and size > 1 for kind, size in axes)
+
+
+def _varies(type_: Any) -> bool:
+    """Whether `shard_map` knows an array to differ between devices."""
+    manual = getattr(type_, "manual_axis_type", None)  # `vma` in earlier JAX
+    return bool(type_.vma if manual is None else manual.varying)
 
 
 def _is_small_float(dtype: Any) -> bool:
