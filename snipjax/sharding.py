@@ -95,8 +95,8 @@ def of(mesh: Mesh, tree: chex.ArrayTree, *, small: int = _SMALL) -> Any:
 
     Example:
       >>> mesh = mesh_of("model=1")
-      >>> of(mesh, {"w": jnp.ones((64, 32)), "b": jnp.ones(32)})["w"].spec
-      PartitionSpec('model',)
+      >>> tuple(of(mesh, {"w": jnp.ones((64, 32)), "b": jnp.ones(32)})["w"].spec)
+      ('model',)
 
     Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter
     Models", SC 2020, stage 3.
@@ -125,8 +125,8 @@ def of_batch(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
       leading: how many axes come before the one of the examples, e.g. 1 for a stack.
 
     Example:
-      >>> of_batch(mesh_of("data=1")).spec
-      PartitionSpec(('data', 'model'),)
+      >>> tuple(of_batch(mesh_of("data=1")).spec)
+      (('data', 'model'),)
     """
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, mesh.axis_names))
 
@@ -135,8 +135,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     """Returns where a value lies that every device has.
 
     Example:
-      >>> replicated(mesh_of("data=1")).spec
-      PartitionSpec()
+      >>> tuple(replicated(mesh_of("data=1")).spec)
+      ()
     """
     return NamedSharding(mesh, PartitionSpec())
 
