@@ -386,10 +386,10 @@ def _count_equal(leaf: chex.Array, key: chex.Array, *, count: Count) -> chex.Arr
 
 @functools.partial(jax.jit, static_argnames="count")
 def _count_true(mask: chex.Array, *, count: Count) -> chex.Array:
-    def is_counted(x: chex.Array, _: chex.Array, guess: chex.Array) -> chex.Array:
-        return x >= guess
+    def is_counted(x: chex.Array, _: chex.Array, __: chex.Array) -> chex.Array:
+        return x
 
-    return count(is_counted, [mask.astype(jnp.uint8)], jnp.uint8(1))[0]
+    return count(is_counted, [mask], jnp.uint32(0))[0]
 
 
 @jax.jit
@@ -485,20 +485,37 @@ def _count_in_pieces(
 
     It is written as bytes, which add up as far as 255, and a piece at a time.
     """
-    totals, total, offset = [], jnp.uint32(0), 0
+    totals, offset = [], 0
     for leaf in leaves:
-        flat = leaf.ravel()
-        for start in range(0, leaf.size, _PIECE):
-            # Adds nothing: it has a piece wait for the one before, and take its memory.
-            guess += (total > offset + start).astype(guess.dtype)
-            piece = flat[start : start + _PIECE]
-            index = jnp.uint32(offset + start) + jnp.arange(
-                piece.size, dtype=jnp.uint32
+        count = functools.partial(_count_piece, is_counted, leaf.ravel(), guess, offset)
+        pieces, rest = divmod(leaf.size, _PIECE)
+        total = count(leaf.size - rest, rest)
+        if pieces:  # a loop, for written out one by one they take minutes to compile
+            total = jax.lax.fori_loop(
+                0,
+                pieces,
+                lambda i, total, count=count: total + count(i * _PIECE, _PIECE),
+                total,
             )
-            total += _sum_of_bytes(is_counted(piece, index, guess))
+        # Adds nothing: it has a leaf wait for the one before, and take its memory.
+        guess += (total > leaf.size).astype(guess.dtype)
         totals.append(total)
         offset += leaf.size
-    return jnp.diff(jnp.stack(totals), prepend=jnp.uint32(0))
+    return jnp.stack(totals)
+
+
+def _count_piece(
+    is_counted: IsCounted,
+    flat: chex.Array,
+    guess: chex.Array,
+    offset: int,
+    start: chex.Numeric,
+    size: int,
+) -> chex.Array:
+    piece = jax.lax.dynamic_slice(flat, (start,), (size,))
+    first = jnp.uint32(offset) + jnp.asarray(start, jnp.uint32)
+    index = first + jnp.arange(size, dtype=jnp.uint32)
+    return _sum_of_bytes(is_counted(piece, index, guess))
 
 
 def _sum_of_bytes(condition: chex.Array) -> chex.Array:
