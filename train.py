@@ -105,10 +105,12 @@ def runner(config: configs.ConfigDict) -> Callable[..., Any]:
         from snipjax import table1
 
         return table1.run
-    from snipjax import experiment, grid, large, seeds
-
     if configs.is_large(config):
+        from snipjax import large
+
         return large.run
+    from snipjax import experiment, grid, seeds
+
     if config.seeds > 1:
         use_every_core(config.seeds)
     if config.vary:
