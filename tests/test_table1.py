@@ -43,10 +43,10 @@ def small(**fields: Any) -> ConfigDict:
 
 class TestConfig:
     def test_every_method_of_the_table_is_there(self) -> None:
-        names = "dense,snip,lwc,dns,lc,sws,sparse_vd,obd,lobs"
+        names = "dense,lwc,dns,lc,sws,sparse_vd,obd,lobs,snip"
         assert table1.default().methods == names
         assert [method.name for method in table1.METHODS.values()] == [
-            *("Dense", "SNIP", "LWC", "DNS", "LC", "SWS", "SVD", "OBD", "L-OBS")
+            *("Dense", "LWC", "DNS", "LC", "SWS", "SVD", "OBD", "L-OBS", "SNIP")
         ]
 
     def test_a_section_has_the_hyperparameters_of_the_methods_signature(self) -> None:
@@ -94,7 +94,11 @@ class TestConfig:
         ("fields", "message"),
         [
             ({"methods": "snip,lwcc"}, r"has 'lwcc'; did you mean 'lwc'\?"),
-            ({"methods": " , "}, "methods is empty; there are dense, snip"),
+            ({"methods": " , "}, "methods is empty; there are dense, lwc"),
+            ({"methods": "SNIP"}, "did you mean 'snip'"),
+            ({"methods": "L-OBS"}, "did you mean 'lobs'"),
+            ({"methods": "SVD"}, "did you mean 'sparse_vd'"),
+            ({"frontier": "0.99999999"}, "no number in"),
             ({"networks": "lenet_5"}, r"has 'lenet_5'; did you mean 'lenet_5_caffe'"),
             ({"frontier": "0.9,1"}, r"frontier has '1', which is no number in \[0, 1"),
             ({"frontier": "nan"}, "frontier has 'nan'"),
@@ -245,7 +249,7 @@ class Stubs:
         self.fail: set[str] = set()
         self.interrupt: set[str] = set()
         self.weights: dict[str, float] = {}
-        for name in ("dense", "snip"):
+        for name in ("dense", "lwc", "snip"):
             monkeypatch.setattr(baselines, name, self._stub(name))
         monkeypatch.setattr(config, "_check_hyperparameters", lambda config: None)
 
@@ -256,7 +260,7 @@ class Stubs:
             *,
             pretrained: baselines.Outcome | None = None,
         ) -> baselines.Outcome:
-            assert (pretrained is None) == (name == "dense")
+            assert (pretrained is None) == (name in ("dense", "snip"))
             self.calls.append(f"{name} {target:g} {parts.config.seed}")
             if self.calls[-1] in self.fail:
                 raise RuntimeError("out of\nluck")
@@ -318,33 +322,30 @@ class TestResuming:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         stubs.fail = {"snip 0.95 0", "dense 0 1"}
-        settings = small(seeds=2, frontier="0.5")
+        settings = small(methods="snip,lwc", seeds=2)
         results = table1.run(settings, tmp_path)
         assert results.failures == {
             "lenet_300_100-snip-0.95-seed0": "RuntimeError: out of luck",
             "lenet_300_100-dense-seed1": "RuntimeError: out of luck",
-            **{
-                f"lenet_300_100-snip-{sparsity}-seed1": "ValueError: there is no dense "
-                f"network to start from in '{tmp_path}/lenet_300_100-dense-seed1'"
-                for sparsity in (0.95, 0.5)
-            },
+            "lenet_300_100-lwc-0.917-seed1": "ValueError: there is no dense network to "
+            f"start from in '{tmp_path}/lenet_300_100-dense-seed1'",
         }
         printed = capsys.readouterr().out
-        assert "4 of 6 cells failed; the same command tries them again" in printed
+        assert "3 of 6 cells failed; the same command tries them again" in printed
         for name in ("table1.md", "table1.html"):
             text = (tmp_path / name).read_text()
             assert "SNIP on LeNet-300-100 at 95% failed: RuntimeError: out of" in text
-            assert "2 of 6 cells are finished, 4 failed" in text
+            assert "3 of 6 cells are finished, 3 failed" in text
         stubs.fail, stubs.calls = set(), []
         assert table1.run(settings, tmp_path).failures == {}
-        assert stubs.calls == ["snip 0.95 0", "dense 0 1", "snip 0.95 1", "snip 0.5 1"]
+        assert stubs.calls == ["snip 0.95 0", "dense 0 1", "lwc 0.917 1"]
         assert "failed" not in (tmp_path / "table1.md").read_text()
 
     def test_nothing_starts_from_a_network_that_diverged(
         self, stubs: Stubs, tmp_path: Path
     ) -> None:
         stubs.weights = {"dense": float("nan")}
-        failures = table1.run(small(), tmp_path).failures
+        failures = table1.run(small(methods="lwc"), tmp_path).failures
         assert stubs.calls == ["dense 0 0"]
         assert failures["lenet_300_100-dense-seed0"] == (
             "FloatingPointError: parameters are not finite, for training diverged; "
@@ -455,10 +456,10 @@ class TestTable:
         # Sparsity, error, deviation, published and cost of each network; the method.
         assert lines == [
             "-; 1.70; 0.14; 1.7; 1.00; -; 1.70; 0.14; 0.9; 1.00; -; -; -; -; -",
-            "95; 2.10; 0.14; 1.6; 1.00; 98; -; -; 0.8; -; no; 1; 0; no; no",
-            "98; 3.00; 0.00; 2.4; 1.00; 99; -; -; 1.1; -; no; 1; 0; no; no",
             "91.7; 1.90; 0.00; 1.6; 2.50; 91.7; 0.50; 0.00; 0.8; 0.75; yes; 4 to 5; "
             f"{hyperparameters}; no; yes",
+            "95; 2.10; 0.14; 1.6; 1.00; 98; -; -; 0.8; -; no; 1; 0; no; no",
+            "98; 3.00; 0.00; 2.4; 1.00; 99; -; -; 1.1; -; no; 1; 0; no; no",
         ]
 
     def test_the_smallest_errors_are_marked_and_the_frontier_is_not_among_them(
@@ -474,12 +475,12 @@ class TestTable:
         ]
         measured, published = "Test error, mean (%)", "Published test error (%)"
         assert marked == [
-            ("SNIP", f"LeNet-300-100: {published}", "1.6"),
-            ("SNIP", f"LeNet-5-Caffe: {published}", "0.8"),
             ("LWC", f"LeNet-300-100: {measured}", "1.90"),
             ("LWC", f"LeNet-300-100: {published}", "1.6"),
             ("LWC", f"LeNet-5-Caffe: {measured}", "0.50"),
             ("LWC", f"LeNet-5-Caffe: {published}", "0.8"),
+            ("SNIP", f"LeNet-300-100: {published}", "1.6"),
+            ("SNIP", f"LeNet-5-Caffe: {published}", "0.8"),
         ]
 
     def test_files_have_the_table_and_its_parts_apart(
@@ -488,9 +489,12 @@ class TestTable:
         settings, table, workdir = written
         output.write(settings, table, workdir, "python train.py")
         with (workdir / "table1.csv").open() as file:
-            head, *rows = csv.reader(file)
-        assert head == [column.full_name for column in tables.columns(table)]
-        assert rows == [[entry.text for entry in line] for line in tables.lines(table)]
+            rows = list(csv.DictReader(file))
+        columns = [column.full_name for column in tables.columns(table)]
+        for row, line in zip(rows, tables.lines(table), strict=True):
+            assert [row[name] for name in columns] == [entry.text for entry in line]
+        smallest = "LeNet-300-100: Test error, mean (%), smallest"
+        assert [row[smallest] for row in rows] == ["no", "yes", "no", "no"]
         markdown = (workdir / "table1.md").read_text()
         assert "| **1.90** |" in markdown
         assert "bits per weight 3.5" in markdown

@@ -71,12 +71,12 @@ def lobs(
     and so does that of the blocks within a round, after each of which inverses and
     changes are computed anew, without approximation.
 
-    The history has a row for each pruning, before any retraining, with root mean
-    squares over the examples that the Hessians are the mean of: ``layer_bound/NAME``,
-    the square root of twice the sum of the :math:`L_q`, and ``layer_error/NAME``, the
-    error that pruning made in the layer's output, its input being what it was;
-    ``output_bound``, from these of the whole network (:func:`output_bound`), and
-    ``output_error``, that in the logits.
+    The history has a row for each round, before its retraining, with root mean squares
+    over the examples that the Hessians are the mean of: ``layer_error/NAME``,
+    :math:`\sqrt{\delta^T H \delta}` of all that the round changed, the error it made in
+    the layer's output, its input being what it was; ``layer_bound/NAME``, the same
+    of the damped Hessian; ``output_bound``, from these of the whole network
+    (:func:`output_bound`), and ``output_error``, that in the logits.
 
     Args:
       parts: of :func:`snipjax.experiment.assemble`; all that is prunable must belong
@@ -124,13 +124,12 @@ def lobs(
     timed = _timer()
     histories = [pretrained.history]
     for done in range(1, rounds + 1):
-        before = mask
         key = fitting.phase_key(parts, 2 * done - 1)
         measure = functools.partial(
             _hessians_and_gains, parts, layers, num_batches=num_batches
         )
         (hessians, gains), seconds = timed(measure, params, key)
-        cut, more = _cut(
+        cut, prunes, more = _cut(
             params,
             mask,
             hessians,
@@ -165,9 +164,8 @@ def lobs(
             phase=f"retrain {done}",
         )
         params = fitted.params
-        is_pruned = int(masks.sparsity(mask) > masks.sparsity(before))
         histories += [
-            fitting.pruning_history(seconds + more, is_pruned),
+            fitting.pruning_history(seconds + more, prunes),
             measured.history,
             fitted.history,
         ]
@@ -490,8 +488,8 @@ def _cut(
     damping: float,
     prunable: masks.Prunable,
     timed: Callable[..., Any],
-) -> tuple[_Cut, float]:
-    """Removes block after block; and the seconds that took.
+) -> tuple[_Cut, int, float]:
+    """Removes block after block; and how many blocks there were, and the seconds.
 
     The largest number of weights that a unit has left is looked at after each, for it
     is the size of the inverses that come next.
@@ -508,6 +506,7 @@ def _cut(
             seconds += more
         return results, seconds
 
+    prunes = 0
     for sparsity in sparsities:
         surgeries, more = operated(mask)
         seconds += more
@@ -515,14 +514,16 @@ def _cut(
         scores, more = timed(_scores, mask, params, sensitivities, gains)
         seconds += more
         # Takes milliseconds, and compiles by itself for any sparsity.
+        left = masks.sparsity(mask)
         mask = masks.global_topk(scores, sparsity, prunable)
+        prunes += masks.sparsity(mask) > left
     surgeries, more = operated(mask)
     pruned, bounds = params, {}
     for path, surgery in surgeries.items():
         pruned = _with_matrix(pruned, path, surgery.weights)
         change = surgery.weights - before[path]
         bounds["/".join(path)] = jnp.sqrt(2 * _energy(damped[path], change))
-    return _Cut(masks.apply(mask, pruned), mask, bounds), seconds + more
+    return _Cut(masks.apply(mask, pruned), mask, bounds), prunes, seconds + more
 
 
 def _damped(

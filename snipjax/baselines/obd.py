@@ -106,10 +106,10 @@ def gauss_newton_diagonal(
     the square of :math:`\sum_i J_i^T S_i v_i / \sqrt{n}`, of independent signs
     :math:`v`, has mean :math:`\mathrm{diag}(G)`: Hutchinson's estimator on a factor
     of the matrix. So one gradient of the batch gives an estimate without bias that
-    is never negative. It is the diagonal of the Hessian where the loss is piecewise
-    quadratic or flatter in every single parameter up to the logits, as with ReLU and
-    max-pooling, apart from kinks; weights that a convolution shares are taken
-    together, which LeCun's backward recursion does not do.
+    is never negative. It is the diagonal of the Hessian where the logits are
+    piecewise linear in every single parameter, as with ReLU and max-pooling, apart
+    from kinks; weights that a convolution shares are taken together, which LeCun's
+    backward recursion does not do.
 
     Args:
       model: a network of :mod:`snipjax.models`, without batch norm.

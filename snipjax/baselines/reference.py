@@ -84,5 +84,7 @@ def snip(
         key=fitting.phase_key(parts, 0),
         phase="sparse",
     )
-    history = fitting.joined(fitting.pruning_history(seconds), fitted.history)
+    prunes = int(masks.sparsity(mask) > 0)
+    pruning = fitting.pruning_history(seconds, prunes)
+    history = fitting.joined(pruning, fitted.history)
     return fitting.Outcome(fitted.params, fitted.mask, history)

@@ -14,7 +14,6 @@ from snipjax import config as configs
 # Functions of snipjax.baselines, and their names in snipjax.published.
 _NAMES = {
     "dense": "Dense",
-    "snip": "SNIP",
     "lwc": "LWC",
     "dns": "DNS",
     "lc": "LC",
@@ -22,6 +21,7 @@ _NAMES = {
     "sparse_vd": "SVD",
     "obd": "OBD",
     "lobs": "L-OBS",
+    "snip": "SNIP",
 }
 METHODS: Mapping[str, published.Method] = MappingProxyType(
     {
@@ -37,7 +37,8 @@ QUICK: Mapping[str, int] = MappingProxyType({"lenet_300_100": 10, "lenet_5_caffe
 # SNIP starts from a sparse one, which bears more, if not always the paper's.
 _LEARNING_RATES = {"lenet_300_100": 0.1, "lenet_5_caffe": 0.02}
 _SNIP_LEARNING_RATES = {"lenet_300_100": 0.1, "lenet_5_caffe": 0.05}
-MAY_DIFFER = ("methods", "networks", "seeds", "frontier")  # in one directory
+MAY_DIFFER = ("methods", "networks", "seed", "seeds", "frontier")  # in one directory
+_DIGITS = 6  # of a sparsity, which its directory is named by
 _AT_LEAST = {"steps": 1, "decay_every": 1, "eval_every": 1, "seed": 0, "seeds": 1}
 
 
@@ -135,7 +136,7 @@ def chosen(
     names = _parts(config[field])
     for name in names:
         if name not in choices:
-            nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.0)[0]
+            nearest = _nearest(name, choices)
             raise ValueError(
                 f"config.{field} has '{name}'; did you mean '{nearest}'? There are "
                 f"{', '.join(choices)}"
@@ -154,7 +155,7 @@ def frontier(config: ConfigDict) -> list[float]:
     sparsities = []
     for part in _parts(config.frontier):
         try:
-            sparsity = float(part)
+            sparsity = round(float(part), _DIGITS)
         except ValueError:
             sparsity = math.nan
         if not 0.0 <= sparsity < 1.0:
@@ -255,6 +256,13 @@ def settings(config: ConfigDict, cell: Cell) -> dict[str, Any]:
         "quick": config.quick,
         **dict(configs.fields(sections)),
     }
+
+
+def _nearest(name: str, choices: Mapping[str, Any] | tuple[str, ...]) -> str:
+    in_paper = {of_paper.lower(): method for method, of_paper in _NAMES.items()}
+    if (method := in_paper.get(name.lower())) in choices:
+        return method
+    return difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.0)[0]
 
 
 def _parts(text: str) -> list[str]:

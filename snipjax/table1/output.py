@@ -24,6 +24,7 @@ from snipjax.table1.tables import (
     Entry,
     caption,
     columns,
+    csv_lines,
     detail_lines,
     lines,
     networks,
@@ -66,9 +67,7 @@ def write(
     """
     for network in networks(table):
         _draw_frontier(table, network, workdir / picture_name(network))
-    head = [column.full_name for column in columns(table)]
-    entries = [[entry.text for entry in line] for line in lines(table)]
-    rundir.write_text(workdir / "table1.csv", _csv([head, *entries]))
+    rundir.write_text(workdir / "table1.csv", _csv(csv_lines(table)))
     details = [list(DETAIL_COLUMNS), *detail_lines(table)]
     rundir.write_text(workdir / "cells.csv", _csv(details))
     rundir.write_text(workdir / "table1.md", markdown(config, table, command))

@@ -37,7 +37,7 @@ def run(
 ) -> Results:
     """Runs what is not finished of table 1, and writes table and pictures.
 
-    An interrupted run goes on with the cell it was at. The same directory takes more
+    An interrupted run starts again the cell it was at. The same directory takes more
     methods, networks, seeds and sparsities later on. A cell that fails is noted in
     the table, the others go on, and the same command tries it again.
 
@@ -151,24 +151,50 @@ def abstract_params(parts: Parts) -> chex.ArrayTree:
 def outcome_of(
     config: ConfigDict, cell: Cell, parts: Parts, workdir: Path
 ) -> baselines.Outcome:
-    """Runs a cell's method, from the dense network of its seed where there is one."""
-    if cell.method == "dense":
-        return baselines.dense(parts)
+    """Runs a cell's method, from the dense network of its seed if it needs one."""
+    method = configs.function(cell.method)
+    if not needs_dense(cell.method):
+        return method(parts, cell.sparsity, **config[cell.method])
     dense = workdir / cell._replace(method="dense", sparsity=0.0).name
     if files.read(dense) is None:
         raise ValueError(f"there is no dense network to start from in '{dense}'")
     pretrained = files.read_outcome(dense, abstract_params(parts))
-    method = configs.function(cell.method)
     return method(parts, cell.sparsity, pretrained=pretrained, **config[cell.method])
+
+
+def needs_dense(method: str) -> bool:
+    """Whether a method starts from a trained network.
+
+    Example:
+      >>> needs_dense("obd"), needs_dense("snip")
+      (True, False)
+    """
+    return configs.METHODS[method].pretraining == "yes"
 
 
 def check_finite(outcome: baselines.Outcome, cell: Cell) -> None:
     """Raises an error for a network that is lost, so that none starts from it."""
     if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(outcome.params)):
+        names = " or ".join(f"config.{name}" for name in learning_rates(cell))
         raise FloatingPointError(
-            "parameters are not finite, for training diverged; lower "
-            f"config.{cell.network}.{'snip_' * (cell.method == 'snip')}learning_rate"
+            f"parameters are not finite, for training diverged; lower {names}"
         )
+
+
+def learning_rates(cell: Cell) -> list[str]:
+    """Returns the fields of the learning rates that a cell's method trains with.
+
+    Example:
+      >>> learning_rates(Cell("lenet_5_caffe", "snip", 0.98, 0))
+      ['lenet_5_caffe.snip_learning_rate']
+    """
+    own = [
+        f"{cell.method}.{name}"
+        for name in configs.default()[cell.method]
+        if "learning_rate" in name
+    ]
+    prefix = "snip_" if cell.method == "snip" else ""
+    return own or [f"{cell.network}.{prefix}learning_rate"]
 
 
 def parts_of(config: ConfigDict, data_dir: str | None, network: str) -> Parts:

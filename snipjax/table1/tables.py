@@ -175,7 +175,7 @@ def detail_lines(table: Sequence[Row]) -> list[list[str]]:
         [
             published.NETWORKS[row.network],
             row.described.name,
-            f"{100 * row.sparsity:.4g}",
+            percent(row.sparsity),
             *(_between(row.values("kept")),),
             str(len(row.results)),
             error_text(row),
@@ -261,8 +261,35 @@ def notes(table: Sequence[Row]) -> list[str]:
 
 def label(row: Row) -> str:
     """Returns what a row is of, e.g. ``SNIP on LeNet-5-Caffe at 98%``."""
-    sparsity = "" if row.method == "dense" else f" at {100 * row.wanted:.4g}%"
+    sparsity = "" if row.method == "dense" else f" at {percent(row.wanted)}%"
     return f"{row.described.name} on {published.NETWORKS[row.network]}{sparsity}"
+
+
+def percent(sparsity: float) -> str:
+    """Returns a sparsity in percent, to four digits or as many as keep it below 100.
+
+    Example:
+      >>> percent(0.98199), percent(0.99999)
+      ('98.2', '99.999')
+    """
+    text = f"{100 * sparsity:.4g}"
+    return text if text != "100" else f"{100 * sparsity:.7g}"
+
+
+def csv_lines(table: Sequence[Row]) -> list[list[str]]:
+    """Returns the first table's head and lines, with a column for every mark in it."""
+    marked = [
+        any(column.name.startswith(name) for name in (ERROR, PUBLISHED))
+        for column in columns(table)
+    ]
+    head, body = [], [[] for _ in lines(table)]
+    for column, is_marked in zip(columns(table), marked):
+        head += [column.full_name]
+        head += [f"{column.full_name}, smallest"] * is_marked
+    for texts, line in zip(body, lines(table)):
+        for entry, is_marked in zip(line, marked):
+            texts += [entry.text] + ["yes" if entry.is_best else "no"] * is_marked
+    return [head, *body]
 
 
 def error_text(row: Row | None) -> str:
@@ -289,7 +316,7 @@ def _line(
             entries += [Entry("-")] * len(_PER_NETWORK)
             continue
         entries += [
-            Entry("-" if is_dense else f"{100 * row.sparsity:.4g}"),
+            Entry("-" if is_dense else percent(row.sparsity)),
             _marked(row, _error, best, error_text(row)),
             Entry(plain(row.std)),
             _marked(row, _published, best, _published(row) or "-"),
