@@ -50,6 +50,12 @@ def snip(
 ) -> fitting.Outcome:
     """Prunes by connection sensitivity before training, and trains what is left.
 
+    On LeNet-300-100 its errors stay 0.5 (95%) and 0.7 (98%) points above the published
+    ones, the mean of three seeds and 100 epochs. With 250 epochs they are 0.1 lower;
+    no momentum, other weight decays and seven initializations made none lower. The
+    authors' TensorFlow code with the same protocol ends where this one does, so that
+    the difference is thought to lie in what is not published of theirs.
+
     Args:
       parts: of :func:`snipjax.experiment.assemble`.
       target: sparsity to reach.
