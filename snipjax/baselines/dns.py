@@ -36,6 +36,8 @@ def dns(
     recovery: float = 0.5,
     gamma: float = 10.0,
     power: float = 1.0,
+    lower: float = 0.9,
+    upper: float = 1.1,
     learning_rate: float = 0.3,
     decays: int = 1,
 ) -> fitting.Outcome:
@@ -45,7 +47,7 @@ def dns(
     goes from 0 to 1, the mask T of the weights W is updated to::
 
         0 where |W| < a,   as it was where a <= |W| < b,   1 where b <= |W|,
-        a = 0.9 (mean + c std),   b = 1.1 (mean + c std)
+        a = lower (mean + c std),   b = upper (mean + c std)
 
     with mean and standard deviation of each layer's ``|W|``, pretrained. The paper
     gives each layer's c by hand, smaller for smaller layers; here it is proportional
@@ -61,6 +63,8 @@ def dns(
       recovery: steps with the mask as it is then, as a share of the same.
       gamma: how fast updates of the mask become rare.
       power: likewise.
+      lower: factor of the threshold a, below which connections are pruned.
+      upper: factor of the threshold b, from which on they are spliced.
       learning_rate: of both phases, as a share of that of dense training.
       decays: of the learning rate in each of both phases.
 
@@ -79,11 +83,14 @@ def dns(
     fitting.check_share("recovery", recovery)
     fitting.require(0 <= gamma < jnp.inf, "gamma", gamma, "at least 0, e.g. 10.0")
     fitting.require(0 <= power < jnp.inf, "power", power, "at least 0, e.g. 1.0")
+    fitting.require(0 < lower < jnp.inf, "lower", lower, "above 0, e.g. 0.9")
+    fitting.require(
+        lower <= upper < jnp.inf, "upper", upper, f"at least lower, {lower}, e.g. 1.1"
+    )
     fitting.check_schedule(learning_rate, decays)
     pretrained = reference.dense(parts, pretrained=pretrained)
     params, mask = pretrained.params, masks.ones(pretrained.params, parts.prunable)
-    mean, std = layers.mean_and_std(jax.tree.map(jnp.abs, params), mask)
-    std = jax.tree.map(jnp.multiply, std, layers.log_size(mask))
+    mean, scale = mean_and_scale(params, mask)
     surgery_steps = fitting.share_of(parts, surgery)
     optimizer = fitting.phase_optimizer(
         parts, surgery_steps, learning_rate=learning_rate, decays=decays
@@ -94,7 +101,14 @@ def dns(
 
     def operate(params: chex.ArrayTree, mask: chex.ArrayTree) -> chex.ArrayTree:
         return spliced(
-            params, mask, mean, std, sparsity=target, prunable=parts.prunable
+            params,
+            mask,
+            mean,
+            scale,
+            sparsity=target,
+            prunable=parts.prunable,
+            lower=lower,
+            upper=upper,
         )
 
     def step(
@@ -185,28 +199,58 @@ def surgery_step(
     return Surgery(params, opt_state, mask, carry.number + 1, prunes), metrics
 
 
+def mean_and_scale(
+    params: chex.ArrayTree, mask: chex.ArrayTree
+) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    """Returns what a layer's thresholds are made of: ``mean + c scale``, of ``|W|``.
+
+    The scale is the standard deviation times ``log(1 + n)``, of a layer of n prunable
+    connections, so that one c suits small layers and large ones.
+
+    Args:
+      params: all weights W.
+      mask: of what is prunable, and is to be looked at.
+
+    Returns:
+      Two pytrees like ``params``, with scalar leaves.
+
+    Example:
+      >>> params = {"w": jnp.array([1.0, -3.0])}
+      >>> mask = masks.ones(params, masks.weights_and_biases)
+      >>> mean, scale = mean_and_scale(params, mask)
+      >>> float(mean["w"]), float(scale["w"]) == float(jnp.log(3.0))
+      (2.0, True)
+    """
+    mean, std = layers.mean_and_std(jax.tree.map(jnp.abs, params), mask)
+    return mean, jax.tree.map(jnp.multiply, std, layers.log_size(mask))
+
+
 def spliced(
     params: chex.ArrayTree,
     mask: chex.ArrayTree,
     mean: chex.ArrayTree,
-    std: chex.ArrayTree,
+    scale: chex.ArrayTree,
     *,
     sparsity: float,
     prunable: masks.Prunable,
+    lower: float,
+    upper: float,
 ) -> chex.ArrayTree:
     """Returns the mask after one update, which prunes and splices.
 
-    A kept connection stays if ``|w| / 0.9 >= mean + c std``, and a hidden one comes
-    back if ``|w| / 1.1`` is; so c is an order statistic, over all layers, of these
-    quotients less ``mean``, over ``std``.
+    A kept connection stays if ``|w| / lower >= mean + c scale``, and a hidden one
+    comes back if ``|w| / upper`` is; so c is an order statistic, over all layers, of
+    these quotients less ``mean``, over ``scale``.
 
     Args:
       params: all weights W.
       mask: T before the update.
       mean: of ``|W|``, for each layer: a pytree like ``params``, with scalar leaves.
-      std: what c is a multiple of, likewise.
+      scale: what c is a multiple of, likewise.
       sparsity: of the result, exactly.
       prunable: predicate ``(key_path, leaf) -> bool``, that of the mask.
+      lower: factor of the threshold of what is kept.
+      upper: factor of the threshold of what is hidden.
 
     Returns:
       T after it.
@@ -214,19 +258,19 @@ def spliced(
     Example:
       >>> params = {"w": jnp.array([1.0, 1.1, 1.3])}
       >>> mask = {"w": jnp.array([True, False, False])}
-      >>> mean, std = {"w": jnp.array(0.0)}, {"w": jnp.array(1.0)}
-      >>> spliced(params, mask, mean, std, sparsity=1 / 3,
+      >>> mean, scale = {"w": jnp.array(0.0)}, {"w": jnp.array(1.0)}
+      >>> spliced(params, mask, mean, scale, sparsity=1 / 3, lower=0.9, upper=1.1,
       ...         prunable=masks.weights_and_biases)["w"].tolist()
       [True, False, True]
     """
     scores = jax.tree.map(
-        lambda keep, w, mean, std: (
-            (jnp.abs(w) / jnp.where(keep, 0.9, 1.1) - mean) / std
+        lambda keep, w, mean, scale: (
+            (jnp.abs(w) / jnp.where(keep, lower, upper) - mean) / scale
         ),
         mask,
         params,
         mean,
-        std,
+        scale,
     )
     return masks.global_topk(scores, sparsity, prunable)
 

@@ -116,14 +116,13 @@ def sparse_vd(
     ) -> tuple[State, training.Metrics]:
         beta = jnp.minimum(1.0, (state.step + 1) / (num_warm_up + 1))
 
-        def loss_fn(posterior: Posterior) -> tuple[chex.Array, training.Metrics]:
-            logits = noisy_outputs(parts.model, posterior, batch.images, key)
-            loss = training.cross_entropy(logits, batch.labels)
-            error = jnp.mean(jnp.argmax(logits, axis=-1) != batch.labels)
-            metrics = training.Metrics(loss, error)
-            return loss + beta / num_examples * kl_divergence(posterior), metrics
-
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.posterior)
+        grads, metrics = jax.grad(objective, has_aux=True)(
+            state.posterior,
+            batch,
+            key,
+            model=parts.model,
+            kl_factor=beta / num_examples,
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state)
         posterior = optax.apply_updates(state.posterior, updates)
         return State(state.step + 1, posterior, opt_state), metrics
@@ -154,7 +153,9 @@ def sparse_vd(
     )
     masks.warn_if_disconnected(fitted.mask)
     history = fitting.joined(
-        pretrained.history, fitted.history, fitting.pruning_history()
+        pretrained.history,
+        fitted.history,
+        fitting.pruning_history(prunes=int(masks.sparsity(fitted.mask) > 0)),
     )
     return fitting.Outcome(fitted.params, fitted.mask, history)
 
@@ -202,6 +203,47 @@ def initial_posterior(
             )
         log_variances[names] = jnp.full_like(leaf, log_variance)
     return Posterior(params, traverse_util.unflatten_dict(log_variances))
+
+
+def objective(
+    posterior: Posterior,
+    batch: training.Batch,
+    key: chex.PRNGKey,
+    *,
+    model: nn.Module,
+    kl_factor: chex.Numeric,
+) -> tuple[chex.Array, training.Metrics]:
+    r"""Returns what is minimised: a batch's mean loss under noise, and the KL term.
+
+    .. math:: \frac{1}{n} \sum_i^n -\log p(y_i | x_i, w_i)
+       + f \sum_w \mathrm{KL}(q(w) \| p(w)), \quad w_i \sim q
+
+    Args:
+      posterior: q, over the model's params.
+      batch: of n examples, preprocessed.
+      key: PRNG key of the noise.
+      model: a Flax Linen model of ``nn.Dense`` and ``nn.Conv``.
+      kl_factor: f, which is :math:`\beta / N` in training.
+
+    Returns:
+      ``(objective, metrics)``; the metrics are of the noisy outputs, without the KL.
+
+    Example:
+      >>> batch = training.Batch(jnp.zeros((1, 3)), jnp.array([0]))
+      >>> posterior = Posterior({"kernel": jnp.ones((3, 2))}, {})
+      >>> total, _ = objective(
+      ...     posterior, batch, jax.random.key(0), model=nn.Dense(2, use_bias=False),
+      ...     kl_factor=0.1)
+      >>> round(float(total), 4)  # log 2, for nothing has noise
+      0.6931
+
+    Molchanov et al., ICML 2017, section 3.2.
+    """
+    logits = noisy_outputs(model, posterior, batch.images, key)
+    loss = training.cross_entropy(logits, batch.labels)
+    error = jnp.mean(jnp.argmax(logits, axis=-1) != batch.labels)
+    metrics = training.Metrics(loss, error)
+    return loss + kl_factor * kl_divergence(posterior), metrics
 
 
 def noisy_outputs(

@@ -228,7 +228,7 @@ def sws(
     history = fitting.joined(
         pretrained.history,
         fitted.history,
-        fitting.pruning_history(),
+        fitting.pruning_history(prunes=int(masks.sparsity(fitted.mask) > 0)),
         _quantised_history(parts, fitted),
     )
     return fitting.Outcome(fitted.params, fitted.mask, history)
@@ -298,19 +298,6 @@ def log_joint(weights: chex.Array, mixture: Mixture) -> chex.Array:
     )
     scaled = jnp.exp(log_precisions) * jnp.square(weights - means)
     return log_proportions + (log_precisions - math.log(2 * math.pi) - scaled) / 2
-
-
-def responsibilities(weights: chex.Array, mixture: Mixture) -> chex.Array:
-    """Returns the posterior probability of each component, for each weight.
-
-    Arguments and shape of the result are those of :func:`log_joint`.
-
-    Example:
-      >>> mixture = Mixture(jnp.array([0.0, 1.0]), jnp.zeros(2), jnp.zeros(2))
-      >>> responsibilities(jnp.array(0.5), mixture)
-      Array([0.5, 0.5], dtype=float32)
-    """
-    return jax.nn.softmax(log_joint(weights, mixture), axis=0)
 
 
 def log_odds(weights: chex.Array, mixture: Mixture) -> chex.Array:

@@ -10,9 +10,17 @@ import numpy as np
 import optax
 import pytest
 
+from baselines import softmax_regression
 from snipjax import experiment, masks, training
 from snipjax.baselines import Outcome, layers
-from snipjax.baselines.dns import Surgery, dns, loses_any, spliced, surgery_step
+from snipjax.baselines.dns import (
+    Surgery,
+    dns,
+    loses_any,
+    mean_and_scale,
+    spliced,
+    surgery_step,
+)
 
 prunable = masks.weights_and_biases
 
@@ -47,13 +55,19 @@ def test_a_hidden_connection_comes_back_above_b_only() -> None:
     params = {"w": jnp.array([1.0, 1.2, 1.3])}
     mask = {"w": jnp.array([True, False, False])}
     mean, std = {"w": jnp.float32(0.0)}, {"w": jnp.float32(1.0)}
-    kept = spliced(params, mask, mean, std, sparsity=1 / 3, prunable=prunable)
+    kept = spliced(
+        params, mask, mean, std, sparsity=1 / 3, prunable=prunable, lower=0.9, upper=1.1
+    )
     # The quotients are 1.11, 1.09 and 1.18, so that b = 1.1 * 1.11 = 1.22 > 1.2.
     assert kept["w"].tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("sparsity", [0.25, 0.9])
-def test_the_rule_is_the_papers_with_one_c_for_all_layers(sparsity: float) -> None:
+@pytest.mark.parametrize(
+    ("sparsity", "lower", "upper"), [(0.25, 0.9, 1.1), (0.9, 0.9, 1.1), (0.6, 0.5, 1.4)]
+)
+def test_the_rule_is_the_papers_with_one_c_for_all_layers(
+    sparsity: float, lower: float, upper: float
+) -> None:
     rng = np.random.default_rng(3)
     params = {
         "a": jnp.asarray(rng.normal(size=40), jnp.float32),
@@ -62,7 +76,16 @@ def test_the_rule_is_the_papers_with_one_c_for_all_layers(sparsity: float) -> No
     mask = {k: jnp.asarray(rng.random(x.shape) < 0.5) for k, x in params.items()}
     mean = {k: jnp.mean(jnp.abs(x)) for k, x in params.items()}
     std = {k: jnp.std(jnp.abs(x)) for k, x in params.items()}
-    updated = spliced(params, mask, mean, std, sparsity=sparsity, prunable=prunable)
+    updated = spliced(
+        params,
+        mask,
+        mean,
+        std,
+        sparsity=sparsity,
+        prunable=prunable,
+        lower=lower,
+        upper=upper,
+    )
     assert sum(x.sum() for x in updated.values()) == round(100 * (1 - sparsity))
 
     def by_equation(c: float) -> dict[str, np.ndarray]:
@@ -70,8 +93,8 @@ def test_the_rule_is_the_papers_with_one_c_for_all_layers(sparsity: float) -> No
         for name, w in params.items():
             size = np.abs(np.float64(w))
             middle = np.float64(mean[name]) + c * np.float64(std[name])
-            t = np.where(size < 0.9 * middle, False, np.asarray(mask[name]))
-            rule[name] = np.where(size >= 1.1 * middle, True, t)
+            t = np.where(size < lower * middle, False, np.asarray(mask[name]))
+            rule[name] = np.where(size >= upper * middle, True, t)
         return rule
 
     # Some c makes the paper's equation give that very mask.
@@ -81,6 +104,18 @@ def test_the_rule_is_the_papers_with_one_c_for_all_layers(sparsity: float) -> No
         if all((by_equation(c)[k] == np.asarray(updated[k])).all() for k in params)
     ]
     assert found
+
+
+def test_thresholds_are_of_the_magnitudes_of_a_layer_by_hand() -> None:
+    params = {
+        "a": {"kernel": jnp.array([[1.0, -5.0]]), "bias": jnp.array([-3.0, 3.0])},
+        "b": {"kernel": jnp.array([[-2.0], [4.0]])},
+    }
+    mean, scale = jax.jit(mean_and_scale)(params, masks.ones(params, prunable))
+    # Of 1, 5, 3, 3, and of 2, 4: 4 and 2 connections.
+    assert jax.tree.leaves(mean) == [3.0, 3.0, 3.0]
+    expected = [np.sqrt(2) * np.log(5), np.sqrt(2) * np.log(5), np.log(3)]
+    np.testing.assert_allclose(jax.tree.leaves(scale), expected, rtol=1e-6)
 
 
 def test_the_c_of_a_layer_grows_with_the_logarithm_of_its_size() -> None:
@@ -161,6 +196,24 @@ def test_the_mask_is_updated_by_chance_before_the_gradient(chance: float) -> Non
     assert (abs(float(metrics.loss) - np.log(2)) < 1e-6) == is_updated
 
 
+def test_within_wide_margins_nothing_changes_after_the_first_update() -> None:
+    # Either margin of the paper would have connections change places here.
+    _, mask, history = dns(
+        softmax_regression.parts(steps=8),
+        0.5,
+        pretrained=softmax_regression.pretrained(),
+        surgery=1.0,
+        recovery=0.1,
+        gamma=0.0,
+        lower=0.3,
+        upper=4.0,
+        learning_rate=1.0,
+    )
+    assert history.prunes == 1
+    expected = np.abs(softmax_regression.WEIGHTS) > 0.85
+    np.testing.assert_array_equal(mask["Dense_0"]["kernel"], expected)
+
+
 def test_surgery_and_recovery_on_digits(
     digits: experiment.Parts, pretrained: Outcome, prunable_count: int
 ) -> None:
@@ -186,6 +239,9 @@ def test_surgery_and_recovery_on_digits(
         ({"recovery": -1.0}, "recovery is -1.0; it must be a share"),
         ({"gamma": -1.0}, "gamma is -1.0; it must be at least 0"),
         ({"power": float("inf")}, "power is inf; it must be at least 0"),
+        ({"lower": 0.0}, "lower is 0.0; it must be above 0"),
+        ({"upper": 0.8}, "upper is 0.8; it must be at least lower, 0.9"),
+        ({"upper": float("nan")}, "upper is nan; it must be at least lower"),
         ({"learning_rate": -0.1}, "learning_rate is -0.1; it must be a share"),
         ({"decays": 0.5}, "decays is 0.5; it must be an integer"),
     ],

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from baselines import softmax_regression
 from snipjax import experiment, masks
 from snipjax.baselines import Outcome
 from snipjax.baselines.lc import Augmented, lc, penalized, projected, updated
@@ -89,6 +90,37 @@ def test_both_steps_find_the_constrained_minimum_of_a_square() -> None:
         )
     np.testing.assert_allclose(theta["w"], [3.0, 1.0, 0.0], atol=1e-3)
     np.testing.assert_allclose(weights["w"], theta["w"], atol=1e-2)
+
+
+def test_learning_and_compression_step_by_step_under_a_growing_mu() -> None:
+    params, mask, _ = lc(
+        softmax_regression.parts(steps=4, learning_rate=0.4),
+        0.5,
+        pretrained=softmax_regression.pretrained(),
+        iterations=3,
+        learning=0.5,
+        pull=0.16,
+        growth=2.0,
+        learning_rate=0.5,
+        decays=0,
+    )
+
+    def largest_two(weights: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(weights) > np.median(np.abs(weights)), weights, 0)
+
+    weights, multipliers = softmax_regression.WEIGHTS, np.zeros((2, 2))
+    theta = largest_two(weights)
+    for mu in (0.4, 0.8, 1.6):  # the first is 0.16 / (0.2 * 2 steps)
+        for _ in range(2):
+            slope = softmax_regression.gradient(
+                softmax_regression.cross_entropy, weights
+            )
+            pulled = slope + mu * (weights - theta) - multipliers
+            weights = weights - 0.2 * pulled
+        theta = largest_two(weights - multipliers / mu)
+        multipliers = multipliers - mu * (weights - theta)
+    np.testing.assert_allclose(params["Dense_0"]["kernel"], theta, atol=1e-5)
+    np.testing.assert_array_equal(mask["Dense_0"]["kernel"], theta != 0)
 
 
 def test_learning_and_compression_on_digits(

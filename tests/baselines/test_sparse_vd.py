@@ -7,11 +7,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
-from scipy import integrate
+from scipy import integrate, special
 
-from snipjax import experiment, masks
+from baselines import softmax_regression
+from snipjax import experiment, masks, training
 from snipjax import nn as fast
 from snipjax.baselines import Outcome
 from snipjax.baselines.sparse_vd import (
@@ -21,6 +23,7 @@ from snipjax.baselines.sparse_vd import (
     kl_from_log_alpha,
     log_alpha,
     noisy_outputs,
+    objective,
     sparse_vd,
 )
 
@@ -150,6 +153,52 @@ def test_without_noise_it_is_the_model() -> None:
     )
     expected = jax.jit(Network().apply)({"params": params}, images)
     np.testing.assert_allclose(actual, expected, atol=2e-3)
+
+
+def test_the_objective_is_the_loss_under_noise_and_the_kl_term_by_its_factor() -> None:
+    rng = np.random.default_rng(0)
+    theta, log_variance = rng.normal(size=(3, 2)), rng.uniform(-3, 1, size=(3, 2))
+    images, labels = rng.normal(size=(4, 3)), np.array([0, 1, 1, 0])
+    posterior = Posterior({"kernel": theta}, {"kernel": log_variance})
+    posterior, images = jax.tree.map(jnp.float32, (posterior, images))
+    model, key = nn.Dense(2, use_bias=False), jax.random.key(0)
+
+    @jax.jit
+    def with_outputs(posterior: Posterior, batch: training.Batch) -> Any:
+        outputs = noisy_outputs(model, posterior, batch.images, key)
+        return objective(posterior, batch, key, model=model, kl_factor=0.3), outputs
+
+    (total, metrics), outputs = with_outputs(posterior, training.Batch(images, labels))
+    log_shares = special.log_softmax(np.float64(outputs), axis=1)
+    loss = -log_shares[np.arange(4), labels].mean()
+    alpha = np.exp(log_variance) / theta**2
+    kl = 0.63576 * (1 - special.expit(1.87320 + 1.48695 * np.log(alpha)))
+    kl += np.log(1 + 1 / alpha) / 2
+    np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics.error, np.mean(log_shares.argmax(1) != labels))
+    np.testing.assert_allclose(total, loss + 0.3 * kl.sum(), rtol=1e-5)
+
+
+def test_steps_go_down_the_objective_as_the_kl_term_warms_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(optax, "adam", optax.sgd)
+    params, _, history = sparse_vd(
+        softmax_regression.parts(steps=4),
+        0.0,
+        pretrained=softmax_regression.pretrained(),
+        share=1.0,
+        warm_up=0.5,
+        learning_rate=0.2,
+        initial_log_variance=-60.0,
+    )
+    weights = softmax_regression.WEIGHTS
+    for beta, rate in ((1 / 3, 0.2), (2 / 3, 0.15), (1, 0.1), (1, 0.05)):
+        slope = softmax_regression.gradient(softmax_regression.cross_entropy, weights)
+        # With next to no noise the KL is log |theta| and a constant; N is 4.
+        weights = weights - rate * (slope + beta / 4 / weights)
+    np.testing.assert_allclose(params["Dense_0"]["kernel"], weights, atol=3e-4)
+    assert history.prunes == 0
 
 
 def test_what_is_of_no_dense_layer_nor_convolution_is_said() -> None:

@@ -5,9 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import special, stats
 
+from baselines import softmax_regression
 from snipjax import experiment, masks
 from snipjax.baselines import Outcome
 from snipjax.baselines.sws import (
@@ -17,12 +19,12 @@ from snipjax.baselines.sws import (
     components_of,
     huffman_bits,
     initial_mixture,
+    log_joint,
     log_odds,
     mixture_of,
     negative_log_hyper_prior,
     negative_log_prior,
     quantised,
-    responsibilities,
     sws,
 )
 
@@ -49,12 +51,11 @@ def test_the_zero_component_is_pinned() -> None:
     np.testing.assert_allclose(jnp.exp(log_proportions), [0.9, 0.025, 0.075], rtol=1e-5)
 
 
-def test_responsibilities_are_the_shares_of_the_joint() -> None:
+def test_the_joint_is_proportions_times_normal_densities() -> None:
     weights = np.linspace(-1.5, 1.5, 12).reshape(3, 4)
-    expected = joint(weights.ravel()).reshape(4, 3, 4)
-    expected /= expected.sum(axis=0)
-    actual = responsibilities(jnp.asarray(weights, jnp.float32), MIXTURE)
-    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-7)
+    expected = np.log(joint(weights.ravel())).reshape(4, 3, 4)
+    actual = log_joint(jnp.asarray(weights, jnp.float32), MIXTURE)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 7, 8192, 20_000])
@@ -91,11 +92,14 @@ def test_hyper_prior_is_a_gamma_density_up_to_a_constant() -> None:
     )
 
 
-def test_odds_are_positive_where_the_zero_component_is_not_the_likeliest() -> None:
+def test_odds_are_those_of_the_responsibilities() -> None:
     weights = np.linspace(-1.5, 1.5, 201)
-    likeliest = joint(weights).argmax(axis=0)
+    responsibilities = joint(weights) / joint(weights).sum(axis=0)
     odds = log_odds(jnp.asarray(weights, jnp.float32), MIXTURE)
-    np.testing.assert_array_equal(odds > 0, likeliest > 0)
+    expected = np.log(responsibilities[1:].max(axis=0) / responsibilities[0])
+    np.testing.assert_allclose(odds, expected, rtol=1e-4, atol=1e-4)
+    # What is pruned belongs to the zero component.
+    np.testing.assert_array_equal(odds > 0, responsibilities.argmax(axis=0) > 0)
 
 
 def test_components_start_over_the_range_of_the_weights() -> None:
@@ -156,6 +160,53 @@ def test_a_huffman_code_is_within_a_bit_of_the_entropy() -> None:
 @pytest.mark.parametrize(("symbols", "bits"), [("", 0), ("aaa", 3), ("abcd", 8)])
 def test_huffman_codes_by_hand(symbols: str, bits: int) -> None:
     assert huffman_bits(symbols) == bits
+
+
+def test_steps_go_down_the_loss_and_the_prior_of_weights_and_precisions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(optax, "adam", optax.sgd)
+    params, _, history = sws(
+        softmax_regression.parts(steps=2),
+        0.0,
+        pretrained=softmax_regression.pretrained(),
+        share=1.0,
+        num_components=3,
+        zero_proportion=0.2,
+        strength=0.8,
+        initial_std=0.5,
+        zero_shape=7.0,
+        zero_rate=0.5,
+        shape=3.0,
+        rate=0.2,
+        learning_rate=0.3,
+        means_learning_rate=0.2,
+        mixture_learning_rate=0.4,
+    )
+
+    def by_equation(trained: np.ndarray) -> float:
+        weights, means, log_precisions, logits = np.split(trained, [4, 6, 9])
+        proportions = np.append(0.2, 0.8 * special.softmax(logits))[:, None]
+        means, precisions = np.append(0.0, means)[:, None], np.exp(log_precisions)
+        densities = stats.norm.pdf(weights, means, precisions[:, None] ** -0.5)
+        prior = np.log(np.sum(proportions * densities, axis=0)).sum()
+        hyper_prior = stats.gamma.logpdf(
+            precisions, [7.0, 3.0, 3.0], scale=1 / np.array([0.5, 0.2, 0.2])
+        ).sum()
+        loss = softmax_regression.cross_entropy(weights)
+        return loss - 0.8 / 4 * (prior + hyper_prior)
+
+    # Weights, then means, log precisions and logits of the proportions.
+    trained = np.concatenate(
+        [softmax_regression.WEIGHTS.ravel(), [-1.0, 1.0], np.log([4.0] * 3), [0.0] * 2]
+    )
+    learning_rates = np.repeat([0.3, 0.2, 0.4], [4, 2, 5])
+    for _ in range(2):  # the second step sees what the first made of the mixture
+        slope = softmax_regression.gradient(by_equation, trained)
+        trained = trained - learning_rates * slope
+    actual = params["Dense_0"]["kernel"].ravel()
+    np.testing.assert_allclose(actual, trained[:4], atol=1e-5)
+    assert history.prunes == 0
 
 
 def test_run_prunes_to_the_target(
