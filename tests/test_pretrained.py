@@ -349,7 +349,7 @@ def shard(directory: Path, tensors: Arrays) -> Path:
 
 def test_reading_takes_the_memory_of_a_tensor_beside_the_params(tmp_path: Path) -> None:
     """As Python and NumPy allocate it; the params are JAX's."""
-    config = transformer.Config(vocab_size=64, length=64, width=128, depth=9, heads=1)
+    config = transformer.Config(vocab_size=64, length=64, width=256, depth=9, heads=1)
     tokens = jnp.zeros((1, 2), int)
     shapes = jax.eval_shape(
         transformer.Transformer(config).init, jax.random.key(0), tokens
