@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from baselines import softmax_regression
 from snipjax import experiment, masks, models
 from snipjax.baselines import History, Outcome
 from snipjax.baselines.lobs import (
@@ -303,6 +304,60 @@ def test_a_miniature_run(digits: experiment.Parts) -> None:
     for row in (rows[0], rows[2]):
         for name in names:
             assert 0 < row[name.format("error")] <= row[name.format("bound")]
+
+
+def test_the_update_is_the_least_squares_solution_without_the_cheapest_weight() -> None:
+    outcome = lobs(
+        softmax_regression.parts(steps=1),
+        0.25,
+        pretrained=softmax_regression.pretrained(),
+        rounds=1,
+        num_batches=1,
+        damping=1e-6,
+        learning_rate=1e-9,  # what is left as pruning left it
+    )
+    images, weights = softmax_regression.IMAGES, softmax_regression.WEIGHTS
+    found = []
+    for gone, unit in np.ndindex(weights.shape):
+        kept, best = 1 - gone, np.zeros(2)
+        wanted = images @ weights[:, unit]
+        best[kept] = images[:, kept] @ wanted / (images[:, kept] @ images[:, kept])
+        cost = np.sum((images @ best - wanted) ** 2)
+        changed = weights.copy()
+        changed[:, unit] = best
+        found.append((cost, changed))
+    _, expected = min(found, key=lambda pair: pair[0])
+    np.testing.assert_allclose(outcome.params["Dense_0"]["kernel"], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_what_is_pruned_is_not_a_matter_of_the_layers_scales(
+    digits: experiment.Parts,
+) -> None:
+    """ReLU passes a factor on, by which the next layer's weights may be divided."""
+    digits, pretrained = tiny(digits)
+
+    def kept_of_the_first_layer(factor: float) -> int:
+        params = {
+            "Dense_0": jax.tree.map(lambda w: w * factor, pretrained.params["Dense_0"]),
+            "Dense_1": {
+                "kernel": pretrained.params["Dense_1"]["kernel"] / factor,
+                "bias": pretrained.params["Dense_1"]["bias"],
+            },
+        }
+        outcome = lobs(
+            digits,
+            0.9,
+            pretrained=pretrained._replace(params=params),
+            rounds=1,
+            num_batches=2,
+            block=0.95,
+        )
+        return int(outcome.mask["Dense_0"]["kernel"].sum())
+
+    assert kept_of_the_first_layer(10.0) == pytest.approx(
+        kept_of_the_first_layer(1.0), rel=0.05
+    )
 
 
 @pytest.mark.parametrize(
