@@ -278,17 +278,15 @@ def percent(sparsity: float) -> str:
 
 def csv_lines(table: Sequence[Row]) -> list[list[str]]:
     """Returns the first table's head and lines, with a column for every mark in it."""
-    marked = [
-        any(column.name.startswith(name) for name in (ERROR, PUBLISHED))
-        for column in columns(table)
-    ]
-    head, body = [], [[] for _ in lines(table)]
-    for column, is_marked in zip(columns(table), marked):
-        head += [column.full_name]
-        head += [f"{column.full_name}, smallest"] * is_marked
-    for texts, line in zip(body, lines(table)):
-        for entry, is_marked in zip(line, marked):
-            texts += [entry.text] + ["yes" if entry.is_best else "no"] * is_marked
+    head: list[str] = []
+    entries = lines(table)
+    body: list[list[str]] = [[] for _ in entries]
+    for place, column in enumerate(columns(table)):
+        is_marked = column.name.startswith((ERROR, PUBLISHED))
+        head += [column.full_name, f"{column.full_name}, smallest"][: 1 + is_marked]
+        for texts, line in zip(body, entries):
+            mark = "yes" if line[place].is_best else "no"
+            texts += [line[place].text, mark][: 1 + is_marked]
     return [head, *body]
 
 
