@@ -76,8 +76,8 @@ PARAMETERS = {
     "wrn_22_8": (CIFAR, wide_resnet_size(3, 8)),
     "lstm_s": (MNIST, recurrent_size(8, 4, 128)),
     "lstm_b": (MNIST, recurrent_size(8, 4, 256)),
-    "gru_s": (MNIST, recurrent_size(6, 4, 128)),
-    "gru_b": (MNIST, recurrent_size(6, 4, 256)),
+    "gru_s": (MNIST, recurrent_size(6, 3, 128)),
+    "gru_b": (MNIST, recurrent_size(6, 3, 256)),
 }
 # In table 2: sparsity, parameters and connections kept, as printed. WRN-16-8's
 # 11.0m are printed as 10.0m, of which 548k would be more than 5%.
@@ -319,31 +319,61 @@ def test_wide_resnet_is_of_pre_activation_blocks() -> None:
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
 def test_lstm_reads_row_by_row() -> None:
     """Against the equations, with NumPy."""
-
-    def sigmoid(x: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-x))
-
     model = recurrent.Recurrent(num_classes=3, units=4)
     images = np.random.default_rng(0).normal(size=(2, 6, 5, 1)).astype(np.float32)
     params = jax.device_get(model.init(jax.random.key(0), images)["params"])
     params = jax.tree.map(lambda x: x + 0.1, params)
-    first, cell, last = params["Dense_0"], params["cell"], params["Dense_1"]
+    first, gates, last = params["Dense_0"], params["cell"]["gates"], params["Dense_1"]
     c = h = np.zeros((2, 4))
     for t in range(6):
         x = images[:, t, :, 0] @ first["kernel"] + first["bias"]
-        i, f, g, o = (
-            x @ cell[f"i{gate}"]["kernel"]
-            + h @ cell[f"h{gate}"]["kernel"]
-            + cell[f"h{gate}"]["bias"]
-            for gate in "ifgo"
-        )
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        z = x @ gates["kernel"][:4] + h @ gates["kernel"][4:] + gates["bias"]
+        i, j, f, o = z[:, :4], z[:, 4:8], z[:, 8:12], z[:, 12:]
+        c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(j)
         h = sigmoid(o) * np.tanh(c)
     expected = h @ last["kernel"] + last["bias"]
     logits = model.apply({"params": params}, images)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gru_reads_row_by_row() -> None:
+    """Against the equations, with NumPy."""
+    model = recurrent.Recurrent(num_classes=3, units=4, cell=recurrent.GRUCell)
+    images = np.random.default_rng(0).normal(size=(2, 6, 5, 1)).astype(np.float32)
+    params = jax.device_get(model.init(jax.random.key(0), images)["params"])
+    params = jax.tree.map(lambda x: x + 0.1, params)
+    first, last = params["Dense_0"], params["Dense_1"]
+    gates, candidate = params["cell"]["gates"], params["cell"]["candidate"]
+    h = np.zeros((2, 4))
+    for t in range(6):
+        x = images[:, t, :, 0] @ first["kernel"] + first["bias"]
+        z = x @ gates["kernel"][:4] + h @ gates["kernel"][4:] + gates["bias"]
+        reset, update = sigmoid(z[:, :4]), sigmoid(z[:, 4:])
+        new = x @ candidate["kernel"][:4] + (reset * h) @ candidate["kernel"][4:]
+        h = update * h + (1 - update) * np.tanh(new + candidate["bias"])
+    expected = h @ last["kernel"] + last["bias"]
+    logits = model.apply({"params": params}, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", [recurrent.LSTMCell, recurrent.GRUCell])
+def test_new_cells_keep_the_logistic_of_one_of_their_state(
+    cell: type[nn.RNNCellBase],
+) -> None:
+    """Where nothing comes in: 0.73 a row, so that the first rows reach the loss."""
+    state = 0.5 * jnp.ones((1, 4))
+    carry = (state, state) if cell is recurrent.LSTMCell else state
+    cell = cell(4, kernel_init=nn.initializers.zeros)
+    params = cell.init(jax.random.key(0), carry, jnp.zeros((1, 4)))
+    carry, _ = cell.apply(params, carry, jnp.zeros((1, 4)))
+    kept = jax.tree.leaves(carry)[0]
+    np.testing.assert_allclose(kept, 0.5 / (1 + np.exp(-1)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["lstm_s", "gru_s"])

@@ -53,7 +53,8 @@ def create(
       name: a key of :data:`MODELS`.
       num_classes: the number of logits.
       dtype: dtype of the computation; parameters are float32 whatever it is.
-      kernel_init: samples every kernel, recurrent ones included; biases are zero.
+      kernel_init: samples every kernel, recurrent ones included; biases are zero, but
+        those of a GRU's gates, which are one.
 
     Raises:
       ValueError: if the name is unknown; the message gives the nearest one.
