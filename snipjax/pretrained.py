@@ -14,11 +14,12 @@ and a tensor. What is written has the names, layouts and dtypes of what was read
 import json
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import chex
 import flax.traverse_util
@@ -30,6 +31,25 @@ from safetensors import SafetensorError, safe_open
 # The dense layers of a block that are side by side in one tensor of GPT-2.
 _ATTENTION = ("query", "key", "value")
 _EXAMPLES = 3  # names in an error
+# Those of the format that NumPy has, of itself or by ml_dtypes.
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "F8_E4M3": jnp.float8_e4m3fn,
+    "F8_E5M2": jnp.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+    "C64": np.complex64,
+}
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -39,20 +59,20 @@ class Tensors(Mapping[str, np.ndarray]):
     """
 
     def __init__(
-        self, path: Path, files: Mapping[str, Any], metadata: Mapping[str, str]
+        self, path: Path, stored: Mapping[str, "_Stored"], metadata: Mapping[str, str]
     ) -> None:
         self.path = path
         self.metadata = dict(metadata)
-        self._files = dict(files)  # of each tensor, the open file
+        self._stored = dict(stored)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._files[name].get_tensor(name)
+        return _read(name, self._stored[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._stored)
 
 
 def load(path: str | os.PathLike) -> Tensors:
@@ -68,7 +88,8 @@ def load(path: str | os.PathLike) -> Tensors:
     Raises:
       FileNotFoundError: if there is no such file.
       ValueError: if a file is damaged, is not of safetensors, or is not beside the
-        index that names it.
+        index that names it; from the mapping, if a file has become shorter since, or
+        a tensor is of a dtype that NumPy and JAX do not have.
 
     Example:
       >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
@@ -84,8 +105,7 @@ def load(path: str | os.PathLike) -> Tensors:
         )
     if path.suffix == ".json":
         return _load_index(path)
-    file = _open(path)
-    return Tensors(path, dict.fromkeys(file.keys(), file), file.metadata() or {})
+    return Tensors(path, *_open(path))
 
 
 def save(
@@ -105,6 +125,7 @@ def save(
         ``{"format": "pt"}``, by which ``transformers`` knows the layout.
 
     Raises:
+      ValueError: if metadata is not text.
       OSError: if it cannot be written, as where the disk is full.
 
     Example:
@@ -117,6 +138,7 @@ def save(
     # The format is of rows one after the other, which arrays in memory need not be.
     arrays = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     metadata = {"format": "pt"} if metadata is None else dict(metadata)
+    _check_text(metadata)
     with (
         _write_errors(path),
         tempfile.TemporaryDirectory(
@@ -414,7 +436,9 @@ def _gpt2_copies(tensors: Mapping[str, chex.Array], prefix: str) -> set[str]:
     names = {name for name in tensors if buffer.fullmatch(name)}
     if "lm_head.weight" not in tensors:
         return names
-    if not np.array_equal(tensors["lm_head.weight"], tensors[f"{prefix}wte.weight"]):
+    head, embedding = tensors["lm_head.weight"], tensors[f"{prefix}wte.weight"]
+    # A NaN, as of a training that diverged, is equal to nothing, itself included.
+    if not np.array_equal(head, embedding, equal_nan=True):
         raise ValueError(
             f"{_source(tensors)}: 'lm_head.weight' is not '{prefix}wte.weight', but "
             "the model has one embedding for both; use weights that are tied"
@@ -534,6 +558,15 @@ def _check_floating(source: str, name: str, dtype: Any) -> None:
         )
 
 
+def _check_text(metadata: Mapping[Any, Any]) -> None:
+    for key, value in metadata.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise ValueError(
+                f"metadata has {key!r}: {value!r}, but a safetensors file holds text "
+                "only; convert both to str, e.g. with json.dumps"
+            )
+
+
 def _source(tensors: Mapping[str, Any]) -> str:
     if isinstance(tensors, Tensors):
         return f"'{tensors.path}'"
@@ -549,15 +582,66 @@ def _listed(names: list[str]) -> str:
 # -------------------------------------------------------------------------- files
 
 
-def _open(path: Path) -> Any:
+class _Stored(NamedTuple):
+    """Where a tensor lies: an open file, and what its header says."""
+
+    file: BinaryIO
+    dtype: str
+    shape: tuple[int, ...]
+    start: int  # in the file
+    end: int
+
+
+def _open(path: Path) -> tuple[dict[str, _Stored], dict[str, str]]:
+    """The tensors of a file, and the text of its header."""
+    file = path.open("rb")
     try:
-        return safe_open(path, framework="numpy")
-    except SafetensorError as error:
+        # Checks all that a header can have wrong, the size of the file included.
+        with safe_open(path, framework="numpy"):
+            pass
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    except (SafetensorError, struct.error, ValueError) as error:
+        file.close()
         raise ValueError(
             f"'{path}' is damaged or not a safetensors file ({error}); fetch it again: "
             "what is small may be Git LFS's pointer to it, and a pytorch_model.bin is "
             "to be converted with save_pretrained"
         ) from error
+    metadata = header.pop("__metadata__", None) or {}
+    stored = {
+        name: _Stored(
+            file,
+            entry["dtype"],
+            tuple(entry["shape"]),
+            *(8 + length + offset for offset in entry["data_offsets"]),
+        )
+        for name, entry in header.items()
+    }
+    return stored, metadata
+
+
+def _read(name: str, stored: _Stored) -> np.ndarray:
+    path = stored.file.name
+    if stored.dtype not in _DTYPES:
+        raise ValueError(
+            f"'{path}': '{name}' is stored as {stored.dtype}, which NumPy and JAX do "
+            f"not have; convert it to one of {', '.join(_DTYPES)}"
+        )
+    # Not mapped into memory: there, a file that has become shorter ends the program.
+    content = np.empty(stored.end - stored.start, np.uint8)
+    position = 0
+    while position < content.size:
+        count = os.preadv(
+            stored.file.fileno(), [content[position:]], stored.start + position
+        )
+        if not count:
+            raise ValueError(
+                f"'{path}' has become shorter since it was opened, and '{name}' cannot "
+                "be read; fetch it again, and do not write to it meanwhile"
+            )
+        position += count
+    return content.view(_DTYPES[stored.dtype]).reshape(stored.shape)
 
 
 def _load_index(path: Path) -> Tensors:
@@ -581,18 +665,15 @@ def _load_index(path: Path) -> Tensors:
             f"'{path}' names {_listed(missing)}, not to be found beside it; fetch all "
             "its files into the same directory"
         )
-    files = {name: _open(path.with_name(name)) for name in names}
-    keys = {name: set(file.keys()) for name, file in files.items()}
+    opened = {name: _open(path.with_name(name)) for name in names}
     for tensor, name in file_of.items():
-        if tensor not in keys[name]:
+        if tensor not in opened[name][0]:
             raise ValueError(
                 f"'{path}' says that '{tensor}' is in '{name}', but it is not; fetch "
                 "them again, all of the same version"
             )
-    metadata = files[names[0]].metadata() if names else None
-    return Tensors(
-        path, {t: files[name] for t, name in file_of.items()}, metadata or {}
-    )
+    stored = {tensor: opened[name][0][tensor] for tensor, name in file_of.items()}
+    return Tensors(path, stored, opened[names[0]][1] if names else {})
 
 
 @contextmanager

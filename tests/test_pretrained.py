@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import stat
+import struct
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -311,6 +313,37 @@ def test_buffers_and_the_tied_head_are_passed_over_and_written_again() -> None:
     assert not np.any(found["lm_head.weight"])
 
 
+def test_a_tied_head_may_have_nans() -> None:
+    tensors = gpt2(dtype=jnp.bfloat16)
+    tensors["transformer.wte.weight"][3] = np.nan
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].copy()
+    params = pretrained.gpt2_params(tensors)
+    assert bool(jnp.isnan(params["tokens"]["embedding"][3]).all())
+    tensors["lm_head.weight"][4] = np.nan  # which the embedding has not
+    with pytest.raises(ValueError, match="tied"):
+        pretrained.gpt2_params(tensors)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "code", "largest"),
+    # The bits of 1.5 and of the largest number, by Micikevicius et al., "FP8 Formats
+    # for Deep Learning", 2022, table 1.
+    [("F8_E4M3", 0b0_0111_100, 448.0), ("F8_E5M2", 0b0_01111_10, 57344.0)],
+)
+def test_eight_bits_are_read_as_their_standard_says(
+    tmp_path: Path, dtype: str, code: int, largest: float
+) -> None:
+    at_largest = 0b0_1111_110 if dtype == "F8_E4M3" else 0b0_11110_11
+    header = {"w": {"dtype": dtype, "shape": [3], "data_offsets": [0, 3]}}
+    text = json.dumps(header).encode()
+    content = struct.pack("<Q", len(text)) + text + bytes([code, at_largest, 0x80])
+    (tmp_path / "eight").write_bytes(content)
+    tensor = pretrained.load(tmp_path / "eight")["w"]
+    assert tensor.astype(np.float32).tolist() == [1.5, largest, -0.0]
+    again = saved(tmp_path / "again", {"w": tensor})
+    assert_same_bytes(again, {"w": tensor})
+
+
 def test_metadata_comes_back(tmp_path: Path) -> None:
     metadata = {"format": "pt", "sparsity": "0.5"}
     assert saved(tmp_path / "a", {"w": np.ones(2)}, metadata).metadata == metadata
@@ -405,6 +438,28 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     os.truncate(path, path.stat().st_size - 10)
     with pytest.raises(ValueError, match=r"model\.safetensors' is damaged .* fetch it"):
         pretrained.load(path)
+
+
+def test_a_file_that_becomes_shorter_is_named(tmp_path: Path) -> None:
+    tensors = saved(tmp_path / "model.safetensors", {"w": np.ones(100_000)})
+    os.truncate(tensors.path, 10_000)  # of a mapping, the rest would be a crash
+    with pytest.raises(ValueError, match=r"model\.safetensors' has become shorter"):
+        tensors["w"]
+
+
+def test_a_dtype_that_is_not_known_is_named(tmp_path: Path) -> None:
+    # A scale of 8 bits, without a sign or a zero, is no weight.
+    saved(tmp_path / "scales", {"w": np.ones(4, ml_dtypes.float8_e8m0fnu)})
+    with pytest.raises(ValueError, match=r"'w' is stored as F8_E8M0.*convert it"):
+        pretrained.load(tmp_path / "scales")["w"]
+
+
+@pytest.mark.parametrize("metadata", [{"steps": 3}, {"note": None}, {1: "a"}])
+def test_metadata_that_is_not_text_is_named(tmp_path: Path, metadata: dict) -> None:
+    (key,) = metadata
+    with pytest.raises(ValueError, match=rf"metadata has {key!r}: .*str"):
+        pretrained.save(tmp_path / "x", {"w": np.ones(2)}, metadata)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
