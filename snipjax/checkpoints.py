@@ -1,6 +1,7 @@
 """Checkpoints of a training run, by Orbax: written whole or not at all."""
 
 import copy
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,12 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
+from snipjax import distributed
+
 State = TypeVar("State")
+
+_SECONDS_TO_WRITE = 24 * 60 * 60
+_opened = itertools.count()  # directories, by all processes alike
 
 
 @contextmanager
@@ -22,10 +28,13 @@ def open_directory(
     end of the block, what is being written is waited for.
 
     Raises:
-      OSError: if a checkpoint could not be written. The one before is intact.
+      OSError: if a checkpoint could not be written, by this process or another. The
+        one before is intact.
     """
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=max_to_keep, cleanup_tmp_directories=True
+        max_to_keep=max_to_keep,
+        cleanup_tmp_directories=True,
+        async_options=_async_options(),
     )
     manager = ocp.CheckpointManager(directory.resolve(), options=options)
     try:
@@ -98,6 +107,26 @@ def restore_latest(
             "remove it to go on from the one before"
         ) from error
     return _with_keys_like(like, restored.state), restored.progress
+
+
+def _async_options() -> ocp.AsyncOptions:
+    """What bounds the writing of a checkpoint in the background.
+
+    Orbax has one limit for a process's own writing and for its waiting for the others,
+    which cannot tell a process with much to write from one whose disk is full. So it
+    is longer than any write takes, and bounds neither. What ends the waiting is that
+    the other comes, with what it has written or with an error
+    (:func:`snipjax.distributed.meeting`), or that it is dead and its heartbeats are
+    missed (:func:`snipjax.distributed.initialize`).
+    """
+    if jax.process_count() == 1:
+        return ocp.AsyncOptions(timeout_secs=_SECONDS_TO_WRITE)
+    return ocp.AsyncOptions(
+        timeout_secs=_SECONDS_TO_WRITE,
+        barrier_sync_fn=distributed.meeting(f"checkpoints/{next(_opened)}"),
+        # Or the others wait five minutes for a directory that cannot be made.
+        create_directories_asynchronously=False,
+    )
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +15,9 @@ from typing import TypeVar
 import chex
 import jax
 import numpy as np
+
+# The store that jax.distributed keeps, which JAX has no public name for yet.
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -158,6 +163,47 @@ def by_first(function: Callable[[], T]) -> T | None:
     if any_of(error is not None):
         raise error or ValueError("process 0 has failed, and says why")
     return value
+
+
+def meeting(name: str) -> Callable[..., None]:
+    """Returns a barrier that tells a process that is slow from one that has failed.
+
+    The steps of a work are taken by all processes in one order, and they wait for each
+    other at each. One that fails leaves steps out. So all meet at the n-th step that
+    they come to, whichever it is, and learn there whether it is the same for all:
+    nobody waits for who will not come, however long one may take that will.
+
+    Args:
+      name: another for each work, and the same in all processes.
+
+    Returns:
+      ``(key=<the step>, timeout_ms=<to wait>)``, as Orbax takes a barrier. It returns
+      at once where there is one process.
+
+    Raises:
+      OSError: from the barrier, if another process has failed. One that comes while it
+        handles an error of its own goes on with that.
+
+    Example:
+      >>> meet = meeting("writing")
+      >>> meet(key="written", timeout_ms=1000)
+    """
+    client, numbers, parted = global_state.client, itertools.count(), []
+
+    def meet(*, key: str, timeout_ms: int) -> None:
+        if client is None:
+            return
+        if not parted:
+            step = f"snipjax/{name}/{next(numbers)}"
+            client.key_value_set(f"{step}/{key}", "", allow_overwrite=True)
+            client.wait_at_barrier(step, timeout_ms)
+            if len(client.key_value_dir_get(f"{step}/")) == 1:
+                return
+            parted.append(step)
+        if sys.exc_info()[1] is None:
+            raise OSError("another process could not do its part, and says why")
+
+    return meet
 
 
 @contextlib.contextmanager

@@ -87,8 +87,8 @@ class TestConfig:
             settings, config.Cell("lenet_5_caffe", "lwc", 0.9, seed=3)
         ).train
         full = settings.lenet_5_caffe
-        assert train.steps == full.steps // 50
-        assert train.decay_every == full.decay_every // 50
+        assert train.steps == full.steps // 20
+        assert train.decay_every == full.decay_every // 20
 
     @pytest.mark.parametrize(
         ("fields", "message"),
