@@ -1,16 +1,18 @@
 """Several hosts: processes that train one network together, by ``jax.distributed``."""
 
 import contextlib
+import hashlib
 import io
 import itertools
+import json
 import os
 import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import chex
 import jax
@@ -163,6 +165,56 @@ def by_first(function: Callable[[], T]) -> T | None:
     if any_of(error is not None):
         raise error or ValueError("process 0 has failed, and says why")
     return value
+
+
+def check_same(facts: Mapping[str, Any]) -> None:
+    """Raises an error in all processes if facts differ between them; all must call it.
+
+    Args:
+      facts: values that JSON has, by what to call them in a message.
+
+    Raises:
+      ValueError: naming those that differ, with their values.
+
+    Example:
+      >>> check_same({"config.seed": 0})
+    """
+    if jax.process_count() == 1:
+        return
+    text = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
+    digest = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest)
+    if (digests == digests[0]).all():
+        return
+    # Arrays are of one length in all processes, and texts are not.
+    length = np.max(multihost_utils.process_allgather(np.array(text.size)))
+    padded = np.pad(text, (0, length - text.size), constant_values=ord(" "))
+    texts = multihost_utils.process_allgather(padded)
+    found = different([json.loads(text.tobytes()) for text in texts])
+    raise ValueError(
+        f"the processes of a run were given different things ({'; '.join(found)}); "
+        "start all of them with the same command, code and data"
+    )
+
+
+def different(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a line for each fact that is not the same for all processes.
+
+    Args:
+      facts: those of each process, by what to call them; some may lack some.
+
+    Example:
+      >>> different([{"seed": 0, "steps": 9}, {"seed": 1, "steps": 9}])
+      ['seed is 0 in process 0, 1 in process 1']
+    """
+    lines = []
+    for name in dict.fromkeys(name for of_one in facts for name in of_one):
+        values = [of_one.get(name, "absent") for of_one in facts]
+        firsts = [values.index(value) for value in values]
+        if any(firsts):
+            of_each = (f"{values[i]} in process {i}" for i in sorted(set(firsts)))
+            lines.append(f"{name} is {', '.join(of_each)}")
+    return lines
 
 
 def meeting(name: str) -> Callable[..., None]:

@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+import snipjax
 from snipjax import (
     checkpoints,
     console,
@@ -50,6 +51,7 @@ class Plan(NamedTuple):
     sources: streams.Sources
     views: streams.Views
     image_size: int
+    facts: dict[str, Any]  # of the data, to know them again by
 
     @property
     def config(self) -> ConfigDict:
@@ -83,7 +85,8 @@ def run(
 
     Raises:
       ValueError: for a configuration or mesh that is off, a data set that cannot be
-        had, or a directory that holds something else.
+        had or has changed since the run was started, a directory that holds something
+        else, or processes that were not given the same.
       OSError: if a checkpoint cannot be written, or another process has died.
       KeyboardInterrupt: after an interrupt of any process, once a checkpoint is
         written.
@@ -109,6 +112,8 @@ def run(
             return result
 
         plan = assemble(config, data_dir)
+        distributed.check_same(dict(configs.fields({"data": plan.facts})))
+        distributed.by_first(lambda: rundir.check_data(directory, plan.facts))
         abstract = abstract_state(plan)
         console.say(
             f"devices: {plan.mesh.shape['data']} along data, "
@@ -116,6 +121,7 @@ def run(
         )
         # Not before all that can be wrong with a configuration has been looked at.
         rundir.write_json(workdir / rundir.CONFIG, config.to_dict())
+        rundir.write_json(workdir / rundir.DATA, plan.facts)
         with checkpoints.open_directory(directory / "checkpoints") as manager:
             restored = checkpoints.restore_latest(manager, abstract)
             if restored is None:
@@ -142,12 +148,31 @@ def run(
 def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """As :func:`snipjax.rundir.claim`, by the first process for all of them.
 
-    Another mesh than the directory's is no other configuration.
+    Another mesh than the directory's is no other configuration. Processes that were
+    not given the same are refused.
     """
+    distributed.check_same(facts_of_start(workdir, config))
     with contextlib.ExitStack() as stack:
         claimed = rundir.claim(workdir, config, differences=rundir.of_large)
         distributed.by_first(lambda: stack.enter_context(claimed))
         yield
+
+
+def facts_of_start(workdir: Path, config: ConfigDict) -> dict[str, Any]:
+    """Returns what all processes of a run must have been given alike.
+
+    Args:
+      workdir: the directory of the run.
+      config: its configuration.
+    """
+    package = Path(snipjax.__file__).parent
+    code = [file.read_bytes() for file in sorted(package.rglob("*.py"))]
+    return {
+        **{f"config.{name}": value for name, value in configs.fields(config)},
+        "workdir": str(workdir.absolute()),
+        "the version of snipjax": f"{snipjax.__version__} {streams.digest_of(*code)}",
+        "the version of JAX": jax.__version__,
+    }
 
 
 def assemble(config: ConfigDict, data_dir: str | None = None) -> Plan:
@@ -209,7 +234,12 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Plan:
             tree, sharding.of(mesh, tree)
         ),
     )
-    return Plan(parts, mesh, sources, views, size)
+    facts = streams.facts(sources) | {
+        "image_size": size,
+        "mean": [experiment.rounded(float(value)) for value in mean],
+        "std": [experiment.rounded(float(value)) for value in std],
+    }
+    return Plan(parts, mesh, sources, views, size, facts)
 
 
 def image_size(config: ConfigDict, sources: streams.Sources) -> int:

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from snipjax import config as configs
 
-CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+CONFIG, DATA = "config.json", "data.json"
+METRICS, RESULT = "metrics.jsonl", "result.json"
 
 
 Differences = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
@@ -84,6 +85,31 @@ def claim(
                     workdir.rmdir()
     finally:
         os.close(descriptor)
+
+
+def check_data(workdir: Path, facts: Mapping[str, Any]) -> None:
+    """Raises an error if a run was started on other data.
+
+    Args:
+      workdir: the directory of the run; without a file ``DATA`` all is well.
+      facts: of the data, plain values, nested, as the file holds them.
+
+    Raises:
+      ValueError: showing what is different.
+
+    Example:
+      >>> check_data(Path("runs/new"), {"examples": {"train": 1294}})
+    """
+    path = workdir / DATA
+    found = configs.differences(facts, read_json(path)) if path.exists() else []
+    if found:
+        others = len(found) - _SHOWN
+        more = f"; and {others} more" if others > 0 else ""
+        raise ValueError(
+            f"the run in '{workdir}' was started on other data "
+            f"({'; '.join(found[:_SHOWN])}{more}); put them back as they were, or "
+            "start anew with another --workdir"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -221,6 +247,7 @@ class Events:
 
 
 _PARTIAL = ".partial"
+_SHOWN = 5  # differences
 
 
 def _unusable(workdir: Path, reason: str) -> ValueError:

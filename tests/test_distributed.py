@@ -63,10 +63,12 @@ def train(
     *arguments: str,
     devices: int = 1,
     limited: Sequence[int] = (),
+    own: Sequence[str] = (),
 ) -> list[subprocess.Popen[str]]:
     """``train.py`` on the digits, by so many processes of so many devices.
 
-    The disk of those that are limited is as if it were full.
+    The disk of those that are limited is as if it were full; each may have an argument
+    of its own.
     """
     command = [
         ROOT / "train.py",
@@ -87,6 +89,7 @@ def train(
                 *command,
                 *together,
                 f"--process_id={number}",
+                *own[number : number + 1],
             ],
             devices,
         )
@@ -116,19 +119,77 @@ def interrupted(workdir: Path, copy: Path, step: int) -> Path:
     return copy
 
 
-def test_two_processes_train_and_go_on(tmp_path: Path) -> None:
-    port = free_port()
-    worker = TESTS / "distributed_worker.py"
-    started = [start([worker, port, 2, number, tmp_path]) for number in range(2)]
-    printed = outputs(started)
-    # Whole, and resumed; of the first process, and of the second.
-    results = [json.loads(text.splitlines()[-1]) for text in printed]
-    assert len({one["params_sha256"] for pair in results for one in pair}) == 1
-    assert {one["processes"] for pair in results for one in pair} == {2}
-    assert results[0][0]["steps"] == 4
-    assert "step 4: loss" in printed[0]
-    assert "step 4: loss" not in printed[1]
-    assert [row["step"] for row in metrics(tmp_path / "resumed")] == [2, 4]
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def printed(directory: Path) -> list[str]:
+    port, worker = free_port(), TESTS / "distributed_worker.py"
+    return outputs([start([worker, port, 2, number, directory]) for number in range(2)])
+
+
+@pytest.fixture(scope="module")
+def ended(printed: list[str]) -> list[dict[str, Any]]:
+    return [json.loads(text.splitlines()[-1]) for text in printed]
+
+
+class TestTwoProcesses:
+    """What both have come to in ``distributed_worker.py``, and have printed."""
+
+    def test_train_and_go_on(
+        self, directory: Path, printed: list[str], ended: list[dict[str, Any]]
+    ) -> None:
+        # Whole, and resumed; of the first process, and of the second.
+        results = [of_one["trained"] for of_one in ended]
+        assert len({one["params_sha256"] for pair in results for one in pair}) == 1
+        assert {one["processes"] for pair in results for one in pair} == {2}
+        assert results[0][0]["steps"] == 4
+        assert "step 4: loss" in printed[0]
+        assert "step 4: loss" not in printed[1]
+        assert [row["step"] for row in metrics(directory / "resumed")] == [2, 4]
+
+    def test_with_other_configs_are_refused(
+        self, directory: Path, ended: list[dict[str, Any]]
+    ) -> None:
+        for of_one in ended:
+            assert of_one["other_configs"] == (
+                "ValueError: the processes of a run were given different things "
+                "(config.train.learning_rate is 0.1 in process 0, 0.2 in process 1); "
+                "start all of them with the same command, code and data"
+            )
+        assert not (directory / "other_configs").exists()
+
+    def test_with_other_data_are_refused(
+        self, directory: Path, ended: list[dict[str, Any]]
+    ) -> None:
+        for of_one in ended:
+            for part in ("train", "validation", "test"):
+                number = f"data.examples.{part} is 2 in process 0, 3 in process 1"
+                assert number in of_one["other_data"]
+            assert "data.digest.train" in of_one["other_data"]
+            assert "data.channels" not in of_one["other_data"]
+        assert not (directory / "other_data").exists()
+
+    def test_wait_for_one_that_is_slow_and_not_for_one_that_failed(
+        self, ended: list[dict[str, Any]]
+    ) -> None:
+        assert [of_one["slow"] for of_one in ended] == ["returned None"] * 2
+        for of_one in ended:
+            assert of_one["failed"].startswith("OSError: another process could not")
+
+    def test_end_soon_when_the_disk_of_one_is_full(
+        self, ended: list[dict[str, Any]]
+    ) -> None:
+        for limited in range(2):
+            ends = [of_one["full_disks"][limited] for of_one in ended]
+            for number, end in enumerate(ends):
+                assert end["said"].startswith("OSError: a checkpoint cannot be written")
+                is_own = "another process" not in end["said"]
+                assert is_own == (number == limited)
+                assert end["is_intact"]
+                assert end["seconds"] < 60  # Orbax itself would wait ten minutes
 
 
 @pytest.fixture(scope="module")
@@ -199,17 +260,35 @@ def test_when_one_dies_the_other_ends_and_the_command_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("limited", [(0, 1), (0,), (1,)])
 def test_a_full_disk_ends_all_and_the_command_goes_on(
-    by_one: Path, tmp_path: Path
+    limited: tuple[int, ...], by_one: Path, tmp_path: Path
 ) -> None:
     workdir = interrupted(by_one, tmp_path / "run", step=4)
     command = [workdir, "--config.mesh=model=2", *QUICK]
-    printed = outputs(train(2, *command, limited=(0, 1)), code=2)
-    assert all("a checkpoint cannot be written" in text for text in printed)
+    started = train(2, *command, limited=limited)
+    lines = iter(started[0].stdout.readline, "")
+    assert any(line.startswith("step 6: loss") for line in lines)
+    full = time.monotonic()
+    printed = outputs(started, code=2)
+    assert time.monotonic() - full < 60
+    for text in printed:
+        (line,) = (x for x in text.splitlines() if x.startswith("train.py: "))
+        assert "a checkpoint cannot be written" in line
     printed = outputs(train(2, *command))
     assert "resuming from step 4" in printed[0]
     for row, expected in zip(metrics(workdir), metrics(by_one), strict=True):
         assert row == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_processes_with_other_configs_end_with_a_line(tmp_path: Path) -> None:
+    seeds = [f"--config.seed={seed}" for seed in (5, 6)]
+    command = [tmp_path / "run", "--config.mesh=data=2", *QUICK]
+    for text in outputs(train(2, *command, own=seeds), code=2):
+        (line,) = (x for x in text.splitlines() if x.startswith("train.py: "))
+        assert "(config.seed is 5 in process 0, 6 in process 1)" in line
+    assert not (tmp_path / "run").exists()
 
 
 class TestMistakes:

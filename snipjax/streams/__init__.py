@@ -24,7 +24,14 @@ from snipjax.streams.batching import (
     num_evaluation_batches,
 )
 from snipjax.streams.device import to_device
-from snipjax.streams.sources import Source, Sources, in_memory, open
+from snipjax.streams.sources import (
+    Source,
+    Sources,
+    digest_of,
+    facts,
+    in_memory,
+    open,
+)
 from snipjax.streams.views import (
     VIEWS,
     Crop,
@@ -47,7 +54,9 @@ __all__ = [
     "Views",
     "batches",
     "center_crop",
+    "digest_of",
     "evaluation_batches",
+    "facts",
     "in_memory",
     "mean_and_std",
     "num_evaluation_batches",

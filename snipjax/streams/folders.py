@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from snipjax import datasets
-from snipjax.streams.sources import Example, Splits
+from snipjax.streams.sources import Example, Splits, digest_of
 
 _SUFFIXES = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png"),
@@ -43,7 +43,7 @@ def splits(path: str | os.PathLike[str]) -> Splits:
         )
     if not (root / "train").is_dir():
         classes = _classes(root)
-        return Splits(_folder(root, classes), None, None, len(classes))
+        return Splits(_folder(root, classes), None, None, len(classes), tuple(classes))
     classes = _classes(root / "train")
     validation = next((n for n in ("validation", "val") if (root / n).is_dir()), None)
     return Splits(
@@ -51,6 +51,7 @@ def splits(path: str | os.PathLike[str]) -> Splits:
         _folder(root / validation, classes) if validation else None,
         _folder(root / "test", classes) if (root / "test").is_dir() else None,
         len(classes),
+        tuple(classes),
     )
 
 
@@ -74,6 +75,9 @@ class Folder:
 
     def where(self, index: int) -> str:
         return os.fsdecode(os.path.join(self._root, self._files[index]))  # noqa: PTH118
+
+    def digest(self) -> str:
+        return digest_of(b"\0".join(self._files.tolist()))
 
 
 def _classes(root: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snipjax import datasets
-from snipjax.streams.sources import Example, Splits, unreadable
+from snipjax.streams.sources import Example, Splits, digest_of, unreadable
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -47,7 +47,8 @@ def splits(name: str, data_dir: str | os.PathLike[str] | None) -> Splits:
     # The images of ImageNet's test split are labelled with -1.
     if validation and test and test.first_label() == -1:
         test = None
-    return Splits(train, validation, test, layout.num_classes)
+    names = tuple(info.features[layout.label].names)
+    return Splits(train, validation, test, layout.num_classes, names)
 
 
 class Records:
@@ -58,8 +59,10 @@ class Records:
     ) -> None:
         self.channels = layout.shape[-1]
         self._directory, self._split, self._layout = directory, split.name, layout
+        self._version = directory.name  # e.g. 5.1.0
         self._files = [os.fspath(file) for file in split.filepaths]
         self._ends = list(itertools.accumulate(split.shard_lengths))
+        self._sizes = [str(size) for size in split.shard_lengths]
         self._opened = None
         for file in self._files:
             if not Path(file).exists():
@@ -86,6 +89,11 @@ class Records:
         shard = bisect.bisect_right(self._ends, index)
         first = self._ends[shard - 1] if shard else 0
         return f"record {index - first} of {self._files[shard]}"
+
+    def digest(self) -> str:
+        # Of the names that files have wherever the dataset lies.
+        names = [Path(file).name for file in self._files]
+        return digest_of(self._version, *names, *self._sizes)
 
     def first_label(self) -> int:
         """Returns the label of the first record, which may be no class."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,7 +18,9 @@ class Source(Protocol):
     """Labelled images with random access, cheap to send to another process.
 
     One that is faster at many examples than at each of them has a method
-    ``__getitems__(indices)`` as well, that returns a list of them.
+    ``__getitems__(indices)`` as well, that returns a list of them. One that knows
+    which examples it has, by their names or by what they are, has a method
+    ``digest()``, that returns a text which is another for others.
 
     Attributes:
       channels: that every image is converted to: 1 (grey), 3 (RGB) or 4 (RGBA).
@@ -47,6 +50,7 @@ class Sources(NamedTuple):
       validation: the examples of the validation split, or those held out.
       test: the examples of the test split.
       num_classes: the number of classes.
+      class_names: their names in the order of the labels, where they have any.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Sources(NamedTuple):
     validation: Source
     test: Source
     num_classes: int
+    class_names: tuple[str, ...] = ()
 
 
 class Splits(NamedTuple):
@@ -63,6 +68,7 @@ class Splits(NamedTuple):
     validation: Source | None
     test: Source | None
     num_classes: int
+    class_names: tuple[str, ...] = ()
 
 
 def open(
@@ -155,6 +161,33 @@ def in_memory(dataset: datasets.Dataset) -> Sources:
     )
 
 
+def facts(sources: Sources) -> dict[str, Any]:
+    """Returns what tells a dataset from another, or from itself before it changed.
+
+    Images of files and records are not read: one that was exchanged for another of the
+    same name is not seen.
+
+    Args:
+      sources: as :func:`open` returns them.
+
+    Returns:
+      Plain values, nested: the numbers of examples and of classes, the names of these,
+      and a digest for each part of which examples it has, as far as it knows.
+
+    Example:
+      >>> facts(open("synthetic:10x8x8x3/5"))["examples"]
+      {'train': 10, 'validation': 1, 'test': 1}
+    """
+    parts = {name: getattr(sources, name) for name in ("train", "validation", "test")}
+    return {
+        "examples": {name: len(part) for name, part in parts.items()},
+        "channels": sources.train.channels,
+        "num_classes": sources.num_classes,
+        "class": {str(i): name for i, name in enumerate(sources.class_names)},
+        "digest": {name: _digest(part) for name, part in parts.items()},
+    }
+
+
 class Arrays:
     """Examples in memory as a source."""
 
@@ -170,6 +203,10 @@ class Arrays:
 
     def where(self, index: int) -> str:
         return f"{self._part} example {index}"
+
+    def digest(self) -> str:
+        images, labels = map(np.ascontiguousarray, self._examples)
+        return digest_of(str(images.shape), images, labels)
 
 
 class Subset:
@@ -190,6 +227,10 @@ class Subset:
 
     def where(self, index: int) -> str:
         return self._source.where(int(self._indices[index]))
+
+    def digest(self) -> str | None:
+        whole = _digest(self._source)
+        return whole and digest_of(whole, np.asarray(self._indices, np.int64))
 
 
 def read(source: Source, indices: Sequence[int]) -> list[Example]:
@@ -237,15 +278,33 @@ def unreadable(source: Source, index: int, error: Exception) -> datasets.Dataset
     )
 
 
+def digest_of(*parts: str | bytes | np.ndarray) -> str:
+    """Returns a short text that is another for other parts.
+
+    Example:
+      >>> digest_of("cat/1.jpg") == digest_of("cat/2.jpg")
+      False
+    """
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part.encode() if isinstance(part, str) else part)
+        sha.update(b"\0")
+    return sha.hexdigest()[:16]
+
+
+def _digest(source: Source) -> str | None:
+    return source.digest() if hasattr(source, "digest") else None
+
+
 def _sources(name: str, splits: Splits, validation_fraction: float) -> Sources:
-    train, validation, test, num_classes = splits
+    train, validation, test, num_classes, class_names = splits
     if test is None:
         test, validation = validation, None
     if test is None:
         train, test = _hold_out(train, datasets.TEST_FRACTION)
     if validation is None:
         train, validation = _hold_out(train, validation_fraction)
-    return Sources(name, train, validation, test, num_classes)
+    return Sources(name, train, validation, test, num_classes, class_names)
 
 
 def _hold_out(source: Source, fraction: float) -> tuple[Subset, Subset]:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from snipjax import datasets
-from snipjax.streams.sources import Example, Splits
+from snipjax.streams.sources import Example, Splits, digest_of
 
 _TEST_EXAMPLES = 0.1
 
@@ -71,6 +71,9 @@ class Synthetic:
 
     def where(self, index: int) -> str:
         return f"synthetic example {self._start + index}"
+
+    def digest(self) -> str:
+        return digest_of(str((self._start, self._size, self._shape, self._num_classes)))
 
 
 def _rng(stream: int, index: int) -> np.random.Generator:
