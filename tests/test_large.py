@@ -1,6 +1,8 @@
 """Experiments on a mesh from streams."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import eight_devices
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from snipjax import config as configs
 from snipjax import large, models, rundir, streams
@@ -62,6 +65,87 @@ class TestMistakes:
         rundir.write_json(tmp_path / rundir.CONFIG, config.to_dict())
         with pytest.raises(ValueError, match="mesh: data=1 here,  there"):
             large.run(on_mesh(), tmp_path)
+
+
+class TestAFolder:
+    """What a run is resumed on is what it was started on, or it is an error."""
+
+    @pytest.fixture
+    def photos(self, tmp_path: Path) -> Path:
+        for name in ("cat", "dog"):
+            for i in range(20):
+                file = tmp_path / "photos" / name / f"{i:02}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                pixels = np.full((8, 8, 3), 5 * i + 90 * (name == "cat"), np.uint8)
+                Image.fromarray(pixels).save(file)
+        return tmp_path / "photos"
+
+    @pytest.fixture
+    def start(
+        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[], None]:
+        """Starts or resumes a run that is killed when it comes to prune."""
+
+        def killed(*args: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(large, "prune", killed)
+        config = on_mesh(
+            dataset__name=f"folder:{photos}",
+            dataset__stream=True,
+            dataset__image_size=8,
+            train__batch_size=4,
+            prune__batch_size=4,
+        )
+
+        def start() -> None:
+            with pytest.raises(KeyboardInterrupt):
+                large.run(config, tmp_path / "run")
+
+        start()
+        return start
+
+    def test_that_is_as_it_was_is_gone_on_with(self, start: Callable) -> None:
+        start()
+
+    @pytest.mark.parametrize(
+        ("change", "difference"),
+        [
+            (lambda photos: shutil.rmtree(photos / "dog"), "class.1: absent here, dog"),
+            (
+                lambda photos: (photos / "dog").rename(photos / "wolf"),
+                "class.1: wolf here, dog there",
+            ),
+            (
+                lambda photos: (photos / "dog" / "19.png").unlink(),
+                "examples.train: 28 here, 29 there",
+            ),
+            (
+                lambda photos: (photos / "dog/19.png").rename(photos / "dog/x.png"),
+                "digest.test: .* here, .* there",
+            ),
+            (
+                lambda photos: [
+                    Image.new("RGB", (8, 8)).save(file)
+                    for file in (photos / "dog").iterdir()
+                ],
+                "mean: .* here, .* there",
+            ),
+        ],
+    )
+    def test_that_changed_is_refused(
+        self,
+        change: Callable[[Path], None],
+        difference: str,
+        start: Callable,
+        photos: Path,
+        tmp_path: Path,
+    ) -> None:
+        files = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
+        change(photos)
+        with pytest.raises(ValueError, match=rf"started on other data.*{difference}"):
+            start()
+        assert all(path.read_bytes() == text for path, text in files.items())
 
 
 class TestImageSize:

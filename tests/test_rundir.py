@@ -197,6 +197,27 @@ class TestMetrics:
         assert [row["step"] for row in rundir.read_metrics(tmp_path)] == [10, 20]
 
 
+class TestCheckData:
+    FACTS = {"examples": {"train": 4, "test": 1}, "mean": [0.5], "digest": None}  # noqa: RUF012
+
+    def test_takes_those_that_were_written(self, tmp_path: Path) -> None:
+        rundir.check_data(tmp_path, self.FACTS)  # of a run that has none
+        rundir.write_json(tmp_path / rundir.DATA, self.FACTS)
+        rundir.check_data(tmp_path, self.FACTS)
+
+    def test_refuses_others_with_the_difference(self, tmp_path: Path) -> None:
+        rundir.write_json(tmp_path / rundir.DATA, self.FACTS)
+        others = {**self.FACTS, "examples": {"train": 5, "test": 1}}
+        problem = r"\(examples\.train: 5 here, 4 there\); put them back"
+        with pytest.raises(ValueError, match=problem):
+            rundir.check_data(tmp_path, others)
+
+    def test_says_some_of_many_differences(self, tmp_path: Path) -> None:
+        rundir.write_json(tmp_path / rundir.DATA, {str(i): 0 for i in range(9)})
+        with pytest.raises(ValueError, match=r"\(0: 1 here.*4: 1 here.*; and 4 more\)"):
+            rundir.check_data(tmp_path, {str(i): 1 for i in range(9)})
+
+
 class TestWriteJson:
     def test_replaces_the_file(self, tmp_path: Path) -> None:
         path = tmp_path / "value.json"

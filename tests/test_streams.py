@@ -748,6 +748,73 @@ class TestMemory:
             np.testing.assert_array_equal(batch.labels, examples.labels)
 
 
+class TestFacts:
+    """They are others if the data are, and the same if nothing changed."""
+
+    def test_of_a_folder(self, photos: Path) -> None:
+        facts = streams.facts(streams.open(f"folder:{photos}"))
+        # A fifth is held out to test, and of the other 16 a tenth to validate.
+        assert facts["examples"] == {"train": 14, "validation": 2, "test": 4}
+        assert (facts["num_classes"], facts["channels"]) == (2, 3)
+        assert facts["class"] == {"0": "cat", "1": "dog"}
+        assert streams.facts(streams.open(f"folder:{photos}")) == facts
+
+    def test_of_files_of_other_names_are_others(self, photos: Path) -> None:
+        before = streams.facts(streams.open(f"folder:{photos}"))
+        for file in sorted((photos / "cat").iterdir()):
+            file.rename(file.with_name(f"x{file.name}"))
+        after = streams.facts(streams.open(f"folder:{photos}"))
+        assert after.pop("digest") != before.pop("digest")
+        assert after == before
+
+    def test_of_classes_of_other_names_are_others(self, photos: Path) -> None:
+        (photos / "dog").rename(photos / "wolf")
+        facts = streams.facts(streams.open(f"folder:{photos}"))
+        assert facts["class"] == {"0": "cat", "1": "wolf"}
+
+    def test_of_a_folder_elsewhere_are_the_same(
+        self, photos: Path, tmp_path: Path
+    ) -> None:
+        before = streams.facts(streams.open(f"folder:{photos}"))
+        photos.rename(tmp_path / "elsewhere")
+        assert streams.facts(streams.open(f"folder:{tmp_path}/elsewhere")) == before
+
+    def test_of_records(self, tmp_path: Path) -> None:
+        facts = []
+        for i, total in enumerate((30, 30, 31)):
+            records = builders.records(builders.examples(total))
+            builders.prepare(tmp_path / str(i), {"train": records})
+            facts.append(streams.facts(streams.open("tiny", tmp_path / str(i))))
+        assert facts[0] == facts[1]
+        assert facts[0]["digest"]["train"] != facts[2]["digest"]["train"]
+        names = {str(i): str(i) for i in range(builders.NUM_CLASSES)}
+        assert facts[0]["class"] == names
+
+    def test_of_arrays_are_of_what_they_hold(self) -> None:
+        digits = datasets.load("digits")
+        facts = streams.facts(streams.in_memory(digits))
+        assert streams.facts(streams.open("digits")) == facts
+        images = digits.train.images.copy()
+        images[0, 0, 0] ^= 1
+        changed = digits._replace(train=digits.train._replace(images=images))
+        digest = streams.facts(streams.in_memory(changed))["digest"]
+        assert digest["train"] != facts["digest"]["train"]
+        assert digest["test"] == facts["digest"]["test"]
+
+    def test_of_what_is_computed(self) -> None:
+        one, other = (
+            streams.facts(streams.open(f"synthetic:{spec}"))
+            for spec in ("10x8x8x3/5", "10x9x8x3/5")
+        )
+        assert one["digest"]["train"] != other["digest"]["train"]
+
+    def test_of_sources_that_cannot_tell_are_their_numbers(self) -> None:
+        sources = streams.Sources("numbers", *map(Numbers, (3, 2, 1)), num_classes=3)
+        facts = streams.facts(sources)
+        assert facts["examples"] == {"train": 3, "validation": 2, "test": 1}
+        assert facts["digest"] == {"train": None, "validation": None, "test": None}
+
+
 class TestEvaluation:
     @hypothesis.given(
         total=st.integers(1, 40),

@@ -62,7 +62,7 @@ class Records:
         self._version = directory.name  # e.g. 5.1.0
         self._files = [os.fspath(file) for file in split.filepaths]
         self._ends = list(itertools.accumulate(split.shard_lengths))
-        self._sizes = [str(size) for size in split.shard_lengths]
+        self._sizes = [*map(str, split.shard_lengths), str(split.num_bytes)]
         self._opened = None
         for file in self._files:
             if not Path(file).exists():
