@@ -26,7 +26,7 @@ def splits(spec: str) -> Splits:
       DatasetError: ``spec`` is not of that form, or one of its numbers is 0.
 
     Example:
-      >>> train, _, test, num_classes = splits("1000x32x32x3/10")
+      >>> train, _, test, num_classes, _ = splits("1000x32x32x3/10")
       >>> len(train), len(test), num_classes
       (1000, 100, 10)
     """
