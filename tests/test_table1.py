@@ -289,6 +289,25 @@ class Stubs:
         return method
 
 
+@pytest.mark.slow
+def test_the_quick_form_in_miniature_has_a_network_of_every_method(
+    tmp_path: Path,
+) -> None:
+    settings = small(methods=table1.default().methods, quick=True)
+    settings.lenet_300_100.update(steps=600, decay_every=200)
+    results = table1.run(settings, tmp_path)
+    assert results.failures == {}
+    rows = {row.method: row for row in results.rows}
+    assert set(rows) == set(table1.METHODS)
+    for row in results.rows:
+        (kept,) = row.values("kept")
+        assert kept <= round(50_610 * (1 - row.wanted))
+        assert len(row.values("test_error")) == 1
+    assert rows["dense"].values("test_error")[0] < 15
+    cells = list(csv.DictReader((tmp_path / "cells.csv").open()))
+    assert len(cells) == len(table1.METHODS) + 1  # SNIP is in it twice
+
+
 @pytest.fixture
 def stubs(monkeypatch: pytest.MonkeyPatch) -> Stubs:
     return Stubs(monkeypatch)
