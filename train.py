@@ -333,4 +333,6 @@ def default_workdir(config: configs.ConfigDict) -> Path:
 if __name__ == "__main__":
     exit_code = main(sys.argv)
     if exit_code:
+        if "snipjax.distributed" in sys.modules:
+            sys.modules["snipjax.distributed"].let_others_end()
         os._exit(exit_code)  # or the threads of a failed write go on logging

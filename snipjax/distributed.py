@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -256,6 +257,19 @@ def meeting(name: str) -> Callable[..., None]:
             raise OSError("another process could not do its part, and says why")
 
     return meet
+
+
+def let_others_end(seconds: float = 3.0) -> None:
+    """Waits a moment before the first process ends because of an error.
+
+    The others meet in it: without it they are aborted, even while they are about to
+    say what was wrong.
+
+    Example:
+      >>> let_others_end()  # nothing, where there are none
+    """
+    if global_state.client is not None and is_first():
+        time.sleep(seconds)
 
 
 @contextlib.contextmanager

@@ -126,12 +126,17 @@ def run(
             restored = checkpoints.restore_latest(manager, abstract)
             if restored is None:
                 state, scores = prune(plan, saliency_batch(plan))
+                progress = {"best": None, "last": None, "recent": [], "seconds": 0.0}
+                seconds = time.monotonic() - started
+                # What cannot be drawn or written next costs no pruning.
+                checkpoints.save(manager, 0, state, {**progress, "seconds": seconds})
                 report_pruning(plan, state, scores, workdir)
                 del scores
-                progress = {"best": None, "last": None, "recent": [], "seconds": 0.0}
             else:
                 state, progress = restored
                 console.say(f"resuming from step {int(state.step):,} in {workdir}")
+                if not distributed.any_of((directory / "mask.npz").exists()):
+                    experiment.save_mask(state.opt_state.mask, workdir / "mask.npz")
             rundir.truncate_metrics(workdir, last_step=int(state.step))
             progress["seconds"] += time.monotonic() - started
             state, progress = train(plan, state, progress, manager, workdir, stop)

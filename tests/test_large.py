@@ -148,6 +148,27 @@ class TestAFolder:
         assert all(path.read_bytes() == text for path, text in files.items())
 
 
+def test_what_fails_after_pruning_costs_no_pruning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(large, "report_pruning", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        large.run(on_mesh(), tmp_path)
+    monkeypatch.setattr(large, "prune", lambda *args: pytest.fail("prunes again"))
+    monkeypatch.setattr(large, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        large.run(on_mesh(), tmp_path)
+    # Of LeNet-300-100's 50,610 weights and biases, a tenth.
+    mask = np.load(tmp_path / "mask.npz")
+    assert sum(int(mask[name].sum()) for name in mask) == 5061
+
+
 class TestImageSize:
     class Sources:
         name = "photos"
