@@ -362,7 +362,7 @@ def compiled_prune(plan: Plan, batch: training.Batch) -> Callable[..., Any]:
         shapes = jax.eval_shape(prune_samples, *samples, batch)
         placed = sharding.of(plan.mesh, shapes)
         jitted = jax.jit(prune_samples, out_shardings=placed)
-        return jitted.lower(*samples, batch).compile()
+        return sharding.compiled(plan.mesh, jitted.lower(*samples, batch))
 
 
 def abstract_state(plan: Plan) -> training.TrainState:
@@ -427,13 +427,7 @@ def compiled_train_step(plan: Plan) -> Callable[..., Any]:
     The state is donated.
     """
     parts, mesh = plan.parts, plan.mesh
-    shape = (plan.config.train.batch_size, *parts.train.images.shape[1:])
-    placed = sharding.of_batch(mesh)
-    batch = training.Batch(
-        jax.ShapeDtypeStruct(shape, "uint8", sharding=placed),
-        jax.ShapeDtypeStruct(shape[:1], "int32", sharding=placed),
-    )
-    state = abstract_state(plan)
+    state, batch = abstract_state(plan), _abstract_batch(plan)
 
     def step(
         state: training.TrainState, batch: training.Batch
@@ -453,12 +447,19 @@ def compiled_train_step(plan: Plan) -> Callable[..., Any]:
     out = sharding.of(mesh, state), sharding.replicated(mesh)
     with jax.set_mesh(mesh):
         jitted = jax.jit(step, out_shardings=out, donate_argnums=0)
-        return jitted.lower(state, batch).compile()
+        return sharding.compiled(mesh, jitted.lower(state, batch))
 
 
 def compiled_evaluate(plan: Plan) -> Callable[..., training.Metrics]:
-    """Returns ``(state, batch, counted) -> sums over the examples that count``."""
+    """Returns ``(state, batch, counted) -> sums over the examples that count``.
+
+    The batch is of uint8 images, and ``counted`` of float32, 0 where one is padding.
+    """
     parts, mesh = plan.parts, plan.mesh
+    batch = _abstract_batch(plan)
+    counted = jax.ShapeDtypeStruct(
+        batch.labels.shape, "float32", sharding=batch.labels.sharding
+    )
 
     def sums(
         state: training.TrainState, batch: training.Batch, counted: chex.Array
@@ -469,7 +470,11 @@ def compiled_evaluate(plan: Plan) -> Callable[..., training.Metrics]:
             params, state.batch_stats, batch, counted > 0, model=parts.model
         )
 
-    return jax.jit(sums, out_shardings=sharding.replicated(mesh))
+    with jax.set_mesh(mesh):
+        jitted = jax.jit(sums, out_shardings=sharding.replicated(mesh))
+        return sharding.compiled(
+            mesh, jitted.lower(abstract_state(plan), batch, counted)
+        )
 
 
 def evaluate(
@@ -496,10 +501,7 @@ def evaluate(
         workers=plan.config.dataset.workers,
     )
     total = training.Metrics(0.0, 0)
-    with (
-        streams.to_device(batches, sharding.of_batch(plan.mesh)) as batches,
-        jax.set_mesh(plan.mesh),
-    ):
+    with streams.to_device(batches, sharding.of_batch(plan.mesh)) as batches:
         for images, labels, counted in batches:
             metrics = sums(state, training.Batch(images, labels), counted)
             total = jax.tree.map(jnp.add, total, metrics)
@@ -522,6 +524,16 @@ def _abstract(plan: Plan, tree: chex.ArrayTree) -> Any:
         lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
         tree,
         sharding.of(plan.mesh, tree),
+    )
+
+
+def _abstract_batch(plan: Plan) -> training.Batch:
+    """A batch to train on, of uint8 images."""
+    shape = (plan.config.train.batch_size, *plan.parts.train.images.shape[1:])
+    placed = sharding.of_batch(plan.mesh)
+    return training.Batch(
+        jax.ShapeDtypeStruct(shape, "uint8", sharding=placed),
+        jax.ShapeDtypeStruct(shape[:1], "int32", sharding=placed),
     )
 
 

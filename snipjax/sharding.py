@@ -28,6 +28,13 @@ _KINDS = (
 )
 _INSTRUCTION = re.compile(rf" = (.*?) ({'|'.join(_KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+# By default XLA for the CPU starts what it can as early as it can: it gathers all
+# parameters before the first layer needs one, and keeps every whole gradient until it
+# reduces them all at once.
+_LITTLE_MEMORY = {
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "xla_disable_hlo_passes": "cpu-all-reduce-combiner",
+}
 
 
 def mesh_of(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -213,6 +220,33 @@ def fully_sharded(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any
         return function(gathered(mesh, params), *args)
 
     return jax.checkpoint(of_sharded, policy=jax.checkpoint_policies.dots_saveable)
+
+
+def compiled(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Returns a program whose devices hold few gathered parameters at a time.
+
+    Args:
+      mesh: of :func:`mesh_of`, which the program runs on.
+      lowered: of ``jax.jit(f).lower(...)``.
+
+    Returns:
+      What ``lowered.compile()`` returns, in less memory where the mesh splits
+      parameters over CPUs. The schedules of other platforms are left to XLA.
+
+    Example:
+      >>> program = compiled(mesh_of("data=1"), jax.jit(jnp.square).lower(3.0))
+      >>> float(program(3.0))
+      9.0
+    """
+    platforms = {device.platform for device in mesh.devices.flat}
+    if mesh.shape["model"] == 1 or platforms != {"cpu"}:
+        return lowered.compile()
+    try:
+        return lowered.compile(compiler_options=_LITTLE_MEMORY)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()  # an XLA older than its schedulers' names
 
 
 class Collective(NamedTuple):

@@ -10,12 +10,7 @@ QUICK = (
     "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 "
     "--xla_llvm_disable_expensive_passes=true"
 )
-FLAGS = (
-    f"--xla_force_host_platform_device_count=8 {QUICK} "
-    # Schedules for little memory, one collective at a time, as accelerators do.
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false "
-    "--xla_disable_hlo_passes=all-reduce-combiner,cpu-all-reduce-combiner"
-)
+FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK}"
 
 
 def check(name: str, marked: str = "not slow") -> None:

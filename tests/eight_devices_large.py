@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from snipjax import checkpoints, large, rundir, sharding
+from snipjax import checkpoints, large, rundir, sharding, training
 from snipjax import config as configs
 
 TIMINGS = {"seconds", "steps_per_second"}
@@ -142,6 +142,49 @@ def test_no_program_gathers_more_than_a_leaf(on_eight: Finished) -> None:
             if one.kind == "all-gather"
         ]
         assert max(gathered) <= largest < parameters
+
+
+def vit(mesh: str, depth: int) -> large.Plan:
+    """A ViT-Ti of so many blocks on 8 images of 32x32: few activations."""
+    config = configs.default()
+    config.mesh = mesh
+    config.dataset.update(name="synthetic:64x32x32x3/10", stream=True)
+    config.model.name = "vit_ti_16"
+    config.train.batch_size = config.prune.batch_size = 8
+    plan = large.assemble(config)
+    model = plan.parts.model.clone(depth=depth)
+    return plan._replace(parts=plan.parts._replace(model=model))
+
+
+def abstract_batch(plan: large.Plan) -> training.Batch:
+    """Like the mini-batch that saliency is computed on."""
+    placed = sharding.of_batch(plan.mesh)
+    shape = (plan.config.prune.batch_size, *plan.parts.train.images.shape[1:])
+    return training.Batch(
+        jax.ShapeDtypeStruct(shape, "uint8", sharding=placed),
+        jax.ShapeDtypeStruct(shape[:1], "int32", sharding=placed),
+    )
+
+
+def check_temporaries(plan: large.Plan, most: float, *programs: Any) -> None:
+    """Of the bytes of all parameters, each program has at most so many beside them."""
+    leaves = jax.tree.leaves(large.abstract_state(plan).params)
+    whole = 4 * sum(leaf.size for leaf in leaves)
+    for program in programs:
+        assert program.memory_analysis().temp_size_in_bytes < most * whole
+
+
+def test_no_step_has_all_parameters_on_one_device() -> None:
+    plan = vit("model=8", depth=2)
+    # Two of the largest leaf, a seventh of all, and an eighth of the gradients.
+    programs = large.compiled_train_step(plan), large.compiled_evaluate(plan)
+    check_temporaries(plan, 2 / 7 + 1 / 8 + 0.05, *programs)
+
+
+@pytest.mark.slow
+def test_pruning_does_not_have_all_parameters_on_one_device() -> None:
+    plan = vit("model=8", depth=4)
+    check_temporaries(plan, 0.25, large.compiled_prune(plan, abstract_batch(plan)))
 
 
 @pytest.mark.slow

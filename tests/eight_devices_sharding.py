@@ -203,16 +203,13 @@ class TestFullySharded:
             grad = jax.grad(sharding.fully_sharded(MESH, deep))(params, x)
             return [w - 0.1 * g for w, g in zip(params, grad)]
 
-        program = (
-            jax.jit(
-                step,
-                in_shardings=(placed, sharding.of_batch(MESH)),
-                out_shardings=placed,
-                donate_argnums=0,
-            )
-            .lower(params, jax.ShapeDtypeStruct((batch, width), jnp.float32))
-            .compile()
-        )
+        lowered = jax.jit(
+            step,
+            in_shardings=(placed, sharding.of_batch(MESH)),
+            out_shardings=placed,
+            donate_argnums=0,
+        ).lower(params, jax.ShapeDtypeStruct((batch, width), jnp.float32))
+        program = sharding.compiled(MESH, lowered)
         # Half of every gradient, and few whole matrices at a time.
         whole = layers * width * width * 4
         assert program.memory_analysis().temp_size_in_bytes < 0.75 * whole
