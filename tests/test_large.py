@@ -1,6 +1,7 @@
 """Experiments on a mesh from streams."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+import snipjax
 from snipjax import config as configs
-from snipjax import large, models, rundir, streams
+from snipjax import distributed, large, models, rundir, streams
 
 
 def on_mesh(**fields: Any) -> ConfigDict:
@@ -146,6 +148,24 @@ class TestAFolder:
         with pytest.raises(ValueError, match=rf"started on other data.*{difference}"):
             start()
         assert all(path.read_bytes() == text for path, text in files.items())
+
+
+def test_processes_must_have_config_code_and_directory_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = [large.facts_of_start(tmp_path, on_mesh())]
+    assert {f"config.{name}" for name in configs.field_names()} < facts[0].keys()
+    monkeypatch.setattr(snipjax, "__version__", "0.0.0")
+    facts.append(large.facts_of_start(tmp_path, on_mesh()))
+    (tmp_path / "saliency.py").write_text("snip = None\n")
+    monkeypatch.setattr(snipjax, "__file__", str(tmp_path / "__init__.py"))
+    facts.append(large.facts_of_start(tmp_path / "run", on_mesh(seed=3)))
+    seed, version, workdir = sorted(distributed.different(facts))
+    assert seed == "config.seed is 0 in process 0, 3 in process 2"
+    assert workdir == f"workdir is {tmp_path} in process 0, {tmp_path}/run in process 2"
+    assert version.startswith("the version of snipjax is ")
+    # Of process 2 it is the same, of other code.
+    assert re.search(r"0\.0\.0 .* in process 1, 0\.0\.0 .* in process 2$", version)
 
 
 def test_what_fails_after_pruning_costs_no_pruning(
