@@ -139,9 +139,7 @@ def any_of(value: bool) -> bool:
       >>> any_of(False)
       False
     """
-    if jax.process_count() == 1:
-        return value
-    return bool(np.any(multihost_utils.process_allgather(np.array(value))))
+    return bool(np.any(_of_all(np.array(value))))
 
 
 def by_first(function: Callable[[], T]) -> T | None:
@@ -157,14 +155,30 @@ def by_first(function: Callable[[], T]) -> T | None:
       >>> by_first(lambda: 1)
       1
     """
+    return by_all(function if is_first() else lambda: None)
+
+
+def by_all(function: Callable[[], T]) -> T:
+    """Calls a function in every process; all must call this.
+
+    Returns:
+      Its value in this process.
+
+    Raises:
+      ValueError: if it raised in another process, which has the cause.
+
+    Example:
+      >>> by_all(lambda: 1)
+      1
+    """
     value, error = None, None
-    if is_first():
-        try:
-            value = function()
-        except Exception as raised:  # what it is, the first process raises again
-            error = raised
-    if any_of(error is not None):
-        raise error or ValueError("process 0 has failed, and says why")
+    try:
+        value = function()
+    except Exception as raised:  # what it is, this process raises again
+        error = raised
+    failed = _of_all(np.array(error is not None))
+    if failed.any():
+        raise error or ValueError(f"process {failed.argmax()} has failed, and says why")
     return value
 
 
@@ -180,18 +194,15 @@ def check_same(facts: Mapping[str, Any]) -> None:
     Example:
       >>> check_same({"config.seed": 0})
     """
-    if jax.process_count() == 1:
-        return
     text = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
     digest = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
-    digests = multihost_utils.process_allgather(digest)
+    digests = _of_all(digest)
     if (digests == digests[0]).all():
         return
     # Arrays are of one length in all processes, and texts are not.
-    length = np.max(multihost_utils.process_allgather(np.array(text.size)))
+    length = np.max(_of_all(np.array(text.size)))
     padded = np.pad(text, (0, length - text.size), constant_values=ord(" "))
-    texts = multihost_utils.process_allgather(padded)
-    found = different([json.loads(text.tobytes()) for text in texts])
+    found = different([json.loads(text.tobytes()) for text in _of_all(padded)])
     raise ValueError(
         f"the processes of a run were given different things ({'; '.join(found)}); "
         "start all of them with the same command, code and data"
@@ -317,6 +328,13 @@ def lost_peers() -> Iterator[None]:
             f"process {jax.process_index()} of {jax.process_count()} has lost another "
             f"({_first_line(error)}); the same command goes on from the last checkpoint"
         ) from error
+
+
+def _of_all(array: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, along a new first axis."""
+    if jax.process_count() == 1:
+        return array[None]
+    return multihost_utils.process_allgather(array)
 
 
 def _is_launched() -> bool:

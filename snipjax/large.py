@@ -111,7 +111,7 @@ def run(
             experiment.show_result(result)
             return result
 
-        plan = assemble(config, data_dir)
+        plan = distributed.by_all(lambda: assemble(config, data_dir))
         distributed.check_same(dict(configs.fields({"data": plan.facts})))
         distributed.by_first(lambda: rundir.check_data(directory, plan.facts))
         abstract = abstract_state(plan)

@@ -59,14 +59,19 @@ def with_other_configs(processes: int, process_id: int, directory: Path) -> None
     large.run(config, directory / "other_configs")
 
 
-def with_other_data(processes: int, process_id: int, directory: Path) -> None:
-    """Each host has its own photos, process 1 one more of them than process 0."""
+def with_other_data(
+    processes: int, process_id: int, directory: Path, is_missing: bool = False
+) -> None:
+    """Each host has its own photos, process 1 one more than process 0, or none."""
     host = directory / f"host_{process_id}"
     for split in ("train", "validation", "test"):
         for name in ["1", "2", "3"][: 2 + process_id]:
             file = host / "photos" / split / "cat" / f"{name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file)
+    if process_id and is_missing:
+        shutil.rmtree(host)
+        host.mkdir()
     config = config_of(processes)
     config.dataset.update(name="folder:photos", stream=True, image_size=8)
     config.train.batch_size = config.prune.batch_size = 2
@@ -130,6 +135,7 @@ def main(port: str, *arguments: str) -> None:
         "trained": trained(processes, directory),
         "other_configs": message(with_other_configs, *here),
         "other_data": message(with_other_data, *here),
+        "missing_data": message(with_other_data, *here, True),
         "slow": message(part_of_a_step, slow, ["written", "closed"], "slow"),
         "failed": message(part_of_a_step, slow, failed, "failed"),
         "full_disks": [

@@ -132,7 +132,10 @@ def printed(directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ended(printed: list[str]) -> list[dict[str, Any]]:
-    return [json.loads(text.splitlines()[-1]) for text in printed]
+    # What the runtime says when it ends may come later.
+    lines = [[x for x in text.splitlines() if x.startswith("{")] for text in printed]
+    assert all(lines), printed
+    return [json.loads(of_one[-1]) for of_one in lines]
 
 
 class TestTwoProcesses:
@@ -171,6 +174,11 @@ class TestTwoProcesses:
             assert "data.digest.train" in of_one["other_data"]
             assert "data.channels" not in of_one["other_data"]
         assert not (directory / "other_data").exists()
+
+    def test_of_which_one_has_no_data_end(self, ended: list[dict[str, Any]]) -> None:
+        said = [of_one["missing_data"] for of_one in ended]
+        assert said[0] == "ValueError: process 1 has failed, and says why"
+        assert said[1].startswith("DatasetError: There is no folder")
 
     def test_wait_for_one_that_is_slow_and_not_for_one_that_failed(
         self, ended: list[dict[str, Any]]
