@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
@@ -127,6 +128,7 @@ def on_a_full_disk(limited: int, process_id: int, directory: Path) -> dict[str, 
 def main(port: str, *arguments: str) -> None:
     processes, process_id = map(int, arguments[:2])
     directory = Path(arguments[2])
+    logging.set_verbosity(logging.FATAL)  # as train.py does: what is wrong is raised
     distributed.initialize(f"localhost:{port}", processes, process_id)
     here = processes, process_id, directory
     # In process 1, a step takes time, or is left out.
@@ -143,7 +145,7 @@ def main(port: str, *arguments: str) -> None:
             for limited in range(processes)
         ],
     }
-    print(json.dumps(printed))
+    print(f"\n{json.dumps(printed)}", flush=True)
 
 
 if __name__ == "__main__":
