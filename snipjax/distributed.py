@@ -18,9 +18,6 @@ from typing import Any, TypeVar
 import chex
 import jax
 import numpy as np
-
-# The store that jax.distributed keeps, which JAX has no public name for yet.
-from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -28,6 +25,8 @@ T = TypeVar("T")
 
 # What errors of an exchange say, by Gloo on CPUs, NCCL on GPUs, and JAX's coordinator.
 _LOST = re.compile("gloo|nccl|coordination|unavailable|deadline|heartbeat", re.I)
+
+_AGREEING_MS = 10_000  # for a thread that has met the others to meet them again
 
 # What launchers set where there are several processes; jax.distributed knows the rest.
 _LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -252,22 +251,34 @@ def meeting(name: str) -> Callable[..., None]:
       >>> meet = meeting("writing")
       >>> meet(key="written", timeout_ms=1000)
     """
-    client, numbers, parted = global_state.client, itertools.count(), []
+    barrier, numbers, parted = barrier_of_all(), itertools.count(), []
 
     def meet(*, key: str, timeout_ms: int) -> None:
-        if client is None:
-            return
         if not parted:
             step = f"snipjax/{name}/{next(numbers)}"
-            client.key_value_set(f"{step}/{key}", "", allow_overwrite=True)
-            client.wait_at_barrier(step, timeout_ms)
-            if len(client.key_value_dir_get(f"{step}/")) == 1:
+            barrier(key=step, timeout_ms=timeout_ms)
+            try:  # All are here; those who came to the same step meet at once.
+                barrier(key=f"{step}/{key}", timeout_ms=_AGREEING_MS)
                 return
-            parted.append(step)
+            except Exception:  # JAX has no class of its own for a barrier's end
+                parted.append(step)
         if sys.exc_info()[1] is None:
             raise OSError("another process could not do its part, and says why")
 
     return meet
+
+
+def barrier_of_all() -> Callable[..., None]:
+    """Returns a wait for all processes, ``(key=<its name>, timeout_ms=<limit>)``.
+
+    It returns at once where there is one process.
+
+    Example:
+      >>> barrier_of_all()(key="ready", timeout_ms=1000)
+    """
+    from orbax.checkpoint import multihost  # seconds to import, for few to need
+
+    return multihost.get_barrier_sync_fn()
 
 
 def let_others_end(seconds: float = 3.0) -> None:
@@ -279,7 +290,7 @@ def let_others_end(seconds: float = 3.0) -> None:
     Example:
       >>> let_others_end()  # nothing, where there are none
     """
-    if global_state.client is not None and is_first():
+    if jax.distributed.is_initialized() and is_first():
         time.sleep(seconds)
 
 
