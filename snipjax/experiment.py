@@ -114,6 +114,13 @@ class Pruned(NamedTuple):
     scores: chex.ArrayTree
 
 
+class DrawnScores(NamedTuple):
+    """What a histogram of the scores shows."""
+
+    scores: np.ndarray  # float32 [n], of prunable connections
+    threshold: float  # the least of all that was kept
+
+
 class StopRequest:
     """Made by an interrupt or termination; while it waits, only a second one raises.
 
@@ -280,30 +287,35 @@ def prune_on(parts: Parts, batch: training.Batch) -> Pruned:
     The variables to train are a fresh sample where the configuration says so, as it
     does by default, for the paper's reference implementation does.
     """
-    return prune_samples(parts, *samples(parts), batch)
+    scores, mask = scores_and_mask(parts, scored_sample(parts), batch)
+    return Pruned(masked(mask, trained_sample(parts)), mask, scores)
 
 
-def samples(parts: Parts) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    """Returns the variables to score, and those to train, which may be the same."""
-    keys, init = parts.keys, parts.config.init
-    scored = init_variables(parts, keys.scored_init, init.scored)
+def scored_sample(parts: Parts) -> chex.ArrayTree:
+    """Returns the variables that saliency is computed of."""
+    return init_variables(parts, parts.keys.scored_init, parts.config.init.scored)
+
+
+def trained_sample(parts: Parts) -> chex.ArrayTree:
+    """Returns the variables to train, which are those scored or a fresh sample."""
     if not parts.config.prune.fresh_init:
-        return scored, scored
-    return scored, init_variables(parts, keys.fresh_init, init.trained)
+        return scored_sample(parts)
+    return init_variables(parts, parts.keys.fresh_init, parts.config.init.trained)
 
 
-def prune_samples(
-    parts: Parts,
-    variables: chex.ArrayTree,
-    trained: chex.ArrayTree,
-    batch: training.Batch,
-) -> Pruned:
-    """Prunes one sample of the variables by the saliency of another.
+def masked(mask: chex.ArrayTree, variables: chex.ArrayTree) -> chex.ArrayTree:
+    """Returns variables with those parameters zero that the mask does not keep."""
+    return {**variables, "params": masks.apply(mask, variables["params"])}
+
+
+def scores_and_mask(
+    parts: Parts, variables: chex.ArrayTree, batch: training.Batch
+) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    """Returns the saliencies of a sample of the variables, and what to keep by them.
 
     Args:
       parts: of :func:`assemble`.
       variables: the sample that is scored.
-      trained: the sample that is trained.
       batch: a preprocessed mini-batch, or stack of them.
     """
     config = parts.config.prune
@@ -329,8 +341,7 @@ def prune_samples(
         num_batches=None if config.num_batches == 1 else config.num_batches,
         rounds=config.rounds,
     )
-    params = masks.apply(mask, trained["params"])
-    return Pruned({**trained, "params": params}, mask, scored["scores"])
+    return scored["scores"], mask
 
 
 def init_variables(
@@ -549,21 +560,42 @@ def digest(params: chex.ArrayTree) -> str:
 
 def report_pruning(parts: Parts, pruned: Pruned, workdir: Path) -> None:
     """Prints how much is kept; writes the mask and the pictures of pruning."""
-    summary = masks.summary(pruned.mask)
+    report_mask(parts, pruned.mask, draw_scores(pruned.scores, pruned.mask), workdir)
+
+
+def report_mask(
+    parts: Parts, mask: chex.ArrayTree, drawn: DrawnScores, workdir: Path
+) -> None:
+    """The same where the scores are there no more but for what is drawn of them."""
+    summary = masks.summary(mask)
     kept, total = sum(row.kept for row in summary), sum(row.total for row in summary)
     console.say(
         f"kept {kept:,} of {total:,} connections "
-        f"({100 * masks.sparsity(pruned.mask):.2f}% sparsity, "
+        f"({100 * masks.sparsity(mask):.2f}% sparsity, "
         f"method {parts.config.prune.method})"
     )
-    save_mask(pruned.mask, workdir / "mask.npz")
+    save_mask(mask, workdir / "mask.npz")
     draw(plots.layer_densities, summary, workdir / "densities.png")
-    scores, threshold = _flat_scores(pruned)
-    draw(plots.saliency_histogram, scores, threshold, workdir / "saliency.png")
-    kept_pixels = first_layer_counts(pruned.mask, parts.train.images.shape[1:])
+    draw(plots.saliency_histogram, *drawn, workdir / "saliency.png")
+    kept_pixels = first_layer_counts(mask, parts.train.images.shape[1:])
     if kept_pixels is not None:
         np.save(workdir / "first_layer.npy", kept_pixels)
         draw(plots.first_layer, kept_pixels, workdir / "first_layer.png")
+
+
+def draw_scores(scores: chex.ArrayTree, mask: chex.ArrayTree) -> DrawnScores:
+    """Returns scores of prunable connections, and the smallest of all that was kept.
+
+    Where there are millions, of every so many one: a picture shows no more.
+    """
+    leaves = zip(jax.tree.leaves(scores), jax.tree.leaves(mask))
+    pairs = [(scores, keep) for scores, keep in leaves if keep.ndim]
+    stride = -(-sum(keep.size for _, keep in pairs) // _DRAWN)
+    drawn = [
+        distributed.on_host(scores).ravel()[::stride].copy() for scores, _ in pairs
+    ]
+    least = min(float(_least_kept(scores, keep)) for scores, keep in pairs)
+    return DrawnScores(np.concatenate(drawn), least if math.isfinite(least) else 0.0)
 
 
 def save_mask(mask: chex.ArrayTree, path: Path) -> None:
@@ -778,21 +810,6 @@ def _record(
         f"test error {row['test_error']:.2f}%, "
         f"{row['steps_per_second']:,.1f} steps/s"
     )
-
-
-def _flat_scores(pruned: Pruned) -> tuple[np.ndarray, float]:
-    """Scores of prunable connections, and the smallest of all that was kept.
-
-    Where there are millions, of every so many one: a picture shows no more.
-    """
-    leaves = zip(jax.tree.leaves(pruned.scores), jax.tree.leaves(pruned.mask))
-    pairs = [(scores, keep) for scores, keep in leaves if keep.ndim]
-    stride = -(-sum(keep.size for _, keep in pairs) // _DRAWN)
-    drawn = [
-        distributed.on_host(scores).ravel()[::stride].copy() for scores, _ in pairs
-    ]
-    least = min(float(_least_kept(scores, keep)) for scores, keep in pairs)
-    return np.concatenate(drawn), least if math.isfinite(least) else 0.0
 
 
 @jax.jit

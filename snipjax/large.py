@@ -308,10 +308,12 @@ def saliency_batch(plan: Plan) -> training.Batch:
 
 def prune(
     plan: Plan, batch: training.Batch
-) -> tuple[training.TrainState, chex.ArrayTree]:
+) -> tuple[training.TrainState, experiment.DrawnScores]:
     """Samples a network, scores and prunes it, and makes its state.
 
-    No device has more of it at any time than its part, and a layer.
+    No device has more of it at any time than its part, and a layer; and no more
+    memory than a training step takes, for what is trained is sampled when what was
+    scored is gone, and the scores too.
 
     Args:
       plan: of :func:`assemble`.
@@ -319,26 +321,30 @@ def prune(
 
     Returns:
       ``(state, scores)``: the training state before the first step, with the mask in
-      its ``opt_state``, and the saliencies.
+      its ``opt_state``, and what a histogram shows of the saliencies.
 
     Raises:
       ValueError: if a saliency is not finite.
     """
     with jax.set_mesh(plan.mesh):
-        scored, trained = experiment.samples(plan.parts)
-    state, scores, finite = compiled_prune(plan, batch)(scored, trained, batch)
+        scored = experiment.scored_sample(plan.parts)
+    scores, mask, finite = compiled_prune(plan, batch)(scored, batch)
     bad = [name for name, ok in trees.named_leaves(jax.device_get(finite)) if not ok]
     if bad:
         raise ValueError(
             f"saliency is not finite in {', '.join(bad)}; the loss or its gradient "
             "overflows on this batch: check the data and config.model.dtype"
         )
-    masks.warn_if_disconnected(state.opt_state.mask)
-    return state, scores
+    masks.warn_if_disconnected(mask)
+    drawn = experiment.draw_scores(scores, mask)
+    del scored, scores  # before there is another sample, and momentum
+    with jax.set_mesh(plan.mesh):
+        trained = experiment.trained_sample(plan.parts)
+    return compiled_initial_state(plan)(trained, mask), drawn
 
 
 def compiled_prune(plan: Plan, batch: training.Batch) -> Callable[..., Any]:
-    """Returns ``(scored, trained, batch of uint8 images) -> (state, scores, finite)``.
+    """Returns ``(variables, batch of uint8 images) -> (scores, mask, finite)``.
 
     The last says of each leaf whether all of its scores are finite.
 
@@ -347,22 +353,47 @@ def compiled_prune(plan: Plan, batch: training.Batch) -> Callable[..., Any]:
       batch: arrays, or ``jax.ShapeDtypeStruct`` with shardings.
     """
 
-    def prune_samples(
-        scored: chex.ArrayTree, trained: chex.ArrayTree, batch: training.Batch
-    ) -> Any:
+    def scores_and_mask(variables: chex.ArrayTree, batch: training.Batch) -> Any:
         batch = training.Batch(plan.parts.preprocess(batch.images), batch.labels)
-        pruned = experiment.prune_samples(plan.parts, scored, trained, batch)
-        finite = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), pruned.scores)
-        return experiment.initial_state(plan.parts, pruned), pruned.scores, finite
+        scores, mask = experiment.scores_and_mask(plan.parts, variables, batch)
+        finite = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), scores)
+        return scores, mask, finite
 
     with jax.set_mesh(plan.mesh):
-        samples = _abstract(
-            plan, jax.eval_shape(lambda: experiment.samples(plan.parts))
+        variables = _abstract(
+            plan, jax.eval_shape(lambda: experiment.scored_sample(plan.parts))
         )
-        shapes = jax.eval_shape(prune_samples, *samples, batch)
+        shapes = jax.eval_shape(scores_and_mask, variables, batch)
         placed = sharding.of(plan.mesh, shapes)
-        jitted = jax.jit(prune_samples, out_shardings=placed)
-        return sharding.compiled(plan.mesh, jitted.lower(*samples, batch))
+        jitted = jax.jit(scores_and_mask, out_shardings=placed)
+        lowered = jitted.lower(variables, batch)
+        return sharding.compiled_for_memory(plan.mesh, lowered)  # run but once
+
+
+def compiled_initial_state(plan: Plan) -> Callable[..., training.TrainState]:
+    """Returns ``(variables, mask) -> state`` before the first step, compiled.
+
+    Both are donated, so that only momentum takes memory of its own.
+
+    Args:
+      plan: of :func:`assemble`.
+    """
+
+    def initial_state(
+        variables: chex.ArrayTree, mask: chex.ArrayTree
+    ) -> training.TrainState:
+        pruned = experiment.Pruned(experiment.masked(mask, variables), mask, None)
+        return experiment.initial_state(plan.parts, pruned)
+
+    with jax.set_mesh(plan.mesh):
+        variables = _abstract(
+            plan, jax.eval_shape(lambda: experiment.trained_sample(plan.parts))
+        )
+        mask = abstract_state(plan).opt_state.mask
+        shapes = jax.eval_shape(initial_state, variables, mask)
+        placed = sharding.of(plan.mesh, shapes)
+        jitted = jax.jit(initial_state, out_shardings=placed, donate_argnums=(0, 1))
+        return sharding.compiled(plan.mesh, jitted.lower(variables, mask))
 
 
 def abstract_state(plan: Plan) -> training.TrainState:
@@ -371,11 +402,13 @@ def abstract_state(plan: Plan) -> training.TrainState:
 
 
 def report_pruning(
-    plan: Plan, state: training.TrainState, scores: chex.ArrayTree, workdir: Path
+    plan: Plan,
+    state: training.TrainState,
+    drawn: experiment.DrawnScores,
+    workdir: Path,
 ) -> None:
-    """As :func:`snipjax.experiment.report_pruning`, of a state."""
-    pruned = experiment.Pruned({"params": state.params}, state.opt_state.mask, scores)
-    experiment.report_pruning(plan.parts, pruned, workdir)
+    """As :func:`snipjax.experiment.report_mask`, of a state."""
+    experiment.report_mask(plan.parts, state.opt_state.mask, drawn, workdir)
 
 
 def train(

@@ -253,11 +253,13 @@ def _search(
 ) -> Bracket:
     """Narrows until exactly k are at or above ``low``, or ``high`` is next to it."""
     if trees.is_traced((data, bracket)):
-        return jax.lax.while_loop(
-            lambda bracket: ~_is_found(bracket, k),
-            lambda bracket: narrow(*data, bracket, k, limits, count=_count),
-            bracket,
-        )
+
+        def narrowed(bracket: Bracket) -> Bracket:
+            # Or XLA would take the keys out of the loop, and have those of all leaves.
+            constant, bracket = jax.lax.optimization_barrier((data, bracket))
+            return narrow(*constant, bracket, k, limits, count=_count)
+
+        return jax.lax.while_loop(lambda b: ~_is_found(b, k), narrowed, bracket)
     # From the host, the arrays need not be copied into a loop's state.
     count = _count_for(data)
     while not _is_found(bracket, k):
@@ -470,10 +472,12 @@ def _ordered_bits(x: chex.Array, dtype: jnp.dtype) -> chex.Array:
 def _count(
     is_counted: IsCounted, leaves: list[chex.Array], guess: chex.Array
 ) -> chex.Array:
+    # Of a one that XLA does not know, or it would take the indices out of a loop.
+    guess, one = jax.lax.optimization_barrier((guess, jnp.uint32(1)))
     return jnp.stack(
         [
             jnp.sum(is_counted(leaf, index, guess), dtype=jnp.uint32)
-            for leaf, index in zip(leaves, _flat_indices(leaves))
+            for leaf, index in zip(leaves, _flat_indices(leaves, one))
         ]
     )
 
@@ -527,7 +531,7 @@ def _sum_of_bytes(condition: chex.Array) -> chex.Array:
     )
 
 
-def _flat_indices(leaves: list[chex.Array]) -> list[chex.Array]:
+def _flat_indices(leaves: list[chex.Array], one: chex.Numeric = 1) -> list[chex.Array]:
     """Row-major index of every entry, counted on from leaf to leaf (uint32)."""
     offset, indices = 0, []
     for leaf in leaves:
@@ -536,7 +540,7 @@ def _flat_indices(leaves: list[chex.Array]) -> list[chex.Array]:
         for axis, size in enumerate(leaf.shape):
             stride //= size
             iota = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-            index += iota * jnp.uint32(stride)
+            index += iota * (jnp.uint32(stride) * one)
         indices.append(index)
         offset += leaf.size
     return indices

@@ -230,16 +230,36 @@ def compiled(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
       lowered: of ``jax.jit(f).lower(...)``.
 
     Returns:
-      What ``lowered.compile()`` returns, in less memory where the mesh splits
-      parameters over CPUs. The schedules of other platforms are left to XLA.
+      :func:`compiled_for_memory` where the mesh splits parameters, and what XLA makes
+      of its own where it does not.
 
     Example:
       >>> program = compiled(mesh_of("data=1"), jax.jit(jnp.square).lower(3.0))
       >>> float(program(3.0))
       9.0
     """
-    platforms = {device.platform for device in mesh.devices.flat}
-    if mesh.shape["model"] == 1 or platforms != {"cpu"}:
+    if mesh.shape["model"] == 1:
+        return lowered.compile()
+    return compiled_for_memory(mesh, lowered)
+
+
+def compiled_for_memory(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Returns a program that takes little memory, if more time.
+
+    Args:
+      mesh: of :func:`mesh_of`, which the program runs on.
+      lowered: of ``jax.jit(f).lower(...)``.
+
+    Returns:
+      What ``lowered.compile()`` returns, on CPUs with a schedule for memory and
+      without joining all-reduces. The schedules of other platforms are left to XLA.
+
+    Example:
+      >>> lowered = jax.jit(jnp.square).lower(3.0)
+      >>> float(compiled_for_memory(mesh_of("data=1"), lowered)(3.0))
+      9.0
+    """
+    if {device.platform for device in mesh.devices.flat} != {"cpu"}:
         return lowered.compile()
     try:
         return lowered.compile(compiler_options=_LITTLE_MEMORY)

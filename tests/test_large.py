@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import eight_devices
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -220,6 +221,54 @@ def test_remat_is_of_blocks_where_a_model_has_them() -> None:
     model, transform = large.rematerialized(models.create("lenet_300_100", 10))
     assert model == models.create("lenet_300_100", 10)
     assert transform(loss_fn)(-2.0) == 2.0
+
+
+def bytes_of(program: Any) -> int:
+    """What a program holds: what it is given, returns and makes on the way."""
+    memory = program.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_batches", [1, 2])
+def test_pruning_takes_no_more_memory_than_a_training_step(num_batches: int) -> None:
+    config = on_mesh(model__name="vit_ti_16", prune__num_batches=num_batches)
+    config.dataset.update(name="synthetic:64x32x32x3/10", stream=True)
+    config.train.batch_size = config.prune.batch_size = 8
+    plan = large.assemble(config)
+    model = plan.parts.model.clone(depth=2)
+    plan = plan._replace(parts=plan.parts._replace(model=model))
+    leaves = jax.tree.leaves(large.abstract_state(plan).params)
+    count = sum(leaf.size for leaf in leaves)
+
+    step = bytes_of(large.compiled_train_step(plan))
+    prune = large.compiled_prune(plan, large.saliency_batch(plan))
+    # Parameters, gradient, momentum and mask, but that each gradient can go early.
+    assert 9 * count < step < 13 * count
+    assert bytes_of(prune) < step
+    # Made when all else is gone: of parameters, mask and momentum, and nothing more.
+    initial_state = bytes_of(large.compiled_initial_state(plan))
+    assert initial_state == pytest.approx(9 * count, rel=0.01)
+
+
+def test_pruning_keeps_no_scores() -> None:
+    plan = large.assemble(on_mesh())
+    before = jax.live_arrays()
+    state, drawn = large.prune(plan, large.saliency_batch(plan))
+    known = {id(x) for x in [*before, *jax.tree.leaves(state)]}
+    others = [x for x in jax.live_arrays() if id(x) not in known]
+    assert max((x.size for x in others), default=0) < 1000
+    kept = jax.tree.leaves(state.opt_state.mask)
+    assert drawn.scores.size == 50_610 == sum(m.size for m in kept if m.ndim)
+    # Of the paper's weights and biases a tenth is kept, and so many are no less.
+    assert np.sum(drawn.scores >= drawn.threshold) == sum(
+        int(m.sum()) for m in kept if m.ndim
+    )
 
 
 def test_claim_is_of_the_directory(tmp_path: Path) -> None:
