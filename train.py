@@ -6,6 +6,7 @@ python train.py --config configs/table1.py --config.methods=snip,lwc
 """
 
 import contextlib
+import difflib
 import os
 import re
 import runpy
@@ -172,6 +173,14 @@ def parse(argv: list[str]) -> configs.ConfigDict:
         if name.startswith("config.") and name.removeprefix("config.") not in known:
             name = name.removeprefix("config.")
             raise ValueError(configs.unknown_field(name, like))
+        is_flag = argument.startswith("--")
+        if is_flag and "." in name and not name.startswith("config."):
+            fields = [f"config.{field}" for field in known]
+            ends = [field for field in fields if field.endswith(f".{name}")]
+            close = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
+            raise ValueError(
+                f"unknown flag '--{name}'; did you mean '--{[*ends, *close][0]}'?"
+            )
     try:
         arguments = FLAGS(argv)
         config = _CONFIG.value

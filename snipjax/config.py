@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,10 @@ _AT_LEAST = {
 _LESS_THAN = {
     "seed": 2**32,  # beyond, JAX takes the remainder
     "train.steps": 2**31,  # counted in int32
+    "train.learning_rate": math.inf,
+    "train.momentum": 1.0,
+    "train.weight_decay": math.inf,
+    "train.decay_factor": math.inf,
 }
 
 

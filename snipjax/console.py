@@ -1,6 +1,7 @@
 """What a run prints: steps of the work, a progress bar, and tables."""
 
 import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 
 def say(message: str) -> None:
@@ -48,6 +49,17 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def natural_order(name: str) -> list[str | int]:
+    """Returns a key to sort names by that counts as readers do: 2 before 10.
+
+    Example:
+      >>> sorted(["Conv_10", "Conv_2", "Dense_0"], key=natural_order)
+      ['Conv_2', 'Conv_10', 'Dense_0']
+    """
+    parts = re.split(r"(\d+)", name)  # numbers at odd places
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
 class TrainingProgress:
     """Steps done, loss, error and speed; a bar on a terminal, nothing elsewhere."""
 
@@ -67,7 +79,7 @@ class TrainingProgress:
         self._progress.update(
             self._task,
             completed=step,
-            description=f"loss {loss:.4f}  error {error:5.2f}%  {speed:,.1f} steps/s",
+            description=f"loss {loss:.4f} error {error:.2f}% {speed:,.4g} steps/s",
         )
 
 
@@ -76,8 +88,9 @@ def training_progress(total: int, start: int) -> Iterator[TrainingProgress]:
     """A :class:`TrainingProgress` from a start to a total number of steps."""
     progress = Progress(
         TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        # Where a terminal is narrow, it is not the figures that are cut.
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, overflow="ignore")),
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
         console=Console(),

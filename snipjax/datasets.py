@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 # Held out of the training split where there is nothing else to test on.
 TEST_FRACTION = 0.2
 _CACHE_LAYOUT = 1
+_UNFINISHED = ".unfinished"
+_SECONDS_TO_WRITE = 60 * 60  # a file of the cache, at most
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # A worker takes about a second to start and decodes 10,000 small images in that time.
 _IMAGES_PER_WORKER = 10_000
@@ -448,7 +450,8 @@ def _layout(info: tfds.core.DatasetInfo) -> Layout:
     if None in found.shape:
         reason = (
             f"its images have the shape {found.shape}, not one fixed shape "
-            "(snipjax.streams reads those)"
+            "(what can read those: --config.dataset.stream=True "
+            "--config.dataset.image_size=64)"
         )
         raise _not_images(info, reason)
     return found
@@ -625,8 +628,9 @@ def _fingerprint(directory: Path) -> str:
 def _write_cache(file: Path, fingerprint: str, splits: _Splits) -> None:
     """Writes beside the final name and renames, so that no reader sees half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(file)
     with tempfile.NamedTemporaryFile(
-        dir=file.parent, prefix=file.stem, suffix=".unfinished", delete=False
+        dir=file.parent, prefix=file.stem, suffix=_UNFINISHED, delete=False
     ) as unfinished:
         try:
             np.savez(
@@ -643,6 +647,14 @@ def _write_cache(file: Path, fingerprint: str, splits: _Splits) -> None:
         except BaseException:
             Path(unfinished.name).unlink()
             raise
+
+
+def _remove_abandoned(file: Path) -> None:
+    """Removes what a killed process has left of a file, some time ago."""
+    for unfinished in file.parent.glob(f"{glob.escape(file.stem)}*{_UNFINISHED}"):
+        with contextlib.suppress(OSError):  # another process may be as fast
+            if time.time() - unfinished.stat().st_mtime > _SECONDS_TO_WRITE:
+                unfinished.unlink()
 
 
 def _read_cache(file: Path, fingerprint: str) -> _Splits | None:

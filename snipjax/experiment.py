@@ -645,7 +645,9 @@ def show_result(result: dict[str, Any]) -> None:
                 f"{layer['total']:,}",
                 f"{100 * layer['kept'] / layer['total']:.2f}",
             )
-            for layer in result["layers"]
+            for layer in sorted(
+                result["layers"], key=lambda layer: console.natural_order(layer["path"])
+            )
         ],
     )
 

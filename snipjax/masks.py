@@ -26,7 +26,9 @@ Prunable = Callable[[trees.KeyPath, Any], bool]
 Choose = Callable[[list[chex.Array], float], list[chex.Array]]
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_BIAS = re.compile(r"(.*_)?(bias|b)_?\d*", re.IGNORECASE)
+_BIAS = re.compile(r"(.*_)?bias_?\d*", re.IGNORECASE)
+# What is called so is a bias only if it is a vector: a matrix "B" may be a weight.
+_VECTOR_OF_BIASES = re.compile(r"(.*_)?b_?\d*|\d+", re.IGNORECASE)
 
 
 def kernels(path: trees.KeyPath, leaf: chex.Array) -> bool:
@@ -337,17 +339,14 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     kept: int
     total: int
-
-    @property
-    def density(self) -> float:
-        return self.kept / self.total
+    density: float
 
 
 class Summary(tuple[Row, ...]):
     """Rows, one per prunable leaf; ``str`` gives them as a table with the total."""
 
     def __str__(self) -> str:
-        total = Row(
+        total = _row(
             "total", (), sum(row.kept for row in self), sum(row.total for row in self)
         )
         cells = [("path", "shape", "kept", "total", "density")] + [
@@ -385,7 +384,7 @@ def summary(mask: chex.ArrayTree) -> Summary:
     named = _prunable_leaves(mask)
     counts = _kept_counts([leaf for _, leaf in named])
     return Summary(
-        Row(name, tuple(leaf.shape), kept, leaf.size)
+        _row(name, tuple(leaf.shape), kept, leaf.size)
         for (name, leaf), kept in zip(named, counts)
     )
 
@@ -504,8 +503,7 @@ def warn_if_disconnected(mask: chex.ArrayTree) -> None:
       >>> warn_if_disconnected({"w": jnp.array([[True, False]])})
     """
     for row in summary(mask):
-        is_bias = _BIAS.fullmatch(row.path.split("/")[-1])
-        if row.kept == 0 and not is_bias:
+        if row.kept == 0 and not _is_bias(row):
             warnings.warn(
                 f"no connection of '{row.path}' is kept: nothing passes through it, "
                 "and unless another path leads around it (a gate, a shortcut) the mask "
@@ -513,6 +511,17 @@ def warn_if_disconnected(mask: chex.ArrayTree) -> None:
                 "`prunable`, or select with masks.layerwise_topk",
                 stacklevel=_level_of_caller(),
             )
+
+
+def _row(path: str, shape: tuple[int, ...], kept: int, total: int) -> Row:
+    return Row(path, shape, kept, total, density=kept / total)
+
+
+def _is_bias(row: Row) -> bool:
+    name = row.path.split("/")[-1]
+    if len(row.shape) < 2 and _VECTOR_OF_BIASES.fullmatch(name):
+        return True
+    return _BIAS.fullmatch(name) is not None
 
 
 def _level_of_caller() -> int:

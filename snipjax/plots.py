@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from snipjax import console
+
 if TYPE_CHECKING:  # a report draws without Flax
     from snipjax import masks
     from snipjax.signals import Signal
@@ -24,11 +26,13 @@ def layer_densities(summary: "masks.Summary", path: Path) -> None:
       summary: of :func:`snipjax.masks.summary`.
       path: the file to write, e.g. a PNG.
     """
-    figure = Figure(figsize=(7, 1.2 + 0.28 * len(summary)), layout="constrained")
+    rows = sorted(summary, key=lambda row: console.natural_order(row.path))
+    figure = Figure(figsize=(7, 1.2 + 0.28 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    densities = [100 * row.density for row in summary]
-    bars = axes.barh([row.path for row in summary], densities, color=_COLOUR)
+    densities = [100 * row.density for row in rows]
+    bars = axes.barh([row.path for row in rows], densities, color=_COLOUR)
     axes.bar_label(bars, [f"{density:.3g}" for density in densities], padding=3)
+    axes.margins(y=0.5 / len(rows))
     axes.invert_yaxis()
     axes.set_xlim(0, max([*densities, 1e-9]) * 1.15)
     axes.set_xlabel("connections kept (%)")

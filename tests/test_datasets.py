@@ -581,6 +581,18 @@ class TestCache:
         assert len(file.read_bytes()) == len(whole)
         assert cache_files(home) == [file]
 
+    def test_what_killed_processes_left_is_removed_later(self, tmp_path: Path) -> None:
+        splits = datasets._Splits(builders.examples(3), builders.examples(2), 3)
+        file = tmp_path / "cache.npz"
+        being_written, abandoned = (
+            tmp_path / f"cache{name}.unfinished" for name in ("new", "old")
+        )
+        being_written.touch()
+        abandoned.touch()
+        os.utime(abandoned, (0, 0))
+        datasets._write_cache(file, "fingerprint", splits)
+        assert sorted(tmp_path.iterdir()) == [file, being_written]
+
     def test_no_flipped_bit_goes_unnoticed(self, tmp_path: Path) -> None:
         splits = datasets._Splits(builders.examples(3), builders.examples(2), 3)
         file = tmp_path / "cache.npz"

@@ -337,11 +337,11 @@ def test_summary_has_a_row_for_every_prunable_leaf() -> None:
     }
     rows = masks.summary(mask)
     assert rows == (
-        ("hidden/kernel", (2, 3), 2, 6),
-        ("out/bias", (1,), 0, 1),
-        ("out/kernel", (3, 1), 3, 3),
+        ("hidden/kernel", (2, 3), 2, 6, 1 / 3),
+        ("out/bias", (1,), 0, 1, 0.0),
+        ("out/kernel", (3, 1), 3, 3, 1.0),
     )
-    assert [row.density for row in rows] == [1 / 3, 0.0, 1.0]
+    assert rows[0].density == 1 / 3
 
 
 def test_summary_prints_as_a_table_with_thousands_and_the_total() -> None:
@@ -671,6 +671,20 @@ def test_a_bias_without_connections_disconnects_nothing(name: str) -> None:
         warnings.simplefilter("error")
         mask = masks.global_topk(scores, 0.5, every_array)
     assert not mask["layer"][name].any()
+
+
+def test_biases_in_tuples_disconnect_nothing() -> None:
+    layers = [(np.ones((2, 2)), np.zeros(2)), (np.ones((2, 2)), np.zeros(2))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mask = masks.global_topk(layers, 0.5, every_array)
+    assert not any(bias.any() for _, bias in mask)
+
+
+@pytest.mark.parametrize("name", ["b", "lora_B", "1"])
+def test_a_matrix_with_the_name_of_a_bias_disconnects_the_network(name: str) -> None:
+    with pytest.warns(UserWarning, match=f"no connection of '{name}' is kept"):
+        masks.global_topk({"a": np.ones((3, 3)), name: np.zeros((3, 3))}, 0.5)
 
 
 def test_layerwise_selection_keeps_the_network_connected() -> None:

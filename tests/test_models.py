@@ -408,3 +408,14 @@ def test_images_that_are_too_small_are_refused(name: str) -> None:
 def test_an_unknown_name_gives_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"unknown model 'vgg-d'; .* 'vgg_d'\?"):
         models.create("vgg-d", num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [("lenet", "lenet_300_100"), ("vgg", "vgg_c"), ("lstm-s", "lstm_s")],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(
+    misspelt: str, meant: str
+) -> None:
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        models.create(misspelt, num_classes=2)

@@ -75,7 +75,8 @@ def test_saliency_histogram(
 @pytest.mark.parametrize("kept", [0, 3, 10])
 def test_layer_densities(layers: int, kept: int, tmp_path: Path) -> None:
     summary = masks.Summary(
-        masks.Row(f"Conv_{i}/kernel", (2, 5), kept, 10) for i in range(layers)
+        masks.Row(f"Conv_{i}/kernel", (2, 5), kept, 10, kept / 10)
+        for i in range(layers)
     )
     assert_draws(tmp_path / "densities.png", plots.layer_densities, summary)
 

@@ -128,7 +128,10 @@ class TestMistakes:
             (("--config", "configs/none.py"), r"no file 'configs/none\.py'"),
             (("--config",), "Missing value for flag --config"),
             ((*DIGITS, "--wrkdir=x"), "'wrkdir'. Did you mean: workdir"),
-            ((*DIGITS, "--confg.seed=1"), "Unknown command line flag 'confg.seed'"),
+            ((*DIGITS, "--confg.seed=1"), "did you mean '--config.seed'?"),
+            ((*DIGITS, "--sparsity.x=1"), "unknown flag '--sparsity.x'; did you mean"),
+            ((*DIGITS, "--prune.sparsity=0"), "did you mean '--config.prune.sparsity'"),
+            ((*DIGITS, "--config.train.momentum=1"), "is 1.0; it must be < 1.0"),
             (
                 (*DIGITS, "--config.prune.sparsty=0.9"),
                 r"did you mean 'prune\.sparsity'",

@@ -66,9 +66,10 @@ def create(
       (2, 10)
     """
     if name not in MODELS:
-        nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
+        longer = [model for model in MODELS if model.startswith(name)]
+        closest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)
         raise ValueError(
-            f"unknown model '{name}'; did you mean '{nearest}'? "
+            f"unknown model '{name}'; did you mean '{[*longer, *closest][0]}'? "
             f"There are {', '.join(MODELS)}"
         )
     return MODELS[name](num_classes=num_classes, dtype=dtype, kernel_init=kernel_init)

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from snipjax import console
 from snipjax.report.aggregation import Row, by_network
 
 
@@ -34,8 +35,7 @@ def _depth(name: str, is_recurrent: bool) -> tuple[Any, ...]:
     place = {"Conv": 0, "Block": 1, "Dense": 3}.get(kind, 2)
     if is_recurrent and name == "Dense_0":
         place = 0
-    parts = re.split(r"(\d+)", name)  # numbers at odd places
-    return place, [int(part) if i % 2 else part for i, part in enumerate(parts)]
+    return place, console.natural_order(name)
 
 
 def one_per_network(table: Sequence[Row]) -> list[Row]:
