@@ -11,6 +11,7 @@ variance of activations and gradients is that of the layer before or after;
 
 import difflib
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -248,10 +249,11 @@ def signal(
     saliencies of one seed and a sum of ranks, whatever their number.
 
     Args:
-      model: a Flax Linen module, called as ``model.apply(variables, images,
-        train=False)``: batch norm uses the statistics of initialization.
+      model: a Flax Linen module, called as ``model.apply(variables, images)``, with
+        ``train=False`` if it takes that: batch norm uses the statistics of
+        initialization.
       keys: PRNG keys ``[seeds]``, each of one initialization.
-      batch: preprocessed images ``[n, ...]`` and labels ``[n]``.
+      batch: a pair of preprocessed images ``[n, ...]`` and labels ``[n]``.
       sparsity: the share of connections to prune, in [0, 1).
       prunable: predicate ``(key_path, leaf) -> bool``.
       loss: ``(logits, labels) -> scalar``.
@@ -260,8 +262,9 @@ def signal(
       Arrays ``[seeds, layers]``, and the rank correlation ``[layers]``.
 
     Raises:
-      ValueError: if ``keys`` is not one-dimensional or empty, ``sparsity`` is
-        outside [0, 1), the model has no layer, or nothing is prunable.
+      ValueError: if ``keys`` is not one-dimensional or empty, ``batch`` is, or its
+        labels are not as many as its images, ``sparsity`` is outside [0, 1), the model
+        has no layer, or nothing is prunable.
 
     Example:
       >>> model = snipjax.models.create("lenet_300_100", num_classes=10)
@@ -273,7 +276,7 @@ def signal(
     Glorot and Bengio, AISTATS 2010, section 4.2; Lee, Ajanthan, Torr, ICLR
     2019, section 4.2.
     """
-    keys = _checked(keys)
+    keys, batch = _checked(keys), _checked_batch(batch)
     masks.kept_count(0, sparsity)
     paths = _layer_paths(model, batch.images)
     if not paths:
@@ -312,7 +315,7 @@ def _measure(
     batch: training.Batch,
 ) -> tuple[tuple[chex.Array, ...], list[chex.Array]]:
     """Variances and densities ``[layers]``, and the saliencies of each's kernels."""
-    variables = model.init(key, batch.images[:1], train=False)
+    variables = model.init(key, batch.images[:1], **_inference(model))
     others = {name: tree for name, tree in variables.items() if name != "params"}
     outputs, gradients = _outputs_and_gradients(model, paths, loss, variables, batch)
     # The other variables go with the batch: a loss that closed over them, traced,
@@ -341,7 +344,18 @@ def _inference_loss(
 ) -> chex.Array:
     others, batch = others_and_batch
     variables = {"params": params, **others}
-    return loss(model.apply(variables, batch.images, train=False), batch.labels)
+    logits = model.apply(variables, batch.images, **_inference(model))
+    return loss(logits, batch.labels)
+
+
+def _inference(model: nn.Module) -> dict[str, bool]:
+    """What to call a model with, beside images: ``train=False`` if it takes that."""
+    parameters = inspect.signature(type(model).__call__).parameters.values()
+    takes_it = any(
+        parameter.name == "train" or parameter.kind is parameter.VAR_KEYWORD
+        for parameter in parameters
+    )
+    return {"train": False} if takes_it else {}
 
 
 def _outputs_and_gradients(
@@ -358,7 +372,7 @@ def _outputs_and_gradients(
             logits, state = model.apply(
                 {**variables, _PERTURBATIONS: zeros},
                 batch.images,
-                train=False,
+                **_inference(model),
                 mutable=[_OUTPUTS],
             )
         return loss(logits, batch.labels), state.get(_OUTPUTS, {})
@@ -368,7 +382,7 @@ def _outputs_and_gradients(
             _, state = model.apply(
                 variables,
                 batch.images,
-                train=False,
+                **_inference(model),
                 mutable=[_OUTPUTS, _PERTURBATIONS],
             )
         return state.get(_PERTURBATIONS, {})
@@ -421,7 +435,9 @@ def _layer_paths(model: nn.Module, images: chex.Array) -> tuple[_Path, ...]:
 
     with nn.intercept_methods(record):
         variables = jax.eval_shape(
-            functools.partial(model.init, train=False), jax.random.key(0), images
+            functools.partial(model.init, **_inference(model)),
+            jax.random.key(0),
+            images,
         )
     owners = _owners(variables.get("params", {}))
     return tuple(
@@ -509,6 +525,16 @@ def _mean_over_pairs(sums: _RankSums, seeds: int) -> np.float32:
         return np.float32(np.nan)
     products = jnp.sum(sums.ranks**2) - sums.squares
     return np.float32(products / (seeds * (seeds - 1)))
+
+
+def _checked_batch(batch: tuple[chex.Array, chex.Array]) -> training.Batch:
+    images, labels = (jnp.shape(array) for array in batch)
+    if not images or not images[0] or images[:1] != labels[:1]:
+        raise ValueError(
+            f"batch has images {images} and labels {labels}; pass a pair of images "
+            "[n, ...] and labels [n], of n >= 1 examples"
+        )
+    return training.Batch(*batch)
 
 
 def _checked(keys: chex.PRNGKey) -> chex.PRNGKey:

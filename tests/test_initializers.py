@@ -342,6 +342,19 @@ def test_low_precision_is_measured_in_float32() -> None:
         np.testing.assert_allclose(low, high, rtol=0.05)
 
 
+def test_a_model_need_not_know_of_training_nor_a_batch_be_ours() -> None:
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, x: chex.Array) -> chex.Array:
+            return Net((3,))(x)
+
+    images, labels = batch = random_batch((5, 4), 3)
+    plain = initializers.signal(Plain(), keys(2), (images, labels), 0.5)
+    assert plain.layers == ("Net_0/Dense_0",)
+    ours = initializers.signal(Plain(), keys(2), batch, 0.5)
+    chex.assert_trees_all_equal(plain[1:], ours[1:])
+
+
 def test_overflow_is_shown_and_does_not_fail() -> None:
     model = Net((8, 8, 3), kernel_init=nn.initializers.normal(1e25))
     signal = initializers.signal(model, keys(2), random_batch((5, 4), 3), 0.5)
@@ -382,6 +395,8 @@ def test_table() -> None:
     [
         ({"keys": jax.random.key(0)}, r"keys has shape \(\), not \[seeds\]"),
         ({"keys": keys(2)[:0]}, r"keys has shape \(0,\)"),
+        ({"batch": random_batch((5, 4), 3)._replace(labels=np.ones(4))}, "labels .4,"),
+        ({"batch": random_batch((0, 4), 3)}, r"images \(0, 4\) and labels \(0,\)"),
         ({"sparsity": 1.0}, r"outside \[0, 1\)"),
         ({"model": Net(())}, "Net has no layer"),
         ({"prunable": lambda path, leaf: False}, "nothing is prunable"),
