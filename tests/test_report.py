@@ -283,6 +283,36 @@ def test_what_is_pruned_otherwise_has_no_published_figure(
     assert row.settings == f"{name}={value}"
 
 
+@pytest.mark.parametrize(
+    ("dataset", "model", "sparsity", "papers", "published"),
+    [("mnist", "lenet_300_100", 0.98, 100, 2.4), ("cifar10", "vgg_d", 0.95, 128, 7.09)],
+)
+def test_only_the_papers_saliency_batch_has_its_figure(
+    dataset: str,
+    model: str,
+    sparsity: float,
+    papers: int,
+    published: float,
+    tmp_path: Path,
+) -> None:
+    for size in (1, 100, 128, 1000):
+        make_run(
+            tmp_path / f"{size}",
+            dataset=dataset,
+            model=model,
+            sparsity=sparsity,
+            fields={"prune.batch_size": size},
+        )
+    rows = rows_in(tmp_path)
+    others = [size for size in (1, 100, 128, 1000) if size != papers]
+    assert {row.settings: row.published and row.published.error for row in rows} == {
+        "": published,
+        **{f"prune.batch_size={size}": None for size in others},
+    }
+    text = " ".join(report.conclusion(rows))
+    assert "Of 1 row with a published figure" in text
+
+
 def test_the_loss_is_against_the_dense_network_trained_the_same_way(
     tmp_path: Path,
 ) -> None:
