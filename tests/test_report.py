@@ -137,6 +137,37 @@ def make_unfinished(path: Path, metrics: str = "") -> Path:
     return path
 
 
+def write_groups(run: Path, groups: dict[str, list[list[float]]]) -> None:
+    """Writes the metrics of groups of seeds: test errors by evaluation and seed."""
+    for name, evaluations in groups.items():
+        (run / name).mkdir()
+        lines = [
+            {
+                "step": 10 * number,
+                "test_error": sum(errors) / len(errors),
+                "members": [{"step": 10 * number, "test_error": e} for e in errors],
+            }
+            for number, errors in enumerate(evaluations, 1)
+        ]
+        (run / name / rundir.METRICS).write_text("\n".join(map(json.dumps, lines)))
+
+
+def drawn_curves(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[list[tuple[float, float]]]]:
+    """Points of the lines of each picture over steps, by the picture's caption."""
+    figures: list[list[list[tuple[float, float]]]] = []
+
+    def savefig(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        (axes,) = figure.axes
+        lines = [[*zip(*line.get_data())] for line in axes.lines]
+        figures.append(lines if axes.get_xlabel() == "step" else [])
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    captions = [caption for _, caption in report.pictures(rows_in(path))]
+    return {c: lines for c, lines in zip(captions, figures, strict=True) if lines}
+
+
 def rows_in(path: Path) -> list[report.Row]:
     return report.rows(report.gather([path]))
 
@@ -647,6 +678,27 @@ def test_every_density_is_drawn(kept: tuple[float, ...], tmp_path: Path) -> None
     assert len(report.pictures(rows_in(tmp_path))) == 3
 
 
+def test_every_seed_of_every_group_has_its_own_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_seed = {9: [9.0, 5.0], 10: [8.0, 4.0], 11: [7.0, 3.0]}
+    run = make_sweep(tmp_path / "run", {0.98: [2.0, 2.2, 2.7]})
+    result = rundir.read_json(run / rundir.RESULT)
+    for member, seed in zip(result["members"], of_seed):
+        member["seed"] = seed
+    rundir.write_json(run / rundir.RESULT, result)
+    write_groups(
+        run, {"seeds-9-10": [[9.0, 8.0], [5.0, 4.0]], "seeds-11-11": [[7.0], [3.0]]}
+    )
+    ((caption, lines),) = drawn_curves(tmp_path, monkeypatch).items()
+    assert caption.endswith("A line for every seed.")
+    assert lines == [[(10, a), (20, b)] for a, b in of_seed.values()]
+    (row,) = rows_in(tmp_path)
+    for member in row.members:
+        curve = [line["test_error"] for line in report.metrics_of(row.runs[0], member)]
+        assert curve == of_seed[member.seed]
+
+
 # Unfinished and damaged runs.
 
 
@@ -665,6 +717,16 @@ def test_an_unfinished_run_is_listed_with_how_far_it_is(tmp_path: Path) -> None:
     ]
     rows = page_of(tmp_path).rows
     assert [f"{name}/half", "500", "1000", "3.25"] in rows
+
+
+def test_many_seeds_are_as_far_as_the_group_that_is_trained(tmp_path: Path) -> None:
+    run = make_unfinished(tmp_path / "run")
+    write_groups(
+        run,
+        {"seeds-9-10": [[9.0, 8.0], [5.0, 4.0]], "seeds-11-12": [[7.0, 6.0]]},
+    )
+    # At step 10 the four seeds have 9, 8, 7 and 6.
+    assert report.unfinished(report.gather([run])) == [["run", "10", "1000", "7.50"]]
 
 
 def test_unfinished_runs_alone_make_a_page(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from snipjax.report.runs import (
     find_runs,
     gather,
     members,
+    metrics_of,
     read_run,
 )
 from snipjax.report.sentences import analysis, conclusion, layer_sentences
@@ -48,6 +49,7 @@ __all__ = [
     "main",
     "markdown",
     "members",
+    "metrics_of",
     "page",
     "pictures",
     "published_cells",

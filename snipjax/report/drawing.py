@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from snipjax import plots, published
 from snipjax.report.aggregation import Row, by_network
 from snipjax.report.layers import layer_densities, one_per_network
-from snipjax.report.runs import Run
+from snipjax.report.runs import Run, metrics_of
 from snipjax.report.titles import (
     DATASETS,
     dataset_name,
@@ -224,15 +224,12 @@ def _draw_curves(axes: Axes, table: Sequence[Row], quantity: str, axis: str) -> 
 
 
 def _curves(row: Row, quantity: str) -> list[tuple[tuple[float, float], ...]]:
-    """Points of every network of a row, of runs that note them one by one."""
+    """Points of every network of a row."""
     curves = dict.fromkeys(
         tuple(
             (line["step"], line[quantity])
-            for line in run.metrics
+            for line in metrics_of(run, member)
             if finite(line.get(quantity)) is not None
-            and line.get("seed", member.seed) == member.seed
-            and abs((finite(line.get("sparsity")) or member.sparsity) - member.sparsity)
-            < 0.0005
         )
         for member, run in zip(row.members, row.runs)
     )

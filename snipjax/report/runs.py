@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class Run(NamedTuple):
     config: dict[str, Any]  # by dotted name, with defaults where it was silent
     result: dict[str, Any]
     members: list[Member]
-    metrics: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]  # of many seeds, a line for each with its "seed"
     signal: signals.Signal | None = None  # of the initialization, where measured
 
 
@@ -148,12 +149,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
         config=dict(configs.fields(configs.default())) | flat,
         result=result or {},
         members=trained,
-        metrics=[
-            line
-            # Of many seeds, the means over the first group of them.
-            for directory in (path, *sorted(path.glob("seeds-*"))[:1])
-            for line in _read_metrics(directory / rundir.METRICS)
-        ],
+        metrics=[*_read_metrics(path / rundir.METRICS), *_metrics_of_seeds(path)],
         signal=_read_signal(path / signals.FILE),
     )
 
@@ -230,6 +226,37 @@ def _read_signal(path: Path) -> signals.Signal | None:
     except ValueError as error:
         warnings.warn(f"left out: '{path}': {error}", stacklevel=2)
         return None
+
+
+def metrics_of(run: Run, member: Member) -> list[dict[str, Any]]:
+    """Returns a network's lines of its run's metrics, in the order of training.
+
+    Without a seed of its own, a line is of every network of the run.
+    """
+    return [
+        line
+        for line in run.metrics
+        if line.get("seed", member.seed) == member.seed
+        and abs((finite(line.get("sparsity")) or member.sparsity) - member.sparsity)
+        < 0.0005
+    ]
+
+
+def _metrics_of_seeds(path: Path) -> list[dict[str, Any]]:
+    """Lines of all groups of seeds, which hold the seeds' own under ``members``."""
+    groups = {
+        int(name[1]): directory
+        for directory in path.glob("seeds-*")
+        if (name := re.fullmatch(r"seeds-(\d+)-\d+", directory.name))
+    }
+    return [
+        {**row, "step": line["step"], "seed": first + index}
+        for first, directory in sorted(groups.items())
+        for line in _read_metrics(directory / rundir.METRICS)
+        if isinstance(line.get("members"), list)
+        for index, row in enumerate(line["members"])
+        if isinstance(row, dict)
+    ]
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -137,18 +137,28 @@ def published_cells(table: Sequence[Row]) -> list[list[Cell]]:
 
 
 def unfinished(runs: Iterable[Run]) -> list[list[str]]:
-    """Returns name, steps done, steps wanted and last test error of unfinished runs."""
+    """Returns name, steps done, steps wanted and last test error of unfinished runs.
+
+    The error is the mean over the seeds, where a run has several.
+    """
     lines = []
     for run in runs:
         if run.members:
             continue
-        last = run.metrics[-1] if run.metrics else {"step": 0}
+        step = run.metrics[-1]["step"] if run.metrics else 0
+        # Of many seeds there is a line for each.
+        errors = [
+            error
+            for line in run.metrics
+            if line["step"] == step
+            and (error := finite(line.get("test_error"))) is not None
+        ]
         lines.append(
             [
                 run.name,
-                f"{finite(last['step']):,.0f}",
+                f"{step:,.0f}",
                 printable(flag_value(run.config["train.steps"])),
-                plain(finite(last.get("test_error"))),
+                plain(statistics.fmean(errors) if errors else None),
             ]
         )
     return lines
