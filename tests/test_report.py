@@ -357,6 +357,22 @@ def test_the_loss_is_against_the_dense_network_trained_the_same_way(
     assert {row.error: row.loss for row in pruned} == {2.6: 1.0, 3.0: None}
 
 
+def test_what_saliency_is_computed_on_is_nothing_to_the_dense_network(
+    tmp_path: Path,
+) -> None:
+    for seed, scored in enumerate(("fan_in", "he")):
+        make_run(tmp_path / f"dense {scored}", 1.0 + seed, method="none", seed=seed,
+                 fields={"init.scored": scored})  # fmt: skip
+    make_run(tmp_path / "snip", 2.6, fields={"init.scored": "xavier"})
+    make_run(tmp_path / "trained", 2.7, fields={"init.trained": "xavier"})
+    dense, *pruned = rows_in(tmp_path)
+    assert (dense.error, dense.settings) == (1.5, "")
+    assert {row.error: row.loss for row in pruned} == {
+        2.6: pytest.approx(1.1),
+        2.7: None,
+    }
+
+
 # Commands.
 
 

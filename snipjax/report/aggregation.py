@@ -96,12 +96,17 @@ def _settings(run: Run, member: Member) -> tuple[tuple[str, str], ...]:
         (printable(name), printable(flag_value(value)))
         for name, value in sorted(run.config.items())
         if name not in _IN_COLUMNS + _WITHOUT_EFFECT
-        and not (member.method == "none" and name.startswith("prune."))
+        and not (member.method == "none" and _is_of_pruning(name))
     )
 
 
 def _training(settings: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple(pair for pair in settings if not pair[0].startswith("prune."))
+    return tuple(pair for pair in settings if not _is_of_pruning(pair[0]))
+
+
+def _is_of_pruning(name: str) -> bool:
+    """Whether a field has no effect on a dense network."""
+    return name.startswith("prune.") or name == "init.scored"
 
 
 def _row(
