@@ -373,6 +373,91 @@ def test_what_saliency_is_computed_on_is_nothing_to_the_dense_network(
     }
 
 
+# Random labels.
+
+
+def make_random_labels(path: Path) -> Path:
+    """A dense network that learns them by heart, and two that do less and less."""
+    curves = {0.0: [60.0, 10.0, 0.5], 0.9: [70.0, 30.0, 8.0], 0.98: [85.0, 80.0, 75.0]}
+    for sparsity, errors in curves.items():
+        run = make_run(
+            path / f"random-{sparsity}",
+            90.0 + sparsity,
+            sparsity=sparsity,
+            fields={"dataset.random_labels": True},
+        )
+        lines = [
+            {"step": step, "train_error": error, "train_loss": 1.0, "test_error": 90.5}
+            for step, error in enumerate(errors, 1)
+        ]
+        (run / rundir.METRICS).write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_a_network_of_sparsity_zero_is_the_dense_one(tmp_path: Path) -> None:
+    make_run(tmp_path / "dense", 1.5, sparsity=0.0)
+    make_run(tmp_path / "snip", 2.6)
+    dense, pruned = rows_in(tmp_path)
+    assert (dense.method, dense.published.error, dense.loss) == ("none", 1.7, None)
+    assert pruned.loss == pytest.approx(1.1)
+    assert "no dense network" not in " ".join(report.analysis([dense, pruned]))
+
+
+def test_networks_on_random_labels_are_compared_by_training_error(
+    tmp_path: Path,
+) -> None:
+    rows = rows_in(make_random_labels(tmp_path))
+    assert [row.train_error for row in rows] == [0.5, 8.0, 75.0]
+    text = " ".join(report.analysis(rows))
+    labels = "(dataset.random_labels=True)"
+    assert (
+        "On LeNet-300-100 (MNIST) with random labels, which can only be learnt by "
+        "heart, the mean training error before the last evaluation is 0.50% for dense "
+        f"{labels}, 8.00% for SNIP at 90% {labels} (+7.50 points to dense) and 75.00% "
+        f"for SNIP at 98% {labels} (+74.50 points to dense)." in text
+    )
+    assert "no dense network" not in text
+    text += " ".join(report.conclusion(rows))
+    assert (
+        "On random labels, by training error against the dense network trained the "
+        "same way, the largest loss of SNIP is +74.50 points (LeNet-300-100 on MNIST, "
+        f"SNIP at 98% {labels}) and the smallest +7.50 points" in text
+    )
+    assert "90.00%" not in text
+    assert "test error is" not in text
+
+
+def test_random_labels_are_not_mixed_with_true_ones(tmp_path: Path) -> None:
+    make_random_labels(tmp_path)
+    make_run(tmp_path / "dense", 1.5, sparsity=0.0)
+    make_run(tmp_path / "snip", 2.5)
+    make_run(tmp_path / "random", 28.0, method="random")
+    rows = rows_in(tmp_path)
+    assert {row.error: row.loss for row in rows if not row.has_random_labels} == {
+        1.5: None,
+        2.5: 1.0,
+        28.0: 26.5,
+    }
+    text = " ".join(report.analysis(rows) + report.conclusion(rows))
+    assert "1.50% for dense, 2.50% for SNIP at 98% (+1.00 points to dense)" in text
+    assert "lower error than random pruning in 1 of 1 comparison" in text
+
+
+def test_the_training_error_on_random_labels_is_drawn_over_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((caption, lines),) = drawn_curves(
+        make_random_labels(tmp_path), monkeypatch
+    ).items()
+    assert caption.startswith("Training error on random labels: LeNet-300-100 on MNIST")
+    assert "learnt by heart" in caption
+    assert lines == [
+        [(1, 60.0), (2, 10.0), (3, 0.5)],
+        [(1, 70.0), (2, 30.0), (3, 8.0)],
+        [(1, 85.0), (2, 80.0), (3, 75.0)],
+    ]
+
+
 # Commands.
 
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from snipjax import config as configs
 from snipjax import published
-from snipjax.report.runs import Member, Run
-from snipjax.report.values import flag_value, printable
+from snipjax.report.runs import Member, Run, metrics_of
+from snipjax.report.values import finite, flag_value, printable
 
 
 class Row(NamedTuple):
@@ -34,6 +34,13 @@ class Row(NamedTuple):
     last_std: float | None
     published: published.Row | None
     dense: float | None  # error of the dense network trained the same way
+    train_error: float | None  # over the steps before the last evaluation
+    dense_train_error: float | None
+
+    @property
+    def has_random_labels(self) -> bool:
+        """Whether the training labels say nothing, so that test errors do not."""
+        return self.runs[0].config["dataset.random_labels"] is True
 
     @property
     def difference(self) -> float | None:
@@ -42,7 +49,12 @@ class Row(NamedTuple):
 
     @property
     def loss(self) -> float | None:
-        """Error less that of the dense network, in percentage points."""
+        """Error less that of the dense network, in percentage points.
+
+        On random labels it is the training error, for the test error is of guessing.
+        """
+        if self.has_random_labels:
+            return _less(self.train_error, self.dense_train_error)
         return _less(self.error, self.dense)
 
 
@@ -77,17 +89,21 @@ def rows(runs: Iterable[Run]) -> list[Row]:
         for key, seeds in groups.items()
     ]
     dense = {
-        (row.dataset, row.model, _training(key[-1])): row.error
+        (row.dataset, row.model, _training(key[-1])): row
         for key, row in zip(groups, table)
         if row.method == "none"
     }
     table = [
-        row
-        if row.method == "none"
-        else row._replace(dense=dense.get((row.dataset, row.model, _training(key[-1]))))
+        _beside_dense(row, dense.get((row.dataset, row.model, _training(key[-1]))))
         for key, row in zip(groups, table)
     ]
     return sorted(table, key=_order)
+
+
+def _beside_dense(row: Row, dense: Row | None) -> Row:
+    if row.method == "none" or dense is None:
+        return row
+    return row._replace(dense=dense.error, dense_train_error=dense.train_error)
 
 
 def _settings(run: Run, member: Member) -> tuple[tuple[str, str], ...]:
@@ -154,7 +170,15 @@ def _row(
         if unlike_paper
         else published.find(dataset, model, method, sparsity),
         dense=None,
+        train_error=_mean(_train_error(member, run) for member, run in group),
+        dense_train_error=None,
     )
+
+
+def _train_error(member: Member, run: Run) -> float | None:
+    """A network's training error at the last evaluation, which its result has not."""
+    lines = metrics_of(run, member)
+    return finite(lines[-1].get("train_error")) if lines else None
 
 
 def _order(row: Row) -> tuple[Any, ...]:

@@ -33,9 +33,11 @@ _COLOURS = ("#3b6ea8", "#c4622d", "#3a8a5c", "#8a5aa8", "#b08a1e", "#a83b5c", "#
 
 def pictures(table: Sequence[Row]) -> list[tuple[str, str]]:
     """Returns pictures of the table, each a data URI and its caption."""
+    labelled = [row for row in table if not row.has_random_labels]
+    by_heart = [row for row in table if row.has_random_labels]
     drawn = []
-    for rows_of in by_network(table).values():
-        name = f"{network_name(rows_of[0])} on {dataset_name(rows_of[0])}"
+    for rows_of in by_network(labelled).values():
+        name = _network_and_data(rows_of)
         sparsities = {row.sparsity for row in rows_of if row.method != "none"}
         if len(sparsities) > 1 and any(row.error is not None for row in rows_of):
             drawn.append(
@@ -45,14 +47,7 @@ def pictures(table: Sequence[Row]) -> list[tuple[str, str]]:
                     "are standard deviations over seeds; hollow marks are published.",
                 )
             )
-        if any(layer_densities(row) for row in rows_of if row.method != "none"):
-            drawn.append(
-                (
-                    _picture(_draw_densities, rows_of),
-                    f"Share of connections kept in each layer: {name}. Weights only; "
-                    "biases are left out.",
-                )
-            )
+        drawn += _density_pictures(rows_of, name)
         drawn += [
             (
                 _picture(_draw_curves, rows_of, quantity, axis),
@@ -64,6 +59,20 @@ def pictures(table: Sequence[Row]) -> list[tuple[str, str]]:
             )
             if any(_curves(row, quantity) for row in rows_of)
         ]
+    for rows_of in by_network(by_heart).values():
+        name = _network_and_data(rows_of)
+        drawn += _density_pictures(rows_of, f"{name} with random labels")
+        quantity, axis = "train_error", "training error (%)"
+        if any(_curves(row, quantity) for row in rows_of):
+            drawn.append(
+                (
+                    _picture(_draw_curves, rows_of, quantity, axis),
+                    f"Training error on random labels: {name}, each point the mean "
+                    "over the steps since the last one. Labels that have nothing to do "
+                    "with the images can only be learnt by heart, which a network has "
+                    "done where its error is 0. A line for every seed.",
+                )
+            )
     chosen = one_per_network(table)
     if len(chosen) > 1:
         drawn.append(
@@ -74,6 +83,21 @@ def pictures(table: Sequence[Row]) -> list[tuple[str, str]]:
             )
         )
     return drawn
+
+
+def _density_pictures(table: Sequence[Row], name: str) -> list[tuple[str, str]]:
+    """A picture of where the rows of a network are pruned, if any is."""
+    if not any(layer_densities(row) for row in table if row.method != "none"):
+        return []
+    caption = (
+        f"Share of connections kept in each layer: {name}. Weights only; biases are "
+        "left out."
+    )
+    return [(_picture(_draw_densities, table), caption)]
+
+
+def _network_and_data(table: Sequence[Row]) -> str:
+    return f"{network_name(table[0])} on {dataset_name(table[0])}"
 
 
 def signal_pictures(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -217,7 +241,10 @@ def _draw_curves(axes: Axes, table: Sequence[Row], quantity: str, axis: str) -> 
         for points in _curves(row, quantity):
             axes.plot(*zip(*points), color=colour, label=label, lw=1, alpha=0.8)
             label = None
-    _set_log_where_wide(axes)
+    if quantity == "train_error":
+        axes.set_ylim(bottom=0)  # which is what it is about
+    else:
+        _set_log_where_wide(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("step")
     axes.set_ylabel(axis)

@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
     dataset: str
     model: str
-    method: str
+    method: str  # "none" where nothing is pruned, whatever was asked to
     sparsity: float
     seed: int
     parameters: int
@@ -201,11 +201,12 @@ def _member(result: dict[str, Any]) -> Member:
         )
     except (KeyError, TypeError, ValueError):
         raise ValueError("field 'layers' is not a list of layers") from None
+    sparsity = 0.0 if method == "none" else number("sparsity")
     return Member(
         dataset=text("dataset"),
         model=text("model"),
-        method=method,
-        sparsity=0.0 if method == "none" else number("sparsity"),
+        method=method if sparsity else "none",
+        sparsity=sparsity,
         seed=int(number("seed")),
         parameters=int(number("parameters")),
         kept=int(number("kept")),

@@ -19,9 +19,15 @@ from snipjax.report.wording import agree, counted, in_points, listed, percent, s
 
 def analysis(table: Sequence[Row]) -> list[str]:
     """Returns sentences on single rows and networks, computed from the table."""
-    measured = [row for row in table if row.error is not None]
+    by_heart = [
+        row for row in table if row.has_random_labels and row.train_error is not None
+    ]
+    measured = _with_labels(table)
     sentences = [_against_dense(rows) for rows in by_network(measured).values()]
-    lost = [row for row in measured if row.loss is None and row.method != "none"]
+    sentences += [_learnt_by_heart(rows) for rows in by_network(by_heart).values()]
+    lost = [
+        row for row in measured + by_heart if row.loss is None and row.method != "none"
+    ]
     if lost:
         sentences.append(
             f"{counted(lost, 'pruned row')} {agree(lost, 'has', 'have')} no dense "
@@ -65,8 +71,16 @@ def conclusion(table: Sequence[Row]) -> list[str]:
         f"{listed(f'{network_name(row)} on {dataset_name(row)}' for row in measured)}."
     ]
     sentences += _published_sentences(measured)
-    sentences += _dense_sentences(measured)
-    sentences += _rival_sentences(measured)
+    sentences += _dense_sentences(
+        _with_labels(measured),
+        "Against the dense network trained the same way, the largest loss of",
+    )
+    sentences += _dense_sentences(
+        [row for row in table if row.has_random_labels],
+        "On random labels, by training error against the dense network trained the "
+        "same way, the largest loss of",
+    )
+    sentences += _rival_sentences(_with_labels(measured))
     sentences += layer_sentences(measured)
     single = [row for row in measured if len(row.members) == 1]
     if single:
@@ -76,6 +90,11 @@ def conclusion(table: Sequence[Row]) -> list[str]:
             f"{agree(single, 'says', 'say')} nothing of the spread."
         )
     return sentences
+
+
+def _with_labels(table: Sequence[Row]) -> list[Row]:
+    """Rows with a test error that says something of what was learnt."""
+    return [row for row in table if row.error is not None and not row.has_random_labels]
 
 
 def _published_sentences(measured: Sequence[Row]) -> list[str]:
@@ -122,17 +141,17 @@ def _beside_published(row: Row) -> str:
     )
 
 
-def _dense_sentences(measured: Sequence[Row]) -> list[str]:
+def _dense_sentences(table: Sequence[Row], beginning: str) -> list[str]:
     sentences = []
-    compared = [row for row in measured if row.loss is not None]
+    compared = [row for row in table if row.loss is not None]
     for method in dict.fromkeys(row.method for row in compared):
         rows_of = [row for row in compared if row.method == method]
         worst = max(rows_of, key=lambda row: row.loss)
         best = min(rows_of, key=lambda row: row.loss)
         equal = [row for row in rows_of if row.loss <= 0]
         sentences.append(
-            f"Against the dense network trained the same way, the largest loss of "
-            f"{method_name(worst)} is {signed(worst.loss)} points ({title(worst)})"
+            f"{beginning} {method_name(worst)} is {signed(worst.loss)} points "
+            f"({title(worst)})"
             + (
                 f" and the smallest {signed(best.loss)} points ({title(best)})"
                 if best is not worst
@@ -192,12 +211,23 @@ def layer_sentences(table: Sequence[Row]) -> list[str]:
 
 def _against_dense(network_rows: Sequence[Row]) -> str:
     first = network_rows[0]
-    parts = [
-        f"{percent(row.error)} for {row_label(row)}"
-        + (f" ({signed(row.loss)} points to dense)" if row.loss is not None else "")
-        for row in network_rows
-    ]
+    parts = [_error_and_loss(row, row.error) for row in network_rows]
     return (
         f"On {network_name(first)} ({dataset_name(first)}) the mean test error is "
         f"{listed(parts)}."
     )
+
+
+def _learnt_by_heart(network_rows: Sequence[Row]) -> str:
+    first = network_rows[0]
+    parts = [_error_and_loss(row, row.train_error) for row in network_rows]
+    return (
+        f"On {network_name(first)} ({dataset_name(first)}) with random labels, which "
+        "can only be learnt by heart, the mean training error before the last "
+        f"evaluation is {listed(parts)}."
+    )
+
+
+def _error_and_loss(row: Row, error: float) -> str:
+    loss = f" ({signed(row.loss)} points to dense)" if row.loss is not None else ""
+    return f"{percent(error)} for {row_label(row)}{loss}"

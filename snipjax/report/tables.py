@@ -49,8 +49,10 @@ CAPTION = (
     "several seeds. Sparsity is the share of prunable connections that are pruned. "
     "Test error is that of the checkpoint chosen on validation data; standard "
     "deviations are of a sample (n - 1). Dense is the same network unpruned and "
-    "trained the same way; a point is a percentage point; - stands where there is "
-    "nothing to give. Below each row is the command that made it, paths shortened."
+    "trained the same way; on random labels the two are compared by training error, "
+    "for test error is there of guessing; a point is a percentage point; - stands "
+    "where there is nothing to give. Below each row is the command that made it, paths "
+    "shortened."
 )
 PUBLISHED_COLUMNS = (
     "Reference",
