@@ -576,6 +576,22 @@ def test_the_conclusion_is_made_of_the_figures(tmp_path: Path) -> None:
         assert sentence in text
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (2.4, "2.40% against 2.4%, equal to it."),
+        (2.404, "2.40% against 2.4%, equal to it."),
+        (2.39, "2.39% against 2.4%, 0.01 points below."),
+        (2.41, "2.41% against 2.4%, 0.01 points above."),
+    ],
+)
+def test_the_published_error_is_above_below_or_met(
+    error: float, words: str, tmp_path: Path
+) -> None:
+    make_run(tmp_path / "run", error)
+    assert words in " ".join(report.conclusion(rows_in(tmp_path)))
+
+
 def test_what_is_not_there_is_not_concluded(tmp_path: Path) -> None:
     make_run(tmp_path / "run", dataset="digits")
     text = " ".join(report.conclusion(rows_in(tmp_path)))
@@ -843,7 +859,8 @@ def test_a_damaged_picture_or_line_costs_only_itself(tmp_path: Path) -> None:
     (run / "no picture.png").write_text("hello")
     (run / rundir.METRICS).write_bytes(
         b'{"step": 1, "test_error": 9}\nnot JSON\n[1]\n{"step": "x"}\n\xff\xfe\n'
-        b'{"step": 2, "test_error": null}\n{"step": 3, "test_error": 4}\n'
+        + b"[" * 100_000
+        + b'\n{"step": 2, "test_error": null}\n{"step": 3, "test_error": 4}\n'
     )
     page = page_of(tmp_path)
     assert "cut.png is damaged" in page.text["p"]
@@ -860,6 +877,16 @@ def damage(name: str, text: str) -> Callable[[Path], Path]:
     return make
 
 
+def nested(start: str, depth: int) -> str:
+    return start * depth + "1" + "}" * depth
+
+
+def test_a_field_that_is_nested_is_of_another_program(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", fields={"train.steps": [[1]]})
+    with pytest.raises(report.NotARunError, match="not a configuration of snipjax"):
+        report.read_run(run)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -871,6 +898,10 @@ def damage(name: str, text: str) -> Callable[[Path], Path]:
         (damage(rundir.RESULT, "{}"), "field 'method' is missing"),
         (damage(rundir.RESULT, '{"members": []}'), "field 'members' is not a list"),
         (damage(rundir.CONFIG, '{"hidden_size": 3}'), "not a configuration of snipjax"),
+        (damage(rundir.CONFIG, "[" * 100_000), "nested too deeply"),
+        (damage(rundir.RESULT, "[" * 100_000), "nested too deeply"),
+        (damage(rundir.CONFIG, '{"dataset": {"name": []}}'), "not a configuration"),
+        (damage(rundir.CONFIG, nested('{"dataset":', 800)), "not a configuration"),
     ],
 )
 def test_what_is_no_run_is_said_in_a_line(
@@ -893,15 +924,52 @@ def test_a_damaged_field_is_named(tmp_path: Path) -> None:
         report.read_run(run)
 
 
+@pytest.mark.parametrize(
+    ("kept", "total"), [(9, 4), (0, -1), (-1, 4), (float("inf"), 4), ("9", 4)]
+)
+def test_a_layer_keeps_no_more_than_it_has(
+    kept: Any, total: int, tmp_path: Path
+) -> None:
+    layer = {"path": "Dense_0/kernel", "shape": [2, 2], "kept": kept, "total": total}
+    run = make_run(tmp_path / "run", layers=[layer])
+    with pytest.raises(ValueError, match=r"result.json.*field 'layers'"):
+        report.read_run(run)
+
+
+@pytest.mark.parametrize("name", [rundir.CONFIG, rundir.RESULT])
+@pytest.mark.parametrize("text", ['{"study": 1}', '{"cut', "[" * 100_000, "\0", ""])
 def test_what_is_found_beside_runs_and_is_none_is_left_out_with_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path / "runs" / "good")
-    damage(rundir.RESULT, '{"study": 1}')(tmp_path / "runs" / "other")
+    other = damage(name, text)(tmp_path / "runs" / "other")
     assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path)]) == 0
-    assert "left out: " in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "left out: " in line
+    assert str(other) in line
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "report.md").exists()
+
+
+def test_where_all_is_left_out_it_is_said_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [damage(rundir.RESULT, '{"cut')(tmp_path / "runs" / name) for name in "ab"]
+    assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path)]) == 2
+    *warnings, error = capsys.readouterr().err.splitlines()
+    for run, warning in zip(runs, warnings, strict=True):
+        assert f"left out: '{run}" in warning
+    assert "that a report can show" in error
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_file_that_cannot_be_read_costs_its_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "good")
+    (make_run(tmp_path / "other") / rundir.RESULT).unlink()
+    (tmp_path / "other" / rundir.RESULT).mkdir()
+    with pytest.warns(UserWarning, match=r"left out: .*other"):
+        (run,) = report.gather([tmp_path])
+    assert run.path == tmp_path / "good"
 
 
 def test_signals_of_initializations_are_drawn_side_by_side(tmp_path: Path) -> None:

@@ -25,13 +25,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         "(default: report)",
     )
     arguments = parser.parse_args(argv)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
+    failure = None
+    with warnings.catch_warnings(record=True) as caught:
+        try:
             files = write(arguments.runs, arguments.out)
-    except (ValueError, OSError) as error:
-        print(f"snipjax.report: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        except (ValueError, OSError) as error:
+            failure = error
     for warning in caught:
-        print(f"snipjax.report: warning: {warning.message}", file=sys.stderr)
+        _say_in_a_line(f"warning: {warning.message}")
+    if failure:
+        _say_in_a_line(str(failure))
+        return 2
     console.say(f"wrote {files[0]} and {files[1]}")
     return 0
+
+
+def _say_in_a_line(text: str) -> None:
+    print(f"snipjax.report: {' '.join(text.split())}", file=sys.stderr)

@@ -39,9 +39,9 @@ def page(runs: Sequence[Run], table: Sequence[Row]) -> str:
     finished = [run for run in runs if run.members]
     made_on = sorted(
         {
-            printable(str(run.result["device"]))
+            printable(device)
             for run in finished
-            if "device" in run.result
+            if isinstance(device := run.result.get("device"), str)
         }
     )
     about = (

@@ -59,8 +59,9 @@ def gather(paths: Sequence[Path]) -> list[Run]:
     """Reads the runs in directories, each once.
 
     Raises:
-      ValueError: if one is not a run nor holds one, or a run in it is damaged. What is
-        found in a directory and is no run of this kind is warned of and left out.
+      ValueError: if one is a damaged run, or neither a run nor holds one, or nothing
+        is left. A run that was found in a directory and is damaged, or not one that a
+        report can show, is warned of and left out.
     """
     runs: dict[Path, Run] = {}
     for path in paths:
@@ -70,7 +71,7 @@ def gather(paths: Sequence[Path]) -> list[Run]:
             name = directory.resolve().relative_to(base).as_posix()
             try:
                 run = read_run(directory, name)
-            except NotARunError as error:
+            except ValueError as error:
                 if directory == path:
                     raise
                 warnings.warn(f"left out: {error}", stacklevel=2)
@@ -107,9 +108,8 @@ def find_runs(path: Path) -> Iterator[Path]:
 def _varies(directory: Path) -> bool:
     """Whether a directory holds runs of several settings, each in one of its own."""
     try:
-        config = json.loads((directory / rundir.CONFIG).read_text())
-        return bool(config.get("vary"))
-    except (OSError, ValueError, AttributeError):
+        return bool(_read_json(directory / rundir.CONFIG).get("vary"))
+    except (ValueError, AttributeError):
         return False
 
 
@@ -127,15 +127,16 @@ def read_run(path: Path, name: str | None = None) -> Run:
         raise NotARunError(
             f"'{path}' has no {rundir.CONFIG}, so it is not a run; leave it out"
         )
-    config = rundir.read_json(path / rundir.CONFIG)
-    flat = dict(configs.fields(config)) if isinstance(config, dict) else {}
-    if not {"dataset.name", "model.name", "prune.method"} <= flat.keys():
+    config = _read_json(path / rundir.CONFIG)
+    flat = _fields(config)
+    names = ("dataset.name", "model.name", "prune.method")
+    if not all(isinstance(flat.get(name), str) for name in names):
         raise NotARunError(
             f"'{path / rundir.CONFIG}' is not a configuration of snipjax; leave it out"
         )
     result = None
     if (path / rundir.RESULT).exists():
-        result = rundir.read_json(path / rundir.RESULT)
+        result = _read_json(path / rundir.RESULT)
     try:
         trained = [] if result is None else members(result)
     except ValueError as error:
@@ -194,13 +195,23 @@ def _member(result: dict[str, Any]) -> Member:
 
     method = text("method")
     try:
-        layers = tuple(
-            Layer(printable(layer["path"]), tuple(layer["shape"]), *counts)
+        layers = [
+            Layer(
+                printable(str(layer["path"])),
+                tuple(layer["shape"]),
+                int(layer["kept"]),
+                int(layer["total"]),
+            )
             for layer in result.get("layers") or ()
-            if (counts := (int(layer["kept"]), int(layer["total"])))[1] > 0
-        )
-    except (KeyError, TypeError, ValueError):
+        ]
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError("field 'layers' is not a list of layers") from None
+    for layer in layers:
+        if not 0 <= layer.kept <= layer.total:
+            raise ValueError(
+                f"field 'layers' has '{layer.path}' with {layer.kept} of "
+                f"{layer.total} connections kept"
+            )
     sparsity = 0.0 if method == "none" else number("sparsity")
     return Member(
         dataset=text("dataset"),
@@ -210,7 +221,7 @@ def _member(result: dict[str, Any]) -> Member:
         seed=int(number("seed")),
         parameters=int(number("parameters")),
         kept=int(number("kept")),
-        layers=layers,
+        layers=tuple(layer for layer in layers if layer.total),
         test_error=finite(result.get("test_error")),
         test_error_last=finite(result.get("test_error_last")),
         steps=int(number("steps")),
@@ -218,12 +229,36 @@ def _member(result: dict[str, Any]) -> Member:
     )
 
 
+def _fields(config: Any) -> dict[str, Any]:
+    """A configuration's fields by dotted name; none if it is not like snipjax's."""
+    try:
+        flat = dict(configs.fields(config)) if isinstance(config, dict) else {}
+    except RecursionError:
+        return {}
+    values = [
+        item
+        for value in flat.values()
+        for item in (value if isinstance(value, list) else [value])
+    ]
+    return {} if any(isinstance(value, list | dict) for value in values) else flat
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return rundir.read_json(path)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except OSError as error:
+        reason = error.strerror
+    raise ValueError(f"'{path}' cannot be read ({reason}); leave '{path.parent}' out")
+
+
 def _read_signal(path: Path) -> signals.Signal | None:
     """The signal in a file, if there is one; what is damaged costs itself."""
     if not path.is_file():
         return None
     try:
-        return signals.from_json(rundir.read_json(path))
+        return signals.from_json(_read_json(path))
     except ValueError as error:
         warnings.warn(f"left out: '{path}': {error}", stacklevel=2)
         return None
@@ -267,7 +302,7 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a line cut off by a crash costs itself
         if isinstance(row, dict) and finite(row.get("step")) is not None:
             lines.append(row)

@@ -134,11 +134,11 @@ def _published_sentences(measured: Sequence[Row]) -> list[str]:
 
 
 def _beside_published(row: Row) -> str:
-    side = "above" if row.difference > 0 else "below"
-    return (
-        f"{percent(row.error)} against {row.published.error}%, "
-        f"{in_points(abs(row.difference))} {side}"
-    )
+    distance = in_points(abs(row.difference))
+    side = f"{distance} {'above' if row.difference > 0 else 'below'}"
+    if distance == in_points(0.0):
+        side = "equal to it"
+    return f"{percent(row.error)} against {row.published.error}%, {side}"
 
 
 def _dense_sentences(table: Sequence[Row], beginning: str) -> list[str]:
