@@ -193,7 +193,7 @@ def train(
 
     Returns:
       The last state, and the progress: ``best`` and ``last``, a list of metrics with
-      one entry for each member, and ``seconds``.
+      one entry for each member, ``recent``, with lists of as many, and ``seconds``.
     """
     config = parts.config.train
     started = time.monotonic() - progress["seconds"]
@@ -206,9 +206,19 @@ def train(
         test=everywhere(parts.test),
     )
     state = _spread(state, mesh)
-    step, recent = int(state.step), []
+    step = int(state.step)
+    recent = [
+        (num_steps, training.Metrics(np.asarray(losses), np.asarray(errors)))
+        # A checkpoint of before this was kept was written right after an evaluation.
+        for num_steps, losses, errors in progress.get("recent", ())
+    ]
 
     def save() -> None:
+        progress["seconds"] = time.monotonic() - started
+        progress["recent"] = [
+            (num_steps, *(values.tolist() for values in jax.device_get(metrics)))
+            for num_steps, metrics in recent
+        ]
         # On one device, as a run that goes on may have others.
         whole = jax.device_put(state, jax.local_devices()[0])
         checkpoints.save(manager, step, whole, progress)
@@ -230,16 +240,12 @@ def train(
                 seconds = round(time.monotonic() - started, 2)
                 _record(rows, progress, workdir, seconds)
                 recent = []
-            progress["seconds"] = time.monotonic() - started
-            is_evaluated = not recent  # what is averaged starts anew at a checkpoint
-            if stop.is_made and is_evaluated:
+            if stop.is_made:
                 save()
                 checkpoints.wait(manager)
                 console.say(f"stopped at step {step:,}; the same command goes on")
                 raise KeyboardInterrupt
-            if is_evaluated and (
-                step % config.checkpoint_every == 0 or step == config.steps
-            ):
+            if step % config.checkpoint_every == 0 or step == config.steps:
                 save()
         stop.waits = False
     return state, progress
@@ -322,7 +328,7 @@ def _run_group(
             _report_pruning(parts, pruned, workdir)
             state = initial_state(parts, pruned, seeds)
             seconds = time.monotonic() - start
-            progress = {"best": None, "last": None, "seconds": seconds}
+            progress = {"best": None, "last": None, "recent": [], "seconds": seconds}
         else:
             state, progress = restored
             console.say(f"resuming from step {int(state.step):,} in {workdir}")

@@ -1,10 +1,13 @@
 """Networks trained side by side are those that single runs train."""
 
+import os
+import signal
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -13,8 +16,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from snipjax import checkpoints, console, experiment, rundir, seeds, training
 from snipjax import config as configs
-from snipjax import experiment, rundir, seeds, training
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -153,6 +156,112 @@ def test_killed_it_goes_on_to_the_same_parameters(
     result = seeds.run(config, tmp_path)
     digests = [member["params_sha256"] for member in result["members"]]
     assert digests == [member["params_sha256"] for member in finished[1]["members"]]
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Interrupts this process when the progress bar comes to a step."""
+    update = console.TrainingProgress.update
+
+    def arrange(step: int) -> None:
+        def update_and_signal(
+            bar: console.TrainingProgress, at: int, *values: float
+        ) -> None:
+            update(bar, at, *values)
+            if at == step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(console.TrainingProgress, "update", update_and_signal)
+        # Or the bar would come to a step only if the device was fast enough.
+        monkeypatch.setattr(experiment, "is_ready", lambda metrics: True)
+
+    return arrange
+
+
+def coprime() -> ConfigDict:
+    """Dispatches end at steps 2, 4, 5, 6, 7, 8, 10, 12."""
+    config = quick(seeds=2)
+    config.train.update(
+        steps=12, steps_per_dispatch=2, eval_every=7, checkpoint_every=5
+    )
+    return config
+
+
+class Uninterrupted(NamedTuple):
+    """A run with evaluations and checkpoints of coprime periods."""
+
+    workdir: Path
+    result: dict[str, Any]
+    saved: list[int]  # steps
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    workdir, saved, save = tmp_path_factory.mktemp("coprime"), [], checkpoints.save
+
+    def noted(manager: Any, step: int, *rest: Any) -> None:
+        saved.append(step)
+        save(manager, step, *rest)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(checkpoints, "save", noted)
+        return Uninterrupted(workdir, seeds.run(coprime(), workdir), saved)
+
+
+class TestCheckpoints:
+    def test_are_written_every_so_many_steps_wherever_evaluations_are(
+        self, uninterrupted: Uninterrupted
+    ) -> None:
+        assert uninterrupted.saved == [0, 5, 10, 12]
+        rows = rundir.read_metrics(uninterrupted.workdir / "seeds-5-6")
+        assert [row["step"] for row in rows] == [7, 12]
+
+    @pytest.mark.parametrize(("at", "stopped"), [(5, 6), (8, 10)])
+    def test_an_interrupt_stops_at_the_next_dispatch_and_leaves_no_trace(
+        self,
+        at: int,
+        stopped: int,
+        uninterrupted: Uninterrupted,
+        signal_at: Callable[[int], None],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        signal_at(at)
+        with pytest.raises(KeyboardInterrupt):
+            seeds.run(coprime(), tmp_path)
+        assert f"stopped at step {stopped};" in capsys.readouterr().out
+        assert (tmp_path / "seeds-5-6" / "checkpoints" / str(stopped)).is_dir()
+
+        signal_at(-1)
+        result = seeds.run(coprime(), tmp_path)
+        assert f"resuming from step {stopped} " in capsys.readouterr().out
+        workdir, expected, _ = uninterrupted
+        for member, other in zip(result["members"], expected["members"], strict=True):
+            assert {**member, "wall_seconds": 0} == {**other, "wall_seconds": 0}
+        rows, expected_rows = (
+            [{**row, "seconds": 0} for row in rundir.read_metrics(path / "seeds-5-6")]
+            for path in (tmp_path, workdir)
+        )
+        assert rows == expected_rows
+
+    def test_of_before_they_had_what_is_averaged_go_on(
+        self,
+        uninterrupted: Uninterrupted,
+        signal_at: Callable[[int], None],
+        tmp_path: Path,
+    ) -> None:
+        signal_at(6)  # it stops at step 7, where it evaluates
+        with pytest.raises(KeyboardInterrupt):
+            seeds.run(coprime(), tmp_path)
+        signal_at(-1)
+        checkpoint = tmp_path / "seeds-5-6" / "checkpoints" / "7"
+        progress = rundir.read_json(checkpoint / "progress" / "metadata")
+        assert progress.pop("recent") == []
+        rundir.write_json(checkpoint / "progress" / "metadata", progress)
+        result = seeds.run(coprime(), tmp_path)
+        assert [member["params_sha256"] for member in result["members"]] == [
+            member["params_sha256"] for member in uninterrupted.result["members"]
+        ]
 
 
 def test_under_vmap_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
