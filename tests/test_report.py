@@ -816,6 +816,69 @@ def test_every_seed_of_every_group_has_its_own_curve(
         assert curve == of_seed[member.seed]
 
 
+# Pictures in the directories.
+
+
+def make_grid(path: Path, error: float | None, metrics: str) -> Path:
+    """Writes a sweep of two classes with pictures in its directory and a run's."""
+    for number in (0, 1):
+        run = make_run(
+            path / f"prune.batch_class={number}",
+            error,
+            fields={"prune.batch_class": number},
+        )
+        (run / rundir.METRICS).write_text(metrics)
+    for name in ("curves.png", "first_layer.png"):
+        Figure().savefig(run / name)
+    fields = {"vary": ("prune.batch_class=0,1",)}
+    config = config_of(fields, "mnist", "lenet_300_100", "snip")
+    rundir.write_json(path / rundir.CONFIG, config)
+    for name in ("curves.png", "errors.png", "first_layers.png"):
+        Figure().savefig(path / name)
+    return path
+
+
+def own_pictures(path: Path) -> list[str]:
+    """Descriptions of the pictures in the directories, in the order of the page."""
+    html, _ = report.write([path], path.parent / "report")
+    tags = Page(html.read_text(encoding="utf-8")).tags
+    return [a["alt"] or "" for tag, a in tags if ".png of " in (a.get("alt") or "")]
+
+
+def test_a_sweeps_own_pictures_have_a_place(tmp_path: Path) -> None:
+    sweep = make_grid(tmp_path / "classes", 2.0, '{"step": 1, "test_error": 2}')
+    assert own_pictures(sweep) == [
+        "curves.png of classes",
+        "errors.png of classes",
+        "first_layers.png of classes",
+        "curves.png of classes/prune.batch_class=1",
+        "first_layer.png of classes/prune.batch_class=1",
+    ]
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert "Pictures of each sweep" in page.text["h2"]
+    assert (
+        "Connections kept of every input pixel: the lighter, the more, by "
+        "prune.batch_class=0,1." in page.text["figcaption"]
+    )
+
+
+def test_what_was_not_trained_has_no_curves_and_no_errors(tmp_path: Path) -> None:
+    sweep = make_grid(tmp_path / "classes", None, "")
+    assert own_pictures(sweep) == [
+        "first_layers.png of classes",
+        "first_layer.png of classes/prune.batch_class=1",
+    ]
+
+
+def test_a_run_given_alone_has_no_pictures_of_others(tmp_path: Path) -> None:
+    sweep = make_grid(tmp_path / "classes", 2.0, '{"step": 1, "test_error": 2}')
+    assert own_pictures(sweep / "prune.batch_class=1") == [
+        "curves.png of prune.batch_class=1",
+        "first_layer.png of prune.batch_class=1",
+    ]
+
+
 # Unfinished and damaged runs.
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from snipjax.report.aggregation import rows
 from snipjax.report.html_page import page
 from snipjax.report.markdown_page import markdown
-from snipjax.report.runs import gather
+from snipjax.report.runs import gather, gather_sweeps
 
 
 def write(paths: Sequence[Path | str], out: Path | str = "report") -> tuple[Path, Path]:
@@ -21,19 +21,21 @@ def write(paths: Sequence[Path | str], out: Path | str = "report") -> tuple[Path
       The paths of the HTML page and the Markdown file.
 
     Raises:
-      ValueError: if a path is not a run nor holds one, or a run is damaged.
+      ValueError: as :func:`snipjax.report.gather` does.
 
     Example:
       >>> write(["runs"], "runs/report")  # doctest: +SKIP
       (PosixPath('runs/report.html'), PosixPath('runs/report.md'))
     """
-    runs = gather([Path(path) for path in paths])
+    paths = [Path(path) for path in paths]
+    runs, sweeps = gather(paths), gather_sweeps(paths)
     table = rows(runs)
     out = Path(out)
     out = out / "report" if out.is_dir() else out
     out.parent.mkdir(parents=True, exist_ok=True)
     out = out.with_suffix("") if out.suffix in (".html", ".md") else out
     files = out.with_name(out.name + ".html"), out.with_name(out.name + ".md")
-    for file, text in zip(files, (page(runs, table), markdown(runs, table))):
+    texts = page(runs, table, sweeps), markdown(runs, table)
+    for file, text in zip(files, texts):
         file.write_text(text, encoding="utf-8")
     return files

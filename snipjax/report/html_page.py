@@ -3,13 +3,12 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from PIL import Image
-
 import snipjax
 from snipjax.report.aggregation import Row, members_of
-from snipjax.report.drawing import data_uri, pictures, signal_pictures
+from snipjax.report.drawing import pictures, signal_pictures
+from snipjax.report.galleries import run_gallery, sweep_gallery
 from snipjax.report.html_parts import document, figure, paragraph, wide_figure
-from snipjax.report.runs import Run
+from snipjax.report.runs import Run, Sweep
 from snipjax.report.sentences import analysis, conclusion, layer_sentences
 from snipjax.report.tables import (
     CAPTION,
@@ -34,8 +33,16 @@ _NUMBERS = (
 )
 
 
-def page(runs: Sequence[Run], table: Sequence[Row]) -> str:
-    """Returns the report as an HTML page that loads nothing from elsewhere."""
+def page(
+    runs: Sequence[Run], table: Sequence[Row], sweeps: Sequence[Sweep] = ()
+) -> str:
+    """Returns the report as an HTML page that loads nothing from elsewhere.
+
+    Args:
+      runs: as :func:`snipjax.report.gather` returns them.
+      table: their rows.
+      sweeps: whose own pictures are shown too.
+    """
     finished = [run for run in runs if run.members]
     made_on = sorted(
         {
@@ -83,7 +90,9 @@ def page(runs: Sequence[Run], table: Sequence[Row]) -> str:
             "<h2>Unfinished runs</h2>",
             _html_table(caption, UNFINISHED_COLUMNS, bodies),
         ]
-    if galleries := [gallery for run in runs if (gallery := _gallery(run))]:
+    if galleries := [*filter(None, (sweep_gallery(each, runs) for each in sweeps))]:
+        parts += ["<h2>Pictures of each sweep</h2>", *galleries]
+    if galleries := [*filter(None, map(run_gallery, runs))]:
         parts += ["<h2>Pictures of each run</h2>", *galleries]
     parts += ["<h2>Conclusion</h2>", paragraph(" ".join(conclusion(table)))]
     return document("Pruning at initialization", parts)
@@ -126,24 +135,3 @@ def _html_row(
 def _class(column: str) -> str:
     is_number = column.endswith(("(%)", "(points)", "(epochs)", "(steps)"))
     return ' class="number"' if is_number or column in _NUMBERS else ""
-
-
-def _gallery(run: Run) -> str:
-    """The pictures in a run's directory; one that is damaged costs itself."""
-    figures = []
-    for path in sorted(run.path.glob("*.png")):
-        name = printable(path.name)
-        try:
-            with Image.open(path, formats=["PNG"]) as image:
-                image.verify()
-            uri = data_uri(path.read_bytes(), "image/png")
-        except Exception:  # whatever a decoder ends in
-            figures.append(paragraph(f"{name} is damaged and left out."))
-            continue
-        figures.append(figure(uri, name, f"{name} of {run.name}"))
-    if not figures:
-        return ""
-    return (
-        f"<details><summary>{html.escape(run.name)}</summary>"
-        f'<div class="figures">{"".join(figures)}</div></details>'
-    )

@@ -8,6 +8,7 @@ _STYLE = """
 body { margin: 0 auto; max-width: 1360px; padding: 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; }
 h2 { font-size: 1.25rem; margin-top: 2.5rem; }
+h3 { font-size: 1rem; margin-bottom: .6rem; }
 p { max-width: 75ch; } a { color: #1f5a99; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .8125rem; line-height: 1.35; }

@@ -51,6 +51,14 @@ class Run(NamedTuple):
     signal: signals.Signal | None = None  # of the initialization, where measured
 
 
+class Sweep(NamedTuple):
+    """A directory of runs of several settings, and of pictures that compare them."""
+
+    path: Path
+    name: str
+    varied: tuple[str, ...]  # fields and values, as ``config.vary`` has them
+
+
 class NotARunError(ValueError):
     """Valid JSON, but not of a run that a report can show."""
 
@@ -67,10 +75,8 @@ def gather(paths: Sequence[Path]) -> list[Run]:
     for path in paths:
         found = list(find_runs(path))
         for directory in found:
-            base = path.resolve().parent
-            name = directory.resolve().relative_to(base).as_posix()
             try:
-                run = read_run(directory, name)
+                run = read_run(directory, _name_within(directory, path))
             except ValueError as error:
                 if directory == path:
                     raise
@@ -87,30 +93,61 @@ def gather(paths: Sequence[Path]) -> list[Run]:
     return list(runs.values())
 
 
+def gather_sweeps(paths: Sequence[Path]) -> list[Sweep]:
+    """Returns the sweeps in directories, each once.
+
+    Raises:
+      ValueError: if one is not a directory.
+    """
+    sweeps: dict[Path, Sweep] = {}
+    for path in paths:
+        for directory, varied in _walk(path):
+            if varied:
+                name = printable(_name_within(directory, path))
+                sweep = Sweep(directory, name, varied)
+                sweeps.setdefault(directory.resolve(), sweep)
+    return list(sweeps.values())
+
+
 def find_runs(path: Path) -> Iterator[Path]:
     """Yields the run directories in a directory in order, itself if it is one.
 
     Raises:
       ValueError: if it is not a directory.
     """
+    for directory, varied in _walk(path):
+        if not varied:
+            yield directory
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Runs and sweeps in a directory, with what varies in a sweep."""
     if not path.is_dir():
         raise ValueError(
             f"'{path}' is not a directory; give run directories or one that holds some"
         )
     for directory, subdirectories, files in os.walk(path):
-        is_grid = rundir.CONFIG in files and _varies(Path(directory))
-        if not is_grid and (rundir.CONFIG in files or rundir.RESULT in files):
+        varied = _varied(Path(directory)) if rundir.CONFIG in files else ()
+        if varied:
+            yield Path(directory), varied
+        elif rundir.CONFIG in files or rundir.RESULT in files:
             subdirectories.clear()  # checkpoints and events
-            yield Path(directory)
+            yield Path(directory), ()
         subdirectories.sort()
 
 
-def _varies(directory: Path) -> bool:
-    """Whether a directory holds runs of several settings, each in one of its own."""
+def _varied(directory: Path) -> tuple[str, ...]:
+    """What varies in a directory of several runs; nothing in one of a single run."""
     try:
-        return bool(_read_json(directory / rundir.CONFIG).get("vary"))
+        entries = _read_json(directory / rundir.CONFIG).get("vary")
     except (ValueError, AttributeError):
-        return False
+        return ()
+    entries = entries if isinstance(entries, list) else []
+    return tuple(printable(entry) for entry in entries if isinstance(entry, str))
+
+
+def _name_within(directory: Path, path: Path) -> str:
+    return directory.resolve().relative_to(path.resolve().parent).as_posix()
 
 
 def read_run(path: Path, name: str | None = None) -> Run:
