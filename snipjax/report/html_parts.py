@@ -25,7 +25,9 @@ td:not(.number) { overflow-wrap: anywhere; }
 td:nth-child(-n + 3):not(.number) { min-width: 5.5rem; }
 .figures { display: grid; gap: 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
-figure { margin: 0; } figure.wide { grid-column: 1 / -1; }
+figure { margin: 0; }
+figure.wide { grid-column: 1 / -1; min-width: 0; overflow-x: auto; }
+figure.wide figcaption { position: sticky; left: 0; }
 img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: .8125rem; } summary { cursor: pointer; padding: .4rem 0; }
 @media (max-width: 1250px) {
@@ -40,6 +42,7 @@ figcaption { font-size: .8125rem; } summary { cursor: pointer; padding: .4rem 0;
   td:not(.command)::before { content: attr(data-label); color: #44505c; }
   td.command { grid-column: 1 / -1; padding-top: .3rem; }
 }
+@media (max-width: 720px) { figure.wide img { width: 720px; max-width: none; } }
 """
 
 
