@@ -150,7 +150,7 @@ def read_cell(name: str, workdir: Path) -> Cell:
     result = rundir.read_json(workdir / rundir.RESULT)
     train_errors = [
         member["train_error"]
-        for path in (workdir, *sorted(workdir.glob("seeds-*")))
+        for path in (workdir, *rundir.group_directories(workdir))
         for row in rundir.read_metrics(path)[-1:]
         for member in row.get("members", [row])
     ]
@@ -214,7 +214,8 @@ def label(cell: Cell) -> str:
 
 def first_layer(workdir: Path) -> np.ndarray | None:
     """Returns how many connections each input pixel keeps, the mean over seeds."""
-    paths = [workdir / "first_layer.npy", *sorted(workdir.glob("seeds-*/*layer.npy"))]
+    directories = (workdir, *rundir.group_directories(workdir))
+    paths = [directory / "first_layer.npy" for directory in directories]
     counts = [np.load(path) for path in paths if path.exists()]
     counts = [count.reshape(-1, *count.shape[-2:]) for count in counts]
     return np.concatenate(counts).mean(axis=0) if counts else None

@@ -8,8 +8,9 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from snipjax import config as configs
 
 CONFIG, DATA = "config.json", "data.json"
 METRICS, RESULT = "metrics.jsonl", "result.json"
+GROUPS = "groups.json"
 
 
 Differences = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
@@ -198,6 +200,76 @@ def truncate_metrics(workdir: Path, last_step: int) -> None:
     write_text(workdir / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def groups(workdir: Path) -> list[range]:
+    """Returns the groups in which a run of many seeds trains them side by side.
+
+    Of a run of before they were written down it is those that have a directory; of
+    groups that have a seed in common one, which is finished if one of them is.
+
+    Args:
+      workdir: the directory of the run.
+
+    Returns:
+      The seeds of each group, in their order; none of a run of one seed.
+
+    Raises:
+      ValueError: if the file of the groups is damaged.
+
+    Example:
+      >>> groups(Path("runs/new"))
+      []
+    """
+    path = workdir / GROUPS
+    if path.exists():
+        return [range(first, last + 1) for first, last in read_json(path)]
+    kept: list[range] = []
+    for seeds in sorted(_groups_there(workdir), key=_finished_first(workdir)):
+        if not any(set(seeds) & set(others) for others in kept):
+            kept.append(seeds)
+    return sorted(kept, key=min)
+
+
+def write_groups(workdir: Path, groups: Iterable[Sequence[int]]) -> None:
+    """Writes the groups down, for the run to go on with the same.
+
+    Args:
+      workdir: the directory of the run.
+      groups: consecutive seeds each.
+    """
+    spans = [(int(seeds[0]), int(seeds[-1])) for seeds in groups]
+    write_json(workdir / GROUPS, spans)
+
+
+def group_directory(workdir: Path, seeds: Sequence[int]) -> Path:
+    """Returns the directory of a group of seeds.
+
+    Args:
+      workdir: the directory of the run.
+      seeds: of the group, consecutive.
+
+    Example:
+      >>> group_directory(Path("runs/mine"), range(8, 12)).name
+      'seeds-8-11'
+    """
+    return workdir / f"seeds-{seeds[0]}-{seeds[-1]}"
+
+
+def group_directories(workdir: Path) -> list[Path]:
+    """Returns the directories of a run's groups of seeds, in the order of these.
+
+    Args:
+      workdir: the directory of the run.
+
+    Raises:
+      ValueError: if the file of the groups is damaged.
+
+    Example:
+      >>> group_directories(Path("runs/new"))
+      []
+    """
+    return [group_directory(workdir, seeds) for seeds in groups(workdir)]
+
+
 class Events:
     """Scalars for TensorBoard, each in its file as soon as it is added."""
 
@@ -248,6 +320,22 @@ class Events:
 
 _PARTIAL = ".partial"
 _SHOWN = 5  # differences
+
+
+def _groups_there(workdir: Path) -> list[range]:
+    names = (path.name for path in workdir.glob("seeds-*"))
+    matches = (re.fullmatch(r"seeds-(\d+)-(\d+)", name) for name in names)
+    return [range(int(match[1]), int(match[2]) + 1) for match in matches if match]
+
+
+def _finished_first(workdir: Path) -> Callable[[range], tuple[bool, int, int]]:
+    """A key to sort groups by."""
+
+    def key(seeds: range) -> tuple[bool, int, int]:
+        result = group_directory(workdir, seeds) / RESULT
+        return not result.exists(), seeds.start, seeds.stop
+
+    return key
 
 
 def _unusable(workdir: Path, reason: str) -> ValueError:

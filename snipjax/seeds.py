@@ -48,13 +48,14 @@ def run(
     """Prunes and trains networks of ``config.seeds`` seeds, and reports on all.
 
     They go in groups where the memory does not hold them all at once. An interrupted
-    run goes on from the last checkpoint of the group it was at.
+    run goes on with the same groups, on whatever machine, from the last checkpoint of
+    the one it was at.
 
     Args:
       config: like :func:`snipjax.config.default`'s; ``config.seed`` is the first.
-      workdir: directory of the run: ``config.json``, ``result.json``, pictures, and a
-        directory for each group with its ``metrics.jsonl``, ``masks.npz`` and
-        checkpoints.
+      workdir: directory of the run: ``config.json``, ``groups.json``,
+        ``result.json``, pictures, and a directory for each group with its
+        ``metrics.jsonl``, ``masks.npz`` and checkpoints.
       data_dir: TFDS data directory, where the data set is not the embedded one.
       command: the command line, to be kept with the result.
 
@@ -85,8 +86,8 @@ def run(
         parts = single.assemble(config, data_dir)
         rundir.write_json(workdir / rundir.CONFIG, config.to_dict())
         members = []
-        for seeds in groups(parts):
-            directory = workdir / f"seeds-{seeds[0]}-{seeds[-1]}"
+        for seeds in groups(parts, workdir):
+            directory = rundir.group_directory(workdir, seeds)
             members += _finished(directory) or _run_group(parts, seeds, directory, stop)
         result = summarize(parts, members, command)
         _draw_pictures(workdir)
@@ -98,18 +99,25 @@ def run(
     return result
 
 
-def groups(parts: single.Parts) -> list[np.ndarray]:
-    """Returns the seeds, in groups that the memory holds at once.
+def groups(parts: single.Parts, workdir: Path) -> list[np.ndarray]:
+    """Returns the seeds in the groups of the run, which are written to its directory.
 
-    All devices have as many of a group, or it has no more than one for a device.
+    A run has those it was started with. New ones are as large as the memory holds,
+    and all devices have as many of a group, or it has no more than one for a device.
+
+    Args:
+      parts: of :func:`snipjax.experiment.assemble`.
+      workdir: directory of the run.
     """
     config = parts.config
-    seeds = np.arange(config.seed, config.seed + config.seeds)
-    at_once = min(config.seeds_at_once or _that_fit(parts), len(seeds))
-    devices = jax.local_device_count()
-    if at_once > devices:
-        at_once -= at_once % devices
-    return [seeds[i : i + at_once] for i in range(0, len(seeds), at_once)]
+    found = [list(seeds) for seeds in rundir.groups(workdir)]
+    started = {seed for seeds in found for seed in seeds}
+    every = range(config.seed, config.seed + config.seeds)
+    left = [seed for seed in every if seed not in started]
+    if left:
+        found = sorted(found + _consecutive(left, _at_once(parts)))
+        rundir.write_groups(workdir, found)
+    return [np.array(seeds) for seeds in found]
 
 
 def prune(parts: single.Parts, seeds: np.ndarray) -> single.Pruned:
@@ -168,17 +176,19 @@ def over_members(
 
 
 def mesh_of(members: int) -> Mesh:
-    """Returns the devices that members are trained on: all, or one for each.
+    """Returns the devices that members are trained on, each having as many.
 
     Args:
-      members: a multiple of the number of devices, or less.
+      members: how many; all devices have some if it is a multiple of their number, and
+        there is one for each member if there are enough.
 
     Example:
       >>> mesh_of(1).size
       1
     """
     devices = jax.local_devices()[:members]
-    return Mesh(np.array(devices), ("members",))
+    used = max(n for n in range(1, len(devices) + 1) if members % n == 0)
+    return Mesh(np.array(devices[:used]), ("members",))
 
 
 def train(
@@ -364,6 +374,24 @@ def _abstract_state(parts: single.Parts, seeds: np.ndarray) -> training.TrainSta
         return single.dense_state(parts._replace(keys=single.keys_of(seed)))
 
     return jax.vmap(state, out_axes=_AXES)(jnp.asarray(seeds, jnp.uint32))
+
+
+def _consecutive(seeds: Sequence[int], at_once: int) -> list[list[int]]:
+    """Groups of consecutive seeds, of as many at most."""
+    groups: list[list[int]] = []
+    for seed in seeds:
+        if groups and groups[-1][-1] == seed - 1 and len(groups[-1]) < at_once:
+            groups[-1].append(seed)
+        else:
+            groups.append([seed])
+    return groups
+
+
+def _at_once(parts: single.Parts) -> int:
+    """How many seeds a new group has."""
+    config, devices = parts.config, jax.local_device_count()
+    at_once = min(config.seeds_at_once or _that_fit(parts), config.seeds)
+    return at_once - at_once % devices if at_once > devices else at_once
 
 
 def _that_fit(parts: single.Parts) -> int:

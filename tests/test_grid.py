@@ -24,6 +24,31 @@ def quick(*vary: str, **fields: Any) -> ConfigDict:
     return config
 
 
+def write_groups(workdir: Path, errors: dict[tuple[int, int], list[float]]) -> None:
+    """Writes what groups of seeds came to; the error is what a pixel keeps, too.
+
+    Args:
+      workdir: the directory of the run.
+      errors: of each seed, by the first and the last of the group.
+    """
+    common = {"kept": 10, "seeds": 3}
+    names = ("test_error", "test_error_std", "test_error_last")
+    summary = common | dict.fromkeys(names, 3.0)
+    result = {"prunable": 100, "members": [], "summary": [summary]}
+    rundir.write_json(workdir / rundir.RESULT, result)
+    for (first, last), of_seeds in errors.items():
+        directory = workdir / f"seeds-{first}-{last}"
+        directory.mkdir()
+        for step in (10, 20):
+            members = [
+                {"step": step, "train_error": error, "test_error": error + step}
+                for error in of_seeds
+            ]
+            rundir.append_metrics(directory, {"step": step, "members": members})
+        counts = np.array(of_seeds)[:, None, None] * np.ones((2, 2))
+        np.save(directory / "first_layer.npy", counts)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[grid.Cell]]:
     workdir = tmp_path_factory.mktemp("grids") / "finished"
@@ -153,6 +178,15 @@ class TestStudy:
         ]
         kept = np.concatenate(masks).sum(axis=2).mean(axis=0).reshape(8, 8)
         np.testing.assert_allclose(grid.first_layer(directory), kept)
+
+    def test_groups_that_another_machine_left_behind_do_not_count(
+        self, tmp_path: Path
+    ) -> None:
+        write_groups(tmp_path, {(8, 9): [1.0, 2.0], (10, 10): [6.0], (8, 10): [90.0]})
+        rundir.write_groups(tmp_path, [range(8, 10), range(10, 11)])
+        cell = grid.read_cell("", tmp_path)
+        assert cell.train_error_last == (1 + 2 + 6) / 3
+        np.testing.assert_allclose(grid.first_layer(tmp_path), (1 + 2 + 6) / 3)
 
     @pytest.mark.parametrize(
         "entry", ["prune.batch_size=1,100000", "prune.batch_class=0,10"]

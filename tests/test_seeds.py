@@ -105,6 +105,7 @@ def test_in_groups_they_are_the_same(
         "seeds-5-6",
         "seeds-7-7",
     }
+    assert rundir.groups(tmp_path) == [range(5, 7), range(7, 8)]
     digests = [member["params_sha256"] for member in result["members"]]
     assert digests == [member["params_sha256"] for member in finished[1]["members"]]
 
@@ -120,6 +121,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 from test_seeds import quick
 from snipjax import seeds
 result = seeds.run(quick(), sys.argv[1])
+print(*(seeds.mesh_of(members).size for members in (1, 2, 3, 4)))
 print(*(member["params_sha256"] for member in result["members"]))
 """
     workdir = finished[0].parent / "spread"
@@ -128,7 +130,10 @@ print(*(member["params_sha256"] for member in result["members"]))
     # Two on two devices, then the one that is left over.
     assert {path.name for path in workdir.glob("seeds-*")} == {"seeds-5-6", "seeds-7-7"}
     digests = [member["params_sha256"] for member in finished[1]["members"]]
-    assert done.stdout.splitlines()[-1].split() == digests
+    *_, devices, spread = map(str.split, done.stdout.splitlines())
+    assert spread == digests
+    # Three seeds of a run that was started elsewhere cannot be halved.
+    assert devices == ["1", "2", "1", "2"]
 
 
 class Killed(BaseException):
@@ -136,13 +141,13 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("lines", [1, 3, 5])
-def test_killed_it_goes_on_to_the_same_parameters(
+def test_killed_it_goes_on_to_the_same_parameters_where_more_fit(
     lines: int,
     finished: tuple[Path, dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config, written = quick(seeds_at_once=2), []
+    written = []
 
     def append(workdir: Path, row: dict[str, Any]) -> None:
         written.append(row)
@@ -150,12 +155,69 @@ def test_killed_it_goes_on_to_the_same_parameters(
             raise Killed
 
     monkeypatch.setattr(rundir, "append_metrics", append)
+    monkeypatch.setattr(seeds, "_that_fit", lambda parts: 2)
     with pytest.raises(Killed):
-        seeds.run(config, tmp_path)
-    monkeypatch.undo()
-    result = seeds.run(config, tmp_path)
+        seeds.run(quick(), tmp_path)
+    monkeypatch.undo()  # which lets all three fit
+    result = seeds.run(quick(), tmp_path)
+    directories = {path.name for path in tmp_path.glob("seeds-*")}
+    assert directories == {"seeds-5-6", "seeds-7-7"}
     digests = [member["params_sha256"] for member in result["members"]]
     assert digests == [member["params_sha256"] for member in finished[1]["members"]]
+
+
+class TestGroups:
+    def groups(
+        self, workdir: Path, monkeypatch: pytest.MonkeyPatch, fit: int, devices: int = 1
+    ) -> list[list[int]]:
+        """Of seeds 5 to 11, on a machine where so many fit."""
+        monkeypatch.setattr(seeds, "_that_fit", lambda parts: fit)
+        monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+        others = (None,) * (len(experiment.Parts._fields) - 3)
+        parts = experiment.Parts(quick(seeds=7), *others)
+        return [list(group) for group in seeds.groups(parts, workdir)]
+
+    def test_are_of_as_many_as_fit_the_devices(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+        assert self.groups(tmp_path / "a", monkeypatch, fit=100, devices=2) == [
+            [5, 6, 7, 8, 9, 10],
+            [11],
+        ]
+        assert self.groups(tmp_path / "b", monkeypatch, fit=3, devices=8) == [
+            [5, 6, 7],
+            [8, 9, 10],
+            [11],
+        ]
+
+    def test_stay_on_another_machine(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = self.groups(tmp_path, monkeypatch, fit=3)
+        assert self.groups(tmp_path, monkeypatch, fit=100, devices=2) == before
+        assert rundir.read_json(tmp_path / "groups.json") == [[5, 7], [8, 10], [11, 11]]
+
+    def test_of_before_they_were_written_down_are_those_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "seeds-7-9").mkdir()
+        assert self.groups(tmp_path, monkeypatch, fit=100) == [
+            [5, 6],
+            [7, 8, 9],
+            [10, 11],
+        ]
+
+    def test_of_before_that_have_seeds_in_common_are_read_once(
+        self, tmp_path: Path
+    ) -> None:
+        finished = ("seeds-8-9", "seeds-10-11")
+        for name in (*finished, "seeds-8-11", "seeds-12-12", "seeds-of-mine"):
+            (tmp_path / name).mkdir()
+        for name in finished:
+            rundir.write_json(tmp_path / name / "result.json", [])
+        names = [path.name for path in rundir.group_directories(tmp_path)]
+        assert names == [*finished, "seeds-12-12"]
 
 
 @pytest.fixture
