@@ -1014,6 +1014,17 @@ def test_what_is_found_beside_runs_and_is_none_is_left_out_with_a_warning(
     assert (tmp_path / "report.md").exists()
 
 
+def test_a_sweep_whose_file_is_damaged_still_has_its_runs(tmp_path: Path) -> None:
+    sweep = make_grid(tmp_path / "classes", 2.0, "")
+    (sweep / rundir.CONFIG).write_text('{"cut')
+    with pytest.warns(UserWarning, match=r"left out: .*classes/config.json"):
+        runs = report.gather([tmp_path])
+    assert [run.path.name for run in runs] == [
+        "prune.batch_class=0",
+        "prune.batch_class=1",
+    ]
+
+
 def test_where_all_is_left_out_it_is_said_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,7 +131,12 @@ def _walk(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
         if varied:
             yield Path(directory), varied
         elif rundir.CONFIG in files or rundir.RESULT in files:
-            subdirectories.clear()  # checkpoints and events
+            # Not checkpoints and events, but the runs of a sweep whose file is damaged.
+            subdirectories[:] = [
+                name
+                for name in subdirectories
+                if Path(directory, name, rundir.CONFIG).is_file()
+            ]
             yield Path(directory), ()
         subdirectories.sort()
 
