@@ -114,7 +114,8 @@ def is_first() -> bool:
 def on_host(array: chex.Array) -> np.ndarray:
     """Returns an array as NumPy's, wherever its parts lie; all processes must call it.
 
-    It is whole on each host then: take one leaf of a pytree at a time.
+    It is whole on each host then, but not kept there with the array, as JAX would
+    keep it: take one leaf of a pytree at a time.
 
     Args:
       array: an array, perhaps of parts on other processes.
@@ -123,12 +124,17 @@ def on_host(array: chex.Array) -> np.ndarray:
       >>> on_host(jnp.ones(2))
       array([1., 1.], dtype=float32)
     """
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    if not isinstance(array, jax.Array):
+        return np.asarray(array)
+    if not array.is_fully_addressable:
         if not array.is_fully_replicated:
             everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
             array = jax.jit(lambda x: x, out_shardings=everywhere)(array)
         return np.asarray(array.addressable_data(0))
-    return np.asarray(array)
+    parts = [shard.data for shard in array.addressable_shards]
+    return np.asarray(
+        jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts)
+    )
 
 
 def any_of(value: bool) -> bool:

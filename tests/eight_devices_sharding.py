@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from snipjax import masks, optim, pruning, saliency, sharding, training
+from snipjax import distributed, masks, optim, pruning, saliency, sharding, training
 
 MESH = sharding.mesh_of("data=4,model=2")
 SHAPES = {"a": (6, 4), "b": (5,), "c": (3, 3, 2, 8), "d": (7, 3)}
@@ -292,3 +292,14 @@ class TestCollectives:
 
     def test_none(self) -> None:
         assert self.exchanged(self.FLAT, jnp.sin, P("x"), P("x"), (16, 8)) == []
+
+
+def test_what_was_on_the_host_is_not_kept_there() -> None:
+    """Or one leaf after the other would come to the whole parameters."""
+    mesh = sharding.mesh_of("data=1,model=8")
+    values = np.arange(8_192.0, dtype=np.float32).reshape(128, 64)
+    array = jax.device_put(values, sharding.of(mesh, values))
+    assert not array.is_fully_replicated
+    first, second = distributed.on_host(array), distributed.on_host(array)
+    np.testing.assert_array_equal(first, values)
+    assert not np.shares_memory(first, second)

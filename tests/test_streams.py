@@ -25,7 +25,7 @@ from PIL import Image
 
 from snipjax import datasets, streams
 from snipjax.datasets import DatasetError
-from snipjax.streams import Crop
+from snipjax.streams import Crop, folders
 
 SIZES = {"batch_size": 4, "image_size": 8}
 
@@ -256,10 +256,27 @@ class TestWorkers:
         with streams.to_device(batches) as batches:
             next(batches)
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-            with pytest.raises(RuntimeError, match="terminated unexpectedly"):
+            with pytest.raises(OSError, match="reads images was killed"):
                 for _ in range(1000):
                     next(batches)
         assert multiprocessing.active_children() == []
+
+    @pytest.mark.slow
+    def test_a_worker_outlasts_the_end_of_a_whole_job_but_not_its_own(self) -> None:
+        """Launchers tell every process of a job to end; the first saves, and ends."""
+        source = streams.open("synthetic:1000x8x8x3/4").train
+        batches = streams.batches(source, seed=0, workers=1, **SIZES)
+        with streams.to_device(batches) as batches:
+            next(batches)
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid, signal.SIGTERM)
+            for _ in range(20):
+                next(batches)
+            assert worker.is_alive()
+            worker.kill()
+            with pytest.raises(OSError, match=r"fewer config\.dataset\.workers"):
+                for _ in range(1000):
+                    next(batches)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("end", ["return", "raise", "interrupt", "kill"])
@@ -479,7 +496,7 @@ class TestFolders:
                 (files[i].read_bytes(), int(i >= 10)) for i in indices
             ]
 
-    @pytest.mark.parametrize("name", ["validation", "val"])
+    @pytest.mark.parametrize("name", ["validation", "val", "valid"])
     def test_splits_are_those_there_are(self, tmp_path: Path, name: str) -> None:
         for split, total in (("train", 5), (name, 2), ("test", 3)):
             for i in range(total):
@@ -509,6 +526,27 @@ class TestFolders:
         sources = streams.open(f"folder:{photos}")
         assert sources.num_classes == 2
         assert sum(map(len, sources[1:4])) == 20
+
+    def test_images_may_lie_in_folders_of_their_class(self, tmp_path: Path) -> None:
+        """As in Tiny ImageNet: ``train/<class>/images/``."""
+        for name in ("a/images/1.png", "a/images/0.png", "a/2.png", "b/3.png"):
+            save(colour(1, 2, 3), tmp_path / "train" / name)
+        source = folders.splits(tmp_path).train
+        assert [source.where(i) for i in range(4)] == [
+            str(tmp_path / "train" / name)
+            for name in ("a/2.png", "a/images/0.png", "a/images/1.png", "b/3.png")
+        ]
+        assert [source[i][1] for i in range(4)] == [0, 0, 0, 1]
+
+    def test_a_folder_that_is_no_split_and_a_single_class_are_warned_of(
+        self, tmp_path: Path
+    ) -> None:
+        for name in ("train/cat", "holdout/cat"):
+            save(colour(1, 2, 3), tmp_path / name / "0.png")
+        with pytest.warns(UserWarning) as said:
+            folders.splits(tmp_path)
+        assert [str(one.message).split(" in ")[0] for one in said][1] == "holdout"
+        assert "has a single class, 'cat'" in str(said[0].message)
 
     def test_it_can_be_sent_to_another_process(self, photos: Path) -> None:
         source = streams.open(f"folder:{photos}").train

@@ -323,5 +323,6 @@ def _let_grain_start_workers() -> None:
 
 def _begin_worker(parent: int, index: int, count: int) -> None:
     """Leaves it to the parent when a worker ends, even if that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for to_a_whole_job in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(to_a_whole_job, signal.SIG_IGN)
     datasets.exit_with_parent(parent)

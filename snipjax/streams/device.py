@@ -14,6 +14,10 @@ import numpy as np
 
 # A thread that waits longer than this for its batch has to be left behind.
 _SECONDS_TO_END = 30.0
+_WORKER_DIED = (
+    "a process that reads images was killed, perhaps for lack of memory; with fewer "
+    "config.dataset.workers, the same command goes on from the last checkpoint"
+)
 
 
 def to_device(
@@ -88,6 +92,8 @@ class OnDevice:
         batch, error = self._ready.get()
         if error is not None:
             self._ended = True
+            if isinstance(error, RuntimeError) and "terminated" in str(error):
+                raise OSError(_WORKER_DIED) from error  # Grain's of its workers
             raise error
         self._places.release()
         return batch

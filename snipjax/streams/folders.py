@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from snipjax import datasets
 from snipjax.streams.sources import Example, Splits, digest_of
 
+_VALIDATION = ("validation", "val", "valid")
 _SUFFIXES = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png"),
     *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
@@ -19,10 +22,11 @@ _SUFFIXES = (
 def splits(path: str | os.PathLike[str]) -> Splits:
     """Returns the images of ``<path>/train/<class>/`` or of ``<path>/<class>/``.
 
-    Where there is a folder ``train``, ``validation`` (or ``val``) and ``test`` beside
-    it are the other splits. Classes are the sorted names of the folders in the
-    training split. Files that are not images by their name, and whatever starts with
-    a dot, are ignored.
+    Where there is a folder ``train``, ``validation`` (or ``val``, ``valid``) and
+    ``test`` beside it are the other splits; any other folder there is warned of.
+    Classes are the sorted names of the folders in the training split, and a single
+    one is warned of. Images of a class may lie in folders of its folder. Files that
+    are not images by their name, and whatever starts with a dot, are ignored.
 
     Args:
       path: the folder.
@@ -43,9 +47,19 @@ def splits(path: str | os.PathLike[str]) -> Splits:
         )
     if not (root / "train").is_dir():
         classes = _classes(root)
+        _warn_of_single(root, classes)
         return Splits(_folder(root, classes), None, None, len(classes), tuple(classes))
     classes = _classes(root / "train")
-    validation = next((n for n in ("validation", "val") if (root / n).is_dir()), None)
+    _warn_of_single(root / "train", classes)
+    validation = next((name for name in _VALIDATION if (root / name).is_dir()), None)
+    splits = {"train", "test", validation}
+    others = {entry.name for entry in _entries(root) if entry.is_dir()} - splits
+    if others:
+        warnings.warn(
+            f"{', '.join(sorted(others))} in {root} is no split and not looked at; "
+            f"splits are train, {' or '.join(_VALIDATION)}, and test",
+            stacklevel=2,
+        )
     return Splits(
         _folder(root / "train", classes),
         _folder(root / validation, classes) if validation else None,
@@ -53,6 +67,15 @@ def splits(path: str | os.PathLike[str]) -> Splits:
         len(classes),
         tuple(classes),
     )
+
+
+def _warn_of_single(root: Path, classes: list[str]) -> None:
+    if len(classes) == 1:
+        warnings.warn(
+            f"{root} has a single class, '{classes[0]}', which there is nothing to "
+            "tell from",
+            stacklevel=3,
+        )
 
 
 class Folder:
@@ -101,13 +124,13 @@ def _folder(root: Path, classes: list[str]) -> Folder:
     for label, name in enumerate(classes):
         if (root / name).is_dir():
             found = _images(root / name)
-            files += [os.fsencode(Path(name) / file) for file in found]
+            files += [os.fsencode(os.path.join(name, file)) for file in found]  # noqa: PTH118
             labels += [label] * len(found)
     return Folder(root, files, labels)
 
 
 def _images(folder: Path) -> list[str]:
-    names = sorted(entry.name for entry in _entries(folder) if not entry.is_dir())
+    names = sorted(_files_below(folder))
     images = [name for name in names if name.lower().endswith(_SUFFIXES)]
     if not images:
         files = f"none of its {len(names)} files is one by its name, " if names else ""
@@ -117,6 +140,16 @@ def _images(folder: Path) -> list[str]:
             "in it."
         )
     return images
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Paths of the files in a folder and its folders, from it on."""
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            yield entry.name
+            continue
+        for file in _files_below(Path(entry.path)):
+            yield os.path.join(entry.name, file)  # noqa: PTH118
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
