@@ -89,7 +89,7 @@ def training_progress(total: int, start: int) -> Iterator[TrainingProgress]:
     progress = Progress(
         TextColumn("training"),
         # Where a terminal is narrow, it is not the figures that are cut.
-        BarColumn(bar_width=10),
+        BarColumn(bar_width=8),
         MofNCompleteColumn(table_column=Column(no_wrap=True, overflow="ignore")),
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
