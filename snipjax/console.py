@@ -79,7 +79,9 @@ class TrainingProgress:
         self._progress.update(
             self._task,
             completed=step,
-            description=f"loss {loss:.4f} error {error:.2f}% {speed:,.4g} steps/s",
+            description=(
+                f"loss {loss:.4f} error {error:.2f}% {speed:,.{speed < 100:d}f} steps/s"
+            ),
         )
 
 
