@@ -214,11 +214,8 @@ def label(cell: Cell) -> str:
 
 def first_layer(workdir: Path) -> np.ndarray | None:
     """Returns how many connections each input pixel keeps, the mean over seeds."""
-    directories = (workdir, *rundir.group_directories(workdir))
-    paths = [directory / "first_layer.npy" for directory in directories]
-    counts = [np.load(path) for path in paths if path.exists()]
-    counts = [count.reshape(-1, *count.shape[-2:]) for count in counts]
-    return np.concatenate(counts).mean(axis=0) if counts else None
+    path = workdir / "first_layer.npy"  # of one seed
+    return np.load(path) if path.exists() else seeds.first_layer(workdir)
 
 
 def show(table: Sequence[Cell]) -> None:
@@ -272,10 +269,8 @@ def _by_density(
 
 
 def _curves(directories: Mapping[str, Path]) -> dict[str, list[dict[str, Any]]]:
-    """Metrics of each run; of many seeds, the means of the first group."""
+    """Metrics of each run; of many seeds, the means."""
     return {
-        name: rundir.read_metrics(
-            path if (path / rundir.METRICS).exists() else min(path.glob("seeds-*"))
-        )
+        name: rundir.read_metrics(path) or seeds.mean_metrics(path)
         for name, path in directories.items()
     }

@@ -35,7 +35,7 @@ _MEMBERS, _WHOLE = PartitionSpec("members"), PartitionSpec()
 _ON_DEVICES = training.TrainState(_WHOLE, _MEMBERS, _MEMBERS, _MEMBERS, _MEMBERS)
 # What a state may take of the memory: training holds a second one, and gradients.
 _SHARE_OF_MEMORY = 0.1
-_ERRORS = ("val_error", "test_error")
+_FIRST_LAYER = "first_layer.npy"
 
 
 def run(
@@ -295,6 +295,55 @@ def summary(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def mean_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the means of a run's metrics over the seeds of all groups.
+
+    Args:
+      workdir: directory of the run.
+
+    Returns:
+      Rows like those of a single run's ``metrics.jsonl``, at the steps that all groups
+      have; a value is None where it is for one of the seeds.
+
+    Raises:
+      ValueError: if the file of the groups is damaged.
+
+    Example:
+      >>> mean_metrics(Path("runs/new"))
+      []
+    """
+    groups = [
+        {row["step"]: row["members"] for row in rundir.read_metrics(directory)}
+        for directory in rundir.group_directories(workdir)
+    ]
+    return [
+        _means([member for group in groups for member in group[step]])
+        for step in (groups[0] if groups else ())
+        if all(step in group for group in groups)
+    ]
+
+
+def first_layer(workdir: Path) -> np.ndarray | None:
+    """Returns how many connections each input pixel keeps, the mean over all seeds.
+
+    Args:
+      workdir: directory of the run.
+
+    Returns:
+      Counts ``[height, width]``; None if no first layer takes the image.
+
+    Raises:
+      ValueError: if the file of the groups is damaged.
+
+    Example:
+      >>> first_layer(Path("runs/new")) is None
+      True
+    """
+    paths = [path / _FIRST_LAYER for path in rundir.group_directories(workdir)]
+    counts = [np.load(path) for path in paths if path.exists()]
+    return np.concatenate(counts).mean(axis=0) if counts else None
+
+
 def show_result(result: dict[str, Any]) -> None:
     """Prints the figures of each seed and their mean as a table."""
 
@@ -496,14 +545,20 @@ def _record(
         for row, old in zip(rows, best)
     ]
     progress["last"] = rows
-    means = {name: _mean(row[name] for row in rows) for name in rows[0]}
-    common = {"step": rows[0]["step"], "seconds": seconds}
-    rundir.append_metrics(workdir, {**means, **common, "members": rows})
+    means = _means(rows)
+    line = {**means, "seconds": seconds, "members": rows}
+    rundir.append_metrics(workdir, line)
     console.say(
         f"step {rows[0]['step']:,}: means over {len(rows)} seeds: loss "
         f"{means['train_loss']}, validation error {means['val_error']:.2f}%, "
         f"test error {means['test_error']:.2f}%, {seconds:,.0f} s"
     )
+
+
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of rows of one step, which stays whole."""
+    means = {name: _mean(row[name] for row in rows) for name in rows[0]}
+    return {**means, "step": rows[0]["step"]}
 
 
 def _mean(values: Iterator[float | None]) -> float | None:
@@ -553,14 +608,13 @@ def _report_pruning(parts: single.Parts, pruned: single.Pruned, workdir: Path) -
     image_shape = parts.train.images.shape[1:]
     counts = [single.first_layer_counts(member, image_shape) for member in members]
     if counts[0] is not None:
-        np.save(workdir / "first_layer.npy", np.stack(counts))
+        np.save(workdir / _FIRST_LAYER, np.stack(counts))
 
 
 def _draw_pictures(workdir: Path) -> None:
-    """Draws the mean curves and what is kept on average, of the first group."""
-    group = min(workdir.glob("seeds-*"))
-    metrics = rundir.read_metrics(group)
-    single.draw(plots.training_curves, metrics, workdir / "curves.png")
-    if (group / "first_layer.npy").exists():
-        counts = np.load(group / "first_layer.npy").mean(axis=0)
+    """Draws the mean curves and what is kept on average, where there is any of it."""
+    metrics, counts = mean_metrics(workdir), first_layer(workdir)
+    if metrics:
+        single.draw(plots.training_curves, metrics, workdir / "curves.png")
+    if counts is not None:
         single.draw(plots.first_layer, counts, workdir / "first_layer.png")

@@ -1,6 +1,7 @@
 """A run for each combination of settings, compared in one table."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,27 @@ class TestStudy:
         cell = grid.read_cell("", tmp_path)
         assert cell.train_error_last == (1 + 2 + 6) / 3
         np.testing.assert_allclose(grid.first_layer(tmp_path), (1 + 2 + 6) / 3)
+
+    def test_curves_are_means_over_the_seeds_of_all_groups(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory = tmp_path / "prune.sparsity=0.9"
+        directory.mkdir()
+        write_groups(directory, {(8, 9): [1.0, 2.0], (10, 10): [6.0]})
+        drawn = {}
+
+        def draw(what: Callable[..., None], values: Any, path: Path) -> None:
+            drawn[path.name] = values
+
+        monkeypatch.setattr(experiment, "draw", draw)
+        grid.write(tmp_path, [grid.read_cell("prune.sparsity=0.9", directory)])
+        rows = drawn["curves.png"]["sparsity 0.9"]
+        assert [
+            (row["step"], row["train_error"], row["test_error"]) for row in rows
+        ] == [
+            (10, 3, 13),
+            (20, 3, 23),
+        ]
 
     @pytest.mark.parametrize(
         "entry", ["prune.batch_size=1,100000", "prune.batch_class=0,10"]

@@ -97,9 +97,53 @@ def test_metrics_are_means_with_every_member(
             assert row[name] == pytest.approx(statistics.mean(values), rel=1e-5)
 
 
-def test_in_groups_they_are_the_same(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+def write_metrics(
+    workdir: Path, groups: dict[str, list[tuple[int, list[float | None]]]]
 ) -> None:
+    """Writes the losses that seeds had at steps, by the names of groups."""
+    for name, lines in groups.items():
+        (workdir / name).mkdir()
+        for step, losses in lines:
+            members = [{"step": step, "train_loss": loss} for loss in losses]
+            line = {"step": step, "train_loss": None, "members": members}
+            rundir.append_metrics(workdir / name, line)
+
+
+def test_curves_are_means_over_the_seeds_of_all_groups(tmp_path: Path) -> None:
+    write_metrics(
+        tmp_path,
+        {
+            "seeds-8-9": [(7, [1.0, 2.0]), (14, [1.0, 1.5]), (20, [1.0, None])],
+            "seeds-10-10": [(7, [6.0]), (20, [4.0])],
+        },
+    )
+    assert seeds.mean_metrics(tmp_path) == [
+        {"step": 7, "train_loss": 3.0},  # (1 + 2 + 6) / 3, not (1.5 + 6) / 2
+        {"step": 20, "train_loss": None},
+    ]
+
+
+def test_picture_of_the_first_layer_is_the_mean_over_the_seeds_of_all_groups(
+    tmp_path: Path,
+) -> None:
+    for name, counts in (("seeds-8-9", [1, 2]), ("seeds-10-10", [6])):
+        (tmp_path / name).mkdir()
+        stacked = np.reshape(counts, (-1, 1, 1)) * np.array([[1, 0], [0, 2]])
+        np.save(tmp_path / name / "first_layer.npy", stacked)
+    np.testing.assert_allclose(seeds.first_layer(tmp_path), [[3, 0], [0, 6]])
+
+
+def test_in_groups_they_are_the_same_and_pictures_are_of_all(
+    finished: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = {}
+
+    def draw(what: Callable[..., None], values: Any, path: Path) -> None:
+        drawn[path.name] = values
+
+    monkeypatch.setattr(experiment, "draw", draw)
     result = seeds.run(quick(seeds_at_once=2), tmp_path)
     assert {path.name for path in tmp_path.glob("seeds-*")} == {
         "seeds-5-6",
@@ -108,6 +152,12 @@ def test_in_groups_they_are_the_same(
     assert rundir.groups(tmp_path) == [range(5, 7), range(7, 8)]
     digests = [member["params_sha256"] for member in result["members"]]
     assert digests == [member["params_sha256"] for member in finished[1]["members"]]
+    at_the_end = [member["test_error_last"] for member in result["members"]]
+    last = drawn["curves.png"][-1]["test_error"]
+    assert last == pytest.approx(statistics.mean(at_the_end), rel=1e-5)
+    mask = np.load(finished[0] / "seeds-5-7" / "masks.npz")["Dense_0/kernel"]
+    kept = mask.sum(axis=2).mean(axis=0).reshape(8, 8)
+    np.testing.assert_allclose(drawn["first_layer.png"], kept)
 
 
 def test_spread_over_devices_they_are_the_same(
@@ -357,6 +407,8 @@ def test_a_layer_without_connections_is_named(tmp_path: Path) -> None:
     config.prune.update(method="magnitude", sparsity=0.98)
     with pytest.warns(UserWarning, match="no connection of 'Dense_2/kernel' is kept"):
         seeds.run(config, tmp_path)
+    # And nothing was trained that had a curve.
+    assert {path.name for path in tmp_path.glob("*.png")} == {"first_layer.png"}
 
 
 def test_a_loss_that_is_not_finite_is_said(tmp_path: Path) -> None:
