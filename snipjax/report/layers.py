@@ -13,7 +13,8 @@ def layer_densities(row: Row) -> list[tuple[str, float]]:
     """Returns name and share kept, in percent, of every weight matrix or kernel.
 
     They are means over the seeds, from the first layer to the last. Biases are left
-    out: they start at zero, so that their saliency is zero and SNIP prunes them all.
+    out: but for those of a GRU's gates they start at zero, so that their saliency is
+    zero and SNIP prunes them all.
     """
     kept: dict[str, list[float]] = {}
     for member in row.members:
