@@ -319,22 +319,19 @@ def scores_and_mask(
       batch: a preprocessed mini-batch, or stack of them.
     """
     config = parts.config.prune
-    loss_fn = parts.transform(
-        _BATCH_NORM[config.batch_norm](parts.model, variables.get("batch_stats", {}))
-    )
     scored = {}
 
     def criterion(
         loss_fn: saliency.LossFn, params: chex.ArrayTree, batch: Any
     ) -> chex.ArrayTree:
-        scored["scores"] = parts.place(_criterion(parts)(loss_fn, params, batch))
+        scored["scores"] = parts.place(criterion_of(parts)(loss_fn, params, batch))
         return scored["scores"]
 
     _, mask = pruning.prune(
-        loss_fn,
+        scored_loss(parts, variables),
         variables["params"],
         batch,
-        0.0 if config.method == "none" else config.sparsity,
+        sparsity_of(config),
         criterion=criterion,
         select=parts.select,
         prunable=parts.prunable,
@@ -342,6 +339,32 @@ def scores_and_mask(
         rounds=config.rounds,
     )
     return scored["scores"], mask
+
+
+def scored_loss(parts: Parts, variables: chex.ArrayTree) -> saliency.LossFn:
+    """Returns ``(params, preprocessed batch) -> loss``, whose saliency is taken.
+
+    Args:
+      parts: of :func:`assemble`.
+      variables: the sample that is scored, for the statistics of batch norm.
+    """
+    loss_of = _BATCH_NORM[parts.config.prune.batch_norm]
+    return parts.transform(loss_of(parts.model, variables.get("batch_stats", {})))
+
+
+def criterion_of(parts: Parts) -> saliency.Criterion:
+    """Returns the criterion that the configuration names."""
+    return {
+        "snip": saliency.snip,
+        "magnitude": saliency.magnitude,
+        "none": saliency.magnitude,
+        "random": saliency.random(parts.keys.criterion),
+    }[parts.config.prune.method]
+
+
+def sparsity_of(config: ConfigDict) -> float:
+    """Returns the share of connections to prune, by a configuration's ``prune``."""
+    return 0.0 if config.method == "none" else config.sparsity
 
 
 def init_variables(
@@ -546,7 +569,8 @@ def write_result(result: dict[str, Any], workdir: Path, command: str | None) -> 
     if command is not None:
         result["command"] = command
     metrics = rundir.read_metrics(workdir)
-    draw(plots.training_curves, metrics, workdir / "curves.png")
+    if metrics:
+        draw(plots.training_curves, metrics, workdir / "curves.png")
     rundir.write_json(workdir / rundir.RESULT, result)
 
 
@@ -693,15 +717,6 @@ def check_batch_sizes(config: ConfigDict, labels: np.ndarray) -> None:
             f"config.prune.batch_size * num_batches is {wanted}, but there are only "
             f"{available} training examples{of_class}; make them smaller"
         )
-
-
-def _criterion(parts: Parts) -> saliency.Criterion:
-    return {
-        "snip": saliency.snip,
-        "magnitude": saliency.magnitude,
-        "none": saliency.magnitude,
-        "random": saliency.random(parts.keys.criterion),
-    }[parts.config.prune.method]
 
 
 def _on_device(examples: datasets.Examples) -> training.Batch:

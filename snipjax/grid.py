@@ -183,9 +183,11 @@ def write(workdir: Path, table: Sequence[Cell]) -> None:
     )
     directories = {label(cell): workdir / directory_name(cell.name) for cell in table}
     draw = experiment.draw
-    if len({cell.density for cell in table}) > 1:
-        draw(plots.errors_by_density, _by_density(table), workdir / "errors.png")
-    draw(plots.compared_curves, _curves(directories), workdir / "curves.png")
+    errors, curves = _by_density(table), _curves(directories)
+    if errors and len({cell.density for cell in table}) > 1:
+        draw(plots.errors_by_density, errors, workdir / "errors.png")
+    if any(curves.values()):
+        draw(plots.compared_curves, curves, workdir / "curves.png")
     counts = {name: first_layer(path) for name, path in directories.items()}
     if all(count is not None for count in counts.values()):
         draw(plots.first_layers, counts, workdir / "first_layers.png")

@@ -158,7 +158,15 @@ class TestStudy:
             assert picture.shape == (8, 8)
             assert 0 < picture.sum() < cell.kept
         assert (pictures[0] != pictures[1]).any()
-        assert (tmp_path / "first_layers.png").exists()
+        assert {path.name for path in tmp_path.glob("*.png")} == {"first_layers.png"}
+
+    def test_without_a_point_there_is_no_picture(self, tmp_path: Path) -> None:
+        config = quick("prune.sparsity=0.9,0.98")
+        config.train.steps = 0
+        grid.run(config, tmp_path)
+        assert {path.name for path in tmp_path.glob("*.png")} == {"first_layers.png"}
+        of_one = {path.name for path in (tmp_path / "prune.sparsity=0.9").glob("*.png")}
+        assert of_one == {"densities.png", "saliency.png", "first_layer.png"}
 
     def test_training_error_and_picture_are_means_over_all_seeds(
         self, tmp_path: Path
