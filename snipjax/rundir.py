@@ -221,7 +221,14 @@ def groups(workdir: Path) -> list[range]:
     """
     path = workdir / GROUPS
     if path.exists():
-        return [range(first, last + 1) for first, last in read_json(path)]
+        spans = read_json(path)
+        try:
+            return [range(first, last + 1) for first, last in spans]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"'{path}' is damaged ({error}); remove it, and the groups are those "
+                "that have a directory"
+            ) from error
     kept: list[range] = []
     for seeds in sorted(_groups_there(workdir), key=_finished_first(workdir)):
         if not any(set(seeds) & set(others) for others in kept):

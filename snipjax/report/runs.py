@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -322,15 +321,10 @@ def metrics_of(run: Run, member: Member) -> list[dict[str, Any]]:
 
 def _metrics_of_seeds(path: Path) -> list[dict[str, Any]]:
     """Lines of all groups of seeds, which hold the seeds' own under ``members``."""
-    groups = {
-        int(name[1]): directory
-        for directory in path.glob("seeds-*")
-        if (name := re.fullmatch(r"seeds-(\d+)-\d+", directory.name))
-    }
     return [
-        {**row, "step": line["step"], "seed": first + index}
-        for first, directory in sorted(groups.items())
-        for line in _read_metrics(directory / rundir.METRICS)
+        {**row, "step": line["step"], "seed": seeds[0] + index}
+        for seeds in rundir.groups(path)
+        for line in _read_metrics(rundir.group_directory(path, seeds) / rundir.METRICS)
         if isinstance(line.get("members"), list)
         for index, row in enumerate(line["members"])
         if isinstance(row, dict)
