@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,9 @@ from snipjax import (
     masks,
     models,
     optim,
+    pruning,
     rundir,
+    saliency,
     sharding,
     streams,
     training,
@@ -125,7 +127,7 @@ def run(
         with checkpoints.open_directory(directory / "checkpoints") as manager:
             restored = checkpoints.restore_latest(manager, abstract)
             if restored is None:
-                state, scores = prune(plan, saliency_batch(plan))
+                state, scores = prune(plan, saliency_batches(plan))
                 progress = {"best": None, "last": None, "recent": [], "seconds": 0.0}
                 seconds = time.monotonic() - started
                 # What cannot be drawn or written next costs no pruning.
@@ -283,41 +285,35 @@ def rematerialized(model: nn.Module) -> tuple[nn.Module, training.Transform]:
     return model, functools.partial(jax.checkpoint, policy=policies.dots_saveable)
 
 
-def saliency_batch(plan: Plan) -> training.Batch:
-    """Returns the mini-batch, or stack of them, that saliency is computed on.
+def saliency_batches(plan: Plan) -> list[training.Batch]:
+    """Returns the mini-batches that saliency is computed on.
 
     They are the first of a stream of their own, as uint8 images on the mesh.
     """
     config = plan.config.prune
-    batches = list(
-        _stream(plan, _SALIENCY, config.batch_size, num_steps=config.num_batches)
-    )
-    batch = training.Batch(
-        images=np.stack([images for images, _ in batches]),
-        labels=np.stack([labels for _, labels in batches]),
-    )
-    if config.num_batches == 1:
-        batch = jax.tree.map(lambda x: x[0], batch)
-    leading = int(config.num_batches > 1)
     put = functools.partial(
-        jax.make_array_from_process_local_data,
-        sharding.of_batch(plan.mesh, leading=leading),
+        jax.make_array_from_process_local_data, sharding.of_batch(plan.mesh)
     )
-    return jax.tree.map(put, batch)
+    return [
+        training.Batch(put(images), put(labels))
+        for images, labels in _stream(
+            plan, _SALIENCY, config.batch_size, num_steps=config.num_batches
+        )
+    ]
 
 
 def prune(
-    plan: Plan, batch: training.Batch
+    plan: Plan, batches: Sequence[training.Batch]
 ) -> tuple[training.TrainState, experiment.DrawnScores]:
     """Samples a network, scores and prunes it, and makes its state.
 
     No device has more of it at any time than its part, and a layer; and no more
-    memory than a training step takes, for what is trained is sampled when what was
-    scored is gone, and the scores too.
+    memory than a training step takes, however many batches and rounds there are.
+    What is trained is sampled when what was scored is gone, and the scores too.
 
     Args:
       plan: of :func:`assemble`.
-      batch: of :func:`saliency_batch`.
+      batches: of :func:`saliency_batches`.
 
     Returns:
       ``(state, scores)``: the training state before the first step, with the mask in
@@ -326,48 +322,101 @@ def prune(
     Raises:
       ValueError: if a saliency is not finite.
     """
-    with jax.set_mesh(plan.mesh):
-        scored = experiment.scored_sample(plan.parts)
-    scores, mask, finite = compiled_prune(plan, batch)(scored, batch)
-    bad = [name for name, ok in trees.named_leaves(jax.device_get(finite)) if not ok]
-    if bad:
-        raise ValueError(
-            f"saliency is not finite in {', '.join(bad)}; the loss or its gradient "
-            "overflows on this batch: check the data and config.model.dtype"
-        )
+    scores, mask = scores_and_mask(plan, batches)
     masks.warn_if_disconnected(mask)
     drawn = experiment.draw_scores(scores, mask)
-    del scored, scores  # before there is another sample, and momentum
+    del scores  # before there is another sample, and momentum
     with jax.set_mesh(plan.mesh):
         trained = experiment.trained_sample(plan.parts)
     return compiled_initial_state(plan)(trained, mask), drawn
 
 
-def compiled_prune(plan: Plan, batch: training.Batch) -> Callable[..., Any]:
-    """Returns ``(variables, batch of uint8 images) -> (scores, mask, finite)``.
+def scores_and_mask(
+    plan: Plan, batches: Sequence[training.Batch]
+) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    """Returns the saliencies of a sample of the variables, and what to keep by them.
 
-    The last says of each leaf whether all of its scores are finite.
+    As :func:`snipjax.experiment.scores_and_mask`, but that each batch and each
+    selection is a program of its own: of a loop over batches, or of two rounds in one
+    program, XLA joins the gathers of a parameter, and keeps it whole in between.
 
     Args:
       plan: of :func:`assemble`.
-      batch: arrays, or ``jax.ShapeDtypeStruct`` with shardings.
+      batches: of :func:`saliency_batches`.
+
+    Raises:
+      ValueError: if a saliency is not finite.
+    """
+    scored_of = _what_is_scored(plan, batches)
+    mask = None
+    for done in range(1, plan.config.prune.rounds + 1):
+        scores = None  # or they would be there beside the next ones
+        select = compiled_selection(plan, done)
+        scores, mask, finite = select(scored_of(mask), mask)
+        _check_finite(finite)
+    return scores, mask
+
+
+def compiled_addition(plan: Plan) -> Callable[..., chex.ArrayTree]:
+    """Returns ``(total, variables, batch of uint8 images) -> total``, compiled.
+
+    It adds the sensitivity on a batch to the total, which is donated.
+
+    Args:
+      plan: of :func:`assemble`.
     """
 
-    def scores_and_mask(variables: chex.ArrayTree, batch: training.Batch) -> Any:
+    def addition(
+        total: chex.ArrayTree, variables: chex.ArrayTree, batch: training.Batch
+    ) -> chex.ArrayTree:
         batch = training.Batch(plan.parts.preprocess(batch.images), batch.labels)
-        scores, mask = experiment.scores_and_mask(plan.parts, variables, batch)
+        loss_fn = experiment.scored_loss(plan.parts, variables)
+        sensitivity = saliency.sensitivity(loss_fn, variables["params"], batch)
+        return jax.tree.map(jnp.add, total, sensitivity)
+
+    variables = _abstract_scored(plan)
+    total = _abstract_total(plan)
+    batch = _abstract_batch(plan, plan.config.prune.batch_size)
+    return _compiled_for_memory(plan, addition, total, variables, batch, donate=(0,))
+
+
+def compiled_selection(plan: Plan, done: int = 1) -> Callable[..., Any]:
+    """Returns ``(scored, mask before) -> (scores, mask, finite)``, compiled.
+
+    What is scored is the sum of sensitivities, or the parameters if the criterion
+    takes no gradient. The mask before is ``None`` in the first round. ``finite`` says
+    of each leaf whether all of its scores are. The sum and the mask are donated.
+
+    Args:
+      plan: of :func:`assemble`.
+      done: the number of the round, from 1.
+    """
+    parts, config = plan.parts, plan.config.prune
+
+    def selection(scored: chex.ArrayTree, before: chex.ArrayTree | None) -> Any:
+        if _takes_gradient(plan):
+            scores = saliency.normalized(scored)
+        else:
+            scores = experiment.criterion_of(parts)(None, scored, None)
+        scores = parts.place(scores)
+        mask = pruning.mask_of_round(
+            scores,
+            experiment.sparsity_of(config),
+            before=before,
+            done=done,
+            rounds=config.rounds,
+            select=parts.select,
+            prunable=parts.prunable,
+        )
         finite = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), scores)
         return scores, mask, finite
 
-    with jax.set_mesh(plan.mesh):
-        variables = _abstract(
-            plan, jax.eval_shape(lambda: experiment.scored_sample(plan.parts))
-        )
-        shapes = jax.eval_shape(scores_and_mask, variables, batch)
-        placed = sharding.of(plan.mesh, shapes)
-        jitted = jax.jit(scores_and_mask, out_shardings=placed)
-        lowered = jitted.lower(variables, batch)
-        return sharding.compiled_for_memory(plan.mesh, lowered)  # run but once
+    if _takes_gradient(plan):
+        scored, donate = _abstract_total(plan), (0, 1)
+    else:
+        scored, donate = _abstract_scored(plan)["params"], (1,)
+    before = None if done == 1 else abstract_state(plan).opt_state.mask
+    return _compiled_for_memory(plan, selection, scored, before, donate=donate)
 
 
 def compiled_initial_state(plan: Plan) -> Callable[..., training.TrainState]:
@@ -460,7 +509,8 @@ def compiled_train_step(plan: Plan) -> Callable[..., Any]:
     The state is donated.
     """
     parts, mesh = plan.parts, plan.mesh
-    state, batch = abstract_state(plan), _abstract_batch(plan)
+    state = abstract_state(plan)
+    batch = _abstract_batch(plan, plan.config.train.batch_size)
 
     def step(
         state: training.TrainState, batch: training.Batch
@@ -489,7 +539,7 @@ def compiled_evaluate(plan: Plan) -> Callable[..., training.Metrics]:
     The batch is of uint8 images, and ``counted`` of float32, 0 where one is padding.
     """
     parts, mesh = plan.parts, plan.mesh
-    batch = _abstract_batch(plan)
+    batch = _abstract_batch(plan, plan.config.train.batch_size)
     counted = jax.ShapeDtypeStruct(
         batch.labels.shape, "float32", sharding=batch.labels.sharding
     )
@@ -560,14 +610,85 @@ def _abstract(plan: Plan, tree: chex.ArrayTree) -> Any:
     )
 
 
-def _abstract_batch(plan: Plan) -> training.Batch:
-    """A batch to train on, of uint8 images."""
-    shape = (plan.config.train.batch_size, *plan.parts.train.images.shape[1:])
+def _abstract_scored(plan: Plan) -> Any:
+    """The variables that saliency is computed of."""
+    with jax.set_mesh(plan.mesh):
+        sample = jax.eval_shape(lambda: experiment.scored_sample(plan.parts))
+    return _abstract(plan, sample)
+
+
+def _abstract_total(plan: Plan) -> Any:
+    """Sensitivities that are added up."""
+    params = _abstract_scored(plan)["params"]
+    return jax.tree.map(lambda w: w.update(dtype=jnp.float32), params)
+
+
+def _abstract_batch(plan: Plan, batch_size: int) -> training.Batch:
+    """A batch of uint8 images."""
+    shape = (batch_size, *plan.parts.train.images.shape[1:])
     placed = sharding.of_batch(plan.mesh)
     return training.Batch(
         jax.ShapeDtypeStruct(shape, "uint8", sharding=placed),
         jax.ShapeDtypeStruct(shape[:1], "int32", sharding=placed),
     )
+
+
+def _takes_gradient(plan: Plan) -> bool:
+    return plan.config.prune.method == "snip"
+
+
+def _what_is_scored(
+    plan: Plan, batches: Sequence[training.Batch]
+) -> Callable[[chex.ArrayTree | None], chex.ArrayTree]:
+    """``mask before -> the first argument of compiled_selection``.
+
+    The sample is made again in each round: it takes no memory during a selection.
+    """
+    abstract, shapes = _abstract_scored(plan), _abstract_total(plan)
+    apply_mask = jax.jit(
+        experiment.masked,
+        donate_argnames="variables",
+        out_shardings=sharding.of(plan.mesh, abstract),
+    )
+    zeros = jax.jit(
+        lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        out_shardings=sharding.of(plan.mesh, shapes),
+    )
+    add = compiled_addition(plan) if _takes_gradient(plan) else None
+
+    def scored(mask: chex.ArrayTree | None) -> chex.ArrayTree:
+        with jax.set_mesh(plan.mesh):
+            variables = experiment.scored_sample(plan.parts)
+        if mask is not None:
+            variables = apply_mask(mask, variables)
+        if add is None:
+            return variables["params"]
+        total = zeros()
+        for batch in batches:
+            total = add(total, variables, batch)
+        return total
+
+    return scored
+
+
+def _compiled_for_memory(
+    plan: Plan, function: Callable[..., Any], *arguments: Any, donate: tuple[int, ...]
+) -> Callable[..., Any]:
+    """A program that is run a few times, of abstract arguments."""
+    with jax.set_mesh(plan.mesh):
+        shapes = jax.eval_shape(function, *arguments)
+        placed = sharding.of(plan.mesh, shapes)
+        jitted = jax.jit(function, out_shardings=placed, donate_argnums=donate)
+        return sharding.compiled_for_memory(plan.mesh, jitted.lower(*arguments))
+
+
+def _check_finite(finite: chex.ArrayTree) -> None:
+    bad = [name for name, ok in trees.named_leaves(jax.device_get(finite)) if not ok]
+    if bad:
+        raise ValueError(
+            f"saliency is not finite in {', '.join(bad)}; the loss or its gradient "
+            "overflows on this batch: check the data and config.model.dtype"
+        )
 
 
 def _stream(plan: Plan, part: int, batch_size: int, **settings: Any) -> Iterator[Any]:

@@ -82,14 +82,66 @@ def prune(
         loss_fn = saliency.MeanLoss(loss_fn)
     mask = None
     for done in range(1, rounds + 1):
-        round_sparsity = 1 - (1 - sparsity) ** (done / rounds)
         left = params if mask is None else masks.apply(mask, params)
         scores = criterion(loss_fn, left, batch)
         trees.check_same_structure(scores, params, "the criterion's scores", "params")
-        if mask is not None:
-            scores = _never_again(mask, scores)
-        mask = select(scores, sparsity if done == rounds else round_sparsity, prunable)
+        mask = mask_of_round(
+            scores,
+            sparsity,
+            before=mask,
+            done=done,
+            rounds=rounds,
+            select=select,
+            prunable=prunable,
+        )
     return masks.apply(mask, params), mask
+
+
+def mask_of_round(
+    scores: chex.ArrayTree,
+    sparsity: float,
+    *,
+    before: chex.ArrayTree | None,
+    done: int,
+    rounds: int,
+    select: Select = masks.global_topk,
+    prunable: masks.Prunable = masks.kernels,
+) -> chex.ArrayTree:
+    """Returns the mask that one of the rounds of :func:`prune` chooses.
+
+    With it the density is ``(1 - sparsity) ** (done / rounds)``, and nothing that was
+    pruned before is kept again.
+
+    Args:
+      scores: pytree of floating-point arrays, the saliencies of what is left.
+      sparsity: that of the last round, in [0, 1).
+      before: the mask of the round before, ``None`` in the first.
+      done: the number of the round, from 1 to ``rounds``.
+      rounds: their number.
+      select: as :func:`prune` takes it.
+      prunable: as :func:`prune` takes it.
+
+    Returns:
+      A pytree like ``scores``, as ``select`` returns it, with its errors and warnings.
+
+    Example:
+      >>> first = {"w": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
+      >>> mask = mask_of_round(first, 0.75, before=None, done=1, rounds=2)
+      >>> mask["w"].tolist()
+      [[False, False, True, True]]
+      >>> second = {"w": jnp.array([[9.0, 9.0, 2.0, 1.0]])}
+      >>> mask_of_round(second, 0.75, before=mask, done=2, rounds=2)["w"].tolist()
+      [[False, False, True, False]]
+
+    de Jorge et al., "Progressive Skeletonization", ICLR 2021.
+    """
+    if before is not None:
+        scores = _never_again(before, scores)
+    # The last is given as it is, not but for rounding.
+    is_last = done == rounds
+    return select(
+        scores, sparsity if is_last else 1 - (1 - sparsity) ** (done / rounds), prunable
+    )
 
 
 def _never_again(mask: chex.ArrayTree, scores: chex.ArrayTree) -> chex.ArrayTree:

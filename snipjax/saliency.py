@@ -25,6 +25,7 @@ __all__ = [
     "LossFn",
     "MeanLoss",
     "magnitude",
+    "normalized",
     "obd",
     "obs",
     "random",
@@ -115,6 +116,34 @@ def sensitivity(
         return _mean_sensitivity(loss_fn, params, batch, dtype)
     _check_batch(batch)
     return _compiled_sensitivity(loss_fn, dtype)(params, batch)
+
+
+def normalized(sensitivity: chex.ArrayTree) -> chex.ArrayTree:
+    r"""Returns the scores of signed derivatives, the last step of :func:`snip`.
+
+    .. math:: s_j = |g_j| / \sum_k |g_k|
+
+    For derivatives that were added up elsewhere, one program for each mini-batch.
+
+    Args:
+      sensitivity: pytree of floating-point arrays, as :func:`sensitivity` returns.
+        Any positive multiple of it gives the same scores.
+
+    Returns:
+      A pytree like it, of the same dtypes, which sums to one; zeros where all
+      derivatives are zero.
+
+    Raises:
+      ValueError: if a leaf is not a floating-point array.
+
+    Example:
+      >>> normalized({"w": jnp.array([1.0, -3.0])})
+      {'w': Array([0.25, 0.75], dtype=float32)}
+
+    Lee, Ajanthan, Torr, ICLR 2019, equation 6.
+    """
+    trees.check_floating(sensitivity, "sensitivity")
+    return _magnitude_over(sensitivity, *_divisors(sensitivity))
 
 
 def magnitude(loss_fn: LossFn, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:

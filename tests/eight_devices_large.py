@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from snipjax import checkpoints, large, rundir, sharding, training
+from snipjax import checkpoints, large, rundir, sharding
 from snipjax import config as configs
 
 TIMINGS = {"seconds", "steps_per_second"}
@@ -134,7 +134,8 @@ def test_no_program_gathers_more_than_a_leaf(on_eight: Finished) -> None:
     parameters = on_eight.result["parameters"]
     largest = max(layer["total"] for layer in on_eight.result["layers"])
     programs = (
-        large.compiled_prune(plan, large.saliency_batch(plan)),
+        large.compiled_addition(plan),
+        large.compiled_selection(plan),
         large.compiled_initial_state(plan),
         large.compiled_train_step(plan),
         large.compiled_evaluate(plan),
@@ -160,16 +161,6 @@ def vit(mesh: str, depth: int) -> large.Plan:
     return plan._replace(parts=plan.parts._replace(model=model))
 
 
-def abstract_batch(plan: large.Plan) -> training.Batch:
-    """Like the mini-batch that saliency is computed on."""
-    placed = sharding.of_batch(plan.mesh)
-    shape = (plan.config.prune.batch_size, *plan.parts.train.images.shape[1:])
-    return training.Batch(
-        jax.ShapeDtypeStruct(shape, "uint8", sharding=placed),
-        jax.ShapeDtypeStruct(shape[:1], "int32", sharding=placed),
-    )
-
-
 def check_temporaries(plan: large.Plan, most: float, *programs: Any) -> None:
     """Of the bytes of all parameters, each program has at most so many beside them."""
     leaves = jax.tree.leaves(large.abstract_state(plan).params)
@@ -188,7 +179,11 @@ def test_no_step_has_all_parameters_on_one_device() -> None:
 @pytest.mark.slow
 def test_pruning_does_not_have_all_parameters_on_one_device() -> None:
     plan = vit("model=8", depth=4)
-    check_temporaries(plan, 0.25, large.compiled_prune(plan, abstract_batch(plan)))
+    # Of any number of batches and rounds: these are its programs.
+    plan.config.prune.update(num_batches=2, rounds=2)
+    # Two of the largest leaf, a thirteenth of all, and an eighth of the gradients.
+    programs = large.compiled_addition(plan), large.compiled_selection(plan, done=2)
+    check_temporaries(plan, 2 / 13 + 1 / 8 + 0.05, *programs)
 
 
 @pytest.mark.slow
