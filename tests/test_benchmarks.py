@@ -58,11 +58,11 @@ def test_every_benchmark_can_be_started(name: str) -> None:
 
 def test_densities_are_of_types_of_layers() -> None:
     rows = [
-        masks.Row("block_0/query/kernel", (2, 2), 1, 4),
-        masks.Row("block_1/attention_out/kernel", (2, 2), 2, 4),
-        masks.Row("block_1/mlp_in/kernel", (2, 4), 2, 8),
-        masks.Row("tokens/embedding", (5, 2), 5, 10),
-        masks.Row("Conv_0/kernel", (3, 3, 1, 2), 9, 18),
+        masks.Row("block_0/query/kernel", (2, 2), 1, 4, 0.25),
+        masks.Row("block_1/attention_out/kernel", (2, 2), 2, 4, 0.5),
+        masks.Row("block_1/mlp_in/kernel", (2, 4), 2, 8, 0.25),
+        masks.Row("tokens/embedding", (5, 2), 5, 10, 0.5),
+        masks.Row("Conv_0/kernel", (3, 3, 1, 2), 9, 18, 0.5),
     ]
     assert scale.density_by_type(masks.Summary(rows)) == {
         "attention": 3 / 8,
