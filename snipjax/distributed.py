@@ -239,8 +239,9 @@ def meeting(name: str) -> Callable[..., None]:
 
     The steps of a work are taken by all processes in one order, and they wait for each
     other at each. One that fails leaves steps out. So all meet at the n-th step that
-    they come to, whichever it is, and learn there whether it is the same for all:
-    nobody waits for who will not come, however long one may take that will.
+    they come to, whichever it is, however long one may take. There they learn whether
+    it is the same for all: those at one step meet again, and who waits ten seconds for
+    that waits for one that failed.
 
     Args:
       name: another for each work, and the same in all processes.

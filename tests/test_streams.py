@@ -256,13 +256,14 @@ class TestWorkers:
         with streams.to_device(batches) as batches:
             next(batches)
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-            with pytest.raises(OSError, match="reads images was killed"):
+            said = r"reads images was killed.*fewer config\.dataset\.workers"
+            with pytest.raises(OSError, match=said):
                 for _ in range(1000):
                     next(batches)
         assert multiprocessing.active_children() == []
 
     @pytest.mark.slow
-    def test_a_worker_outlasts_the_end_of_a_whole_job_but_not_its_own(self) -> None:
+    def test_a_worker_outlasts_the_end_of_a_whole_job(self) -> None:
         """Launchers tell every process of a job to end; the first saves, and ends."""
         source = streams.open("synthetic:1000x8x8x3/4").train
         batches = streams.batches(source, seed=0, workers=1, **SIZES)
@@ -273,10 +274,6 @@ class TestWorkers:
             for _ in range(20):
                 next(batches)
             assert worker.is_alive()
-            worker.kill()
-            with pytest.raises(OSError, match=r"fewer config\.dataset\.workers"):
-                for _ in range(1000):
-                    next(batches)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("end", ["return", "raise", "interrupt", "kill"])
