@@ -367,8 +367,23 @@ def _with_noise(
     variance = module.clone(parent=None, name=None).apply(
         {"params": {**certain, **variances}}, jnp.square(inputs)
     )
-    noise = jax.random.normal(module.make_rng(_NOISE), mean.shape, mean.dtype)
+    noise = _standard_normal(module.make_rng(_NOISE), mean)
     return mean + jnp.sqrt(variance + _EPSILON) * noise
+
+
+def _standard_normal(key: chex.PRNGKey, like: chex.Array) -> chex.Array:
+    """Draws in a loop of two rounds, for what is in a loop is computed once.
+
+    Outside of it, XLA for the CPU draws again wherever the numbers are used: forward,
+    backward and in pooling, which took half of a training step.
+    """
+    num_rows = -(-like.shape[0] // 2)
+
+    def draw(half_key: chex.PRNGKey) -> chex.Array:
+        return jax.random.normal(half_key, (num_rows, *like.shape[1:]), like.dtype)
+
+    halves = jax.lax.map(draw, jax.random.split(key))
+    return halves.reshape(-1, *like.shape[1:])[: like.shape[0]]
 
 
 def _noisy_layers(
