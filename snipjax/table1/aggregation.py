@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from snipjax import published
 from snipjax.table1 import config as configs
 from snipjax.table1 import files
-from snipjax.table1.config import METHODS, Cell
+from snipjax.table1.cell import Cell, named
+from snipjax.table1.config import METHODS
 
 # Of every evaluation; what else a history has is a method's own.
 _STANDARD = {"phase", "step", "sparsity"} | {
@@ -95,10 +96,10 @@ def rows(config: ConfigDict, workdir: Path) -> list[Row]:
 
 def _finished(config: ConfigDict, workdir: Path) -> Iterator[Cell]:
     for path in workdir.glob(f"*/{files.CELL}"):
-        result = files.read(path.parent)
-        cell = Cell(*(result.get(name) for name in Cell._fields))
-        is_known = cell.method in METHODS and cell.network in configs.NETWORKS
-        if is_known and result["settings"] == configs.settings(config, cell):
+        cell = named(path.parent.name)
+        if cell is None or not configs.is_known(cell):
+            continue  # a directory of the user's own
+        if files.read(path.parent)["settings"] == configs.settings(config, cell):
             yield cell
 
 

@@ -4,12 +4,13 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from snipjax import baselines, published
 from snipjax import config as configs
+from snipjax.table1.cell import Cell
 
 # Functions of snipjax.baselines, and their names in snipjax.published.
 _NAMES = {
@@ -43,21 +44,6 @@ _SNIP_LEARNING_RATES = {"lenet_300_100": 0.1, "lenet_5_caffe": 0.05}
 MAY_DIFFER = ("methods", "networks", "seed", "seeds", "frontier")  # in one directory
 _DIGITS = 6  # of a sparsity, which its directory is named by
 _AT_LEAST = {"steps": 1, "decay_every": 1, "eval_every": 1, "seed": 0, "seeds": 1}
-
-
-class Cell(NamedTuple):
-    """One network, pruned by one method to one sparsity with one seed."""
-
-    network: str
-    method: str
-    sparsity: float
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """The name of its directory, e.g. ``lenet_300_100-snip-0.95-seed0``."""
-        sparsity = "" if self.method == "dense" else f"-{self.sparsity:g}"
-        return f"{self.network}-{self.method}{sparsity}-seed{self.seed}"
 
 
 def default() -> ConfigDict:
@@ -206,6 +192,11 @@ def cells(config: ConfigDict) -> list[Cell]:
         for method in ["dense", *methods]
         for sparsity in sparsities(config, network, method)
     ]
+
+
+def is_known(cell: Cell) -> bool:
+    """Whether there are a cell's network and method."""
+    return cell.network in NETWORKS and cell.method in METHODS
 
 
 def sparsities(config: ConfigDict, network: str, method: str) -> list[float]:

@@ -18,7 +18,7 @@ from snipjax.experiment import Parts, StopRequest
 from snipjax.table1 import config as configs
 from snipjax.table1 import files, output
 from snipjax.table1.aggregation import Row, rows
-from snipjax.table1.config import Cell
+from snipjax.table1.cell import Cell
 
 
 class Results(NamedTuple):
