@@ -124,21 +124,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str | None = None) -> Any:
     """Returns the value of a JSON file.
 
     Args:
       path: the file, of a run.
+      remedy: what to do if it is damaged; by default, to remove its directory.
 
     Raises:
-      ValueError: if the file is not JSON.
+      ValueError: if the file is not JSON, with the remedy.
     """
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(
-            f"'{path}' is damaged ({error}); remove '{path.parent}' to start again"
-        ) from None
+        remedy = remedy or f"remove '{path.parent}' to start again"
+        raise ValueError(f"'{path}' is damaged ({error}); {remedy}") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ from snipjax.table1 import (
     sentences,
     tables,
 )
-from snipjax.table1.config import Cell
+from snipjax.table1.cell import Cell
 
 ROOT = Path(__file__).parents[1]
 TABLE = ("--config", ROOT / "configs" / "table1.py")
@@ -279,7 +279,14 @@ class Stubs:
             }
             mask = masks.ones(params, parts.prunable)
             history = baselines.History(
-                ({"step": 5, "test_error": 7.0, "train_loss": float("nan")},),
+                (
+                    {
+                        "phase": name,
+                        "step": 5,
+                        "test_error": 7.0,
+                        "train_loss": float("nan"),
+                    },
+                ),
                 prunes=int(100 * target),
                 steps=5,
                 seconds=2.0 + target,
@@ -454,7 +461,8 @@ def written(tmp_path: Path) -> tuple[ConfigDict, list[aggregation.Row], Path]:
             seconds=(10.0 if cell.seed == 0 else 20.0) * (2.5 if is_lwc else 1.0),
             prunes=4 + cell.seed if is_lwc else 1,
             history=[
-                {"step": 9, "sparsity": 0.9, "test_error": 2.0, "bound": 7.0},
+                {"step": 9, "sparsity": 0.9, "test_error": 2.0, "phase": "sparse"}
+                | {"bound": 7.0},
                 {"step": 0, "sparsity": 0.9, "test_error": 4.0, "phase": "quantised"}
                 | {"bits_per_weight": 3.0 + cell.seed},
             ]

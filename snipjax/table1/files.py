@@ -11,7 +11,8 @@ import numpy as np
 import snipjax
 from snipjax import baselines, experiment, masks, rundir, training, trees
 from snipjax.experiment import Parts
-from snipjax.table1.config import Cell
+from snipjax.table1 import faults
+from snipjax.table1.cell import Cell
 
 # Not result.json, which is what a report takes for a single run's.
 CELL, FAILURE, MASK, PARAMS = "cell.json", "failure.json", "mask.npz", "params.npz"
@@ -103,23 +104,30 @@ def read(directory: Path) -> dict[str, Any] | None:
     """Returns what a cell came to; None if it is not finished.
 
     Raises:
-      ValueError: if the file is damaged.
+      ValueError: if the file is damaged, or of another cell than the directory.
     """
     path = directory / CELL
     if not path.exists():
         return None
-    result = rundir.read_json(path)
-    if not (isinstance(result, dict) and {"settings", "seconds"} <= result.keys()):
-        raise ValueError(f"'{path}' is damaged; remove '{directory}' to start again")
+    result = rundir.read_json(path, _remedy(directory))
+    if fault := faults.of_result(result, directory.name):
+        raise _damaged(path, fault)
     return result
 
 
 def read_failure(directory: Path) -> str | None:
-    """Returns why a cell failed; None if it did not, or is finished since."""
+    """Returns why a cell failed; None if it did not, or is finished since.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
     path = directory / FAILURE
     if not path.exists() or (directory / CELL).exists():
         return None
-    return rundir.read_json(path)["message"]
+    failure = rundir.read_json(path, _remedy(directory))
+    if not (isinstance(failure, dict) and isinstance(failure.get("message"), str)):
+        raise _damaged(path, "it has no message")
+    return failure["message"]
 
 
 def read_outcome(directory: Path, like: chex.ArrayTree) -> baselines.Outcome:
@@ -145,10 +153,16 @@ def _read_tree(path: Path, like: chex.ArrayTree) -> chex.ArrayTree:
         with np.load(path) as arrays:
             leaves = [arrays[name] for name, _ in trees.named_leaves(like)]
     except Exception as error:  # a damaged archive raises anything
-        raise ValueError(
-            f"'{path}' is damaged ({error}); remove '{path.parent}' to start again"
-        ) from None
+        raise _damaged(path, error) from None
     return jax.tree.unflatten(jax.tree.structure(like), jax.device_put(leaves))
+
+
+def _remedy(directory: Path) -> str:
+    return f"remove '{directory}', and this one cell is run again"
+
+
+def _damaged(path: Path, fault: object) -> ValueError:
+    return ValueError(f"'{path}' is damaged ({fault}); {_remedy(path.parent)}")
 
 
 def _evaluate(

@@ -1,0 +1,103 @@
+"""Table 1 on directories that were damaged, copied, or written with other settings."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_table1 import small, write_cell
+
+from snipjax import rundir, table1
+from snipjax.table1 import aggregation, config, files
+
+DENSE = "lenet_300_100-dense-seed0"
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A directory of a whole table, as if it had been run."""
+    settings = small()
+    for cell in config.cells(settings):
+        write_cell(tmp_path, settings, cell, test_error=2.0)
+    rundir.write_json(tmp_path / rundir.CONFIG, settings.to_dict())
+    return tmp_path
+
+
+def change(path: Path, **fields: Any) -> None:
+    """Changes fields of a JSON file; None takes one away."""
+    values = json.loads(path.read_text()) | fields
+    kept = {name: value for name, value in values.items() if value is not None}
+    rundir.write_json(path, kept)
+
+
+class TestADamagedCell:
+    def test_none_is_run_again_without_damage(self, finished: Path) -> None:
+        rows = table1.run(small(), finished).rows
+        assert [(row.method, row.error) for row in rows] == [
+            *(("dense", 2.0), ("snip", 2.0), ("snip", 2.0))
+        ]
+
+    @pytest.mark.parametrize(
+        ("fields", "fault"),
+        [
+            *(
+                ({name: None}, f"it has no {name}")
+                for name in (
+                    *("network", "method", "sparsity", "seed", "kept", "device"),
+                    *("measured_sparsity", "test_error", "prunes", "steps"),
+                    *("seconds", "wall_seconds", "history", "settings"),
+                )
+            ),
+            ({"settings": 5}, "settings is 5"),
+            ({"test_error": "2.0"}, "test_error is '2.0'"),
+            ({"history": [{"phase": "dense"}]}, "history has {'phase': 'dense'}"),
+            ({"seed": 7}, "it is that of Cell(network='lenet_300_100', method='dense'"),
+            ({"sparsity": 0.5}, "it is that of Cell("),
+        ],
+    )
+    def test_is_one_error_with_the_remedy(
+        self, finished: Path, fields: dict[str, Any], fault: str
+    ) -> None:
+        change(finished / DENSE / files.CELL, **fields)
+        with pytest.raises(ValueError) as error:
+            table1.run(small(), finished)
+        message = str(error.value)
+        assert message.startswith(f"'{finished / DENSE}/cell.json' is damaged ({fault}")
+        assert message.endswith(
+            f"; remove '{finished / DENSE}', and this one cell is run again"
+        )
+
+    @pytest.mark.parametrize("text", ["null", "[]", "{}", "", "{"])
+    def test_so_is_one_that_is_no_object(self, finished: Path, text: str) -> None:
+        (finished / DENSE / files.CELL).write_text(text)
+        with pytest.raises(
+            ValueError, match=r"is damaged .*, and this one cell is run"
+        ):
+            table1.run(small(), finished)
+
+    @pytest.mark.parametrize("text", ["5", "{}", "{"])
+    def test_so_is_a_damaged_note_of_a_failure(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / files.FAILURE).write_text(text)
+        with pytest.raises(
+            ValueError, match=r"is damaged .*, and this one cell is run"
+        ):
+            files.read_failure(tmp_path)
+
+
+class TestADirectoryThatIsNoCells:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "notes",
+            f"{DENSE} (copy)",
+            "lenet_300_100-snip-0.950-seed0",
+            "x-snip-0-seed0",
+        ],
+    )
+    def test_is_left_alone(self, finished: Path, name: str) -> None:
+        rows = aggregation.rows(small(), finished)
+        shutil.copytree(finished / DENSE, finished / name)
+        assert aggregation.rows(small(), finished) == rows
+        (finished / name / files.CELL).write_text("{")
+        assert aggregation.rows(small(), finished) == rows
