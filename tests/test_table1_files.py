@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from test_table1 import small, write_cell
+from test_table1 import Stubs, small, write_cell
 
-from snipjax import rundir, table1
-from snipjax.table1 import aggregation, config, files
+from snipjax import masks, rundir, table1
+from snipjax.table1 import aggregation, config, files, running
 
-DENSE = "lenet_300_100-dense-seed0"
+NETWORK = "lenet_300_100"
+DENSE = f"{NETWORK}-dense-seed0"
 
 
 @pytest.fixture
@@ -22,6 +24,28 @@ def finished(tmp_path: Path) -> Path:
         write_cell(tmp_path, settings, cell, test_error=2.0)
     rundir.write_json(tmp_path / rundir.CONFIG, settings.to_dict())
     return tmp_path
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch) -> Stubs:
+    return Stubs(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def dense_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that has a dense network, of ones."""
+    workdir = tmp_path_factory.mktemp("dense")
+    with pytest.MonkeyPatch.context() as patch:
+        Stubs(patch)
+        table1.run(small(methods="dense"), workdir)
+    return workdir
+
+
+@pytest.fixture
+def dense(dense_table: Path, tmp_path: Path) -> Path:
+    """The directory of that network in a copy of the other."""
+    shutil.copytree(dense_table, tmp_path, dirs_exist_ok=True)
+    return tmp_path / DENSE
 
 
 def change(path: Path, **fields: Any) -> None:
@@ -83,6 +107,42 @@ class TestADamagedCell:
             ValueError, match=r"is damaged .*, and this one cell is run"
         ):
             files.read_failure(tmp_path)
+
+
+class TestADamagedStart:
+    @pytest.mark.parametrize(
+        ("name", "shape", "fault"),
+        [
+            (files.PARAMS, (64, 300), "params_sha256"),
+            (files.PARAMS, (784, 300), r"kernel is \(784, 300\), not \(64, 300\)"),
+            (files.PARAMS, (300, 64), r"kernel is \(300, 64\), not \(64, 300\)"),
+            (files.PARAMS, (), r"kernel is \(\), not \(64, 300\)"),
+            (files.MASK, (64, 300), "params_sha256"),
+        ],
+    )
+    def test_is_not_started_from(
+        self, dense: Path, name: str, shape: tuple[int, ...], fault: str
+    ) -> None:
+        like = running.abstract_params(running.parts_of(small(), None, NETWORK))
+        assert masks.sparsity(files.read_outcome(dense, like).mask) == 0.0
+        arrays = dict(np.load(dense / name))
+        first = "Dense_0/kernel"
+        arrays[first] = np.zeros(shape, arrays[first].dtype)
+        np.savez(dense / name, **arrays)
+        with pytest.raises(ValueError, match=rf"npz' is damaged \(.*{fault}.*; remove"):
+            files.read_outcome(dense, like)
+
+    def test_costs_what_starts_from_it_until_it_is_removed(
+        self, dense: Path, stubs: Stubs
+    ) -> None:
+        result = dense / files.CELL
+        change(result, params_sha256=64 * "0")
+        settings = small(methods="lwc")
+        (message,) = table1.run(settings, dense.parent).failures.values()
+        assert message.endswith(f"remove '{dense}', and this one cell is run again")
+        shutil.rmtree(dense)
+        assert table1.run(settings, dense.parent).failures == {}
+        assert stubs.calls == ["dense 0 0", "lwc 0.917 0"]
 
 
 class TestADirectoryThatIsNoCells:

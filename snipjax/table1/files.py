@@ -138,22 +138,31 @@ def read_outcome(directory: Path, like: chex.ArrayTree) -> baselines.Outcome:
       like: parameters of the network, of which structure and shapes are taken.
 
     Raises:
-      ValueError: if the files are damaged or of another network.
+      ValueError: if the files are damaged, of another network, or not those that were
+        written with ``cell.json``, which has the digest of the parameters kept.
     """
     result = read(directory)
     history = baselines.History(
         tuple(result["history"]), result["prunes"], result["steps"], result["seconds"]
     )
     params, mask = (_read_tree(directory / name, like) for name in (PARAMS, MASK))
+    if experiment.digest(masks.apply(mask, params)) != result.get("params_sha256"):
+        fault = f"what {MASK} keeps of it has not the params_sha256 of {CELL}"
+        raise _damaged(directory / PARAMS, fault)
     return baselines.Outcome(params, mask, history)
 
 
 def _read_tree(path: Path, like: chex.ArrayTree) -> chex.ArrayTree:
+    wanted = dict(trees.named_leaves(like))
     try:
         with np.load(path) as arrays:
-            leaves = [arrays[name] for name, _ in trees.named_leaves(like)]
+            leaves = [arrays[name] for name in wanted]
     except Exception as error:  # a damaged archive raises anything
         raise _damaged(path, error) from None
+    for (name, leaf), found in zip(wanted.items(), leaves):
+        is_scalar = path.name == MASK and not found.shape  # where nothing is pruned
+        if found.shape != leaf.shape and not is_scalar:
+            raise _damaged(path, f"{name} is {found.shape}, not {leaf.shape}")
     return jax.tree.unflatten(jax.tree.structure(like), jax.device_put(leaves))
 
 
