@@ -200,7 +200,9 @@ def layers_of(model: nn.Module, images: chex.Array) -> Layers:
         context: nn.module.InterceptorContext,
     ) -> Any:
         layer = context.module
-        if _is_call_of_layer(context) and layer.path not in layers:
+        # Inside of a lifted transformation, as nn.RNN's, inputs cannot be taken out.
+        is_open = layer.is_mutable_collection(_INPUTS)
+        if _is_call_of_layer(context) and is_open and layer.path not in layers:
             layers[layer.path] = layer.clone(parent=None)
         return next_fun(*args, **kwargs)
 

@@ -1,8 +1,10 @@
 """The references of table 1: the dense network, and SNIP."""
 
 import chex
+import jax
+import jax.numpy as jnp
 
-from snipjax import experiment, masks, training
+from snipjax import experiment, masks, training, trees
 from snipjax.baselines import fitting
 from snipjax.experiment import Parts
 
@@ -22,11 +24,13 @@ def dense(
       ones, and the history.
 
     Raises:
-      ValueError: if the target is not 0, or the network has batch norm.
+      ValueError: if the target is not 0, the network has batch norm, or the
+        parameters given are not of this network.
     """
     if target:
         raise ValueError(f"target is {target}, but the dense network is not pruned")
     if pretrained is not None:
+        _check_pretrained(parts, pretrained)
         return pretrained
     variables = experiment.init_variables(
         parts, parts.keys.fresh_init, parts.config.init.trained
@@ -94,3 +98,18 @@ def snip(
     pruning = fitting.pruning_history(seconds, prunes)
     history = fitting.joined(pruning, fitted.history)
     return fitting.Outcome(fitted.params, fitted.mask, history)
+
+
+def _check_pretrained(parts: Parts, pretrained: fitting.Outcome) -> None:
+    images = jax.eval_shape(parts.preprocess, parts.train.images[:1])
+    variables = jax.eval_shape(parts.model.init, jax.random.key(0), images)
+    shapes = dict(trees.named_leaves(fitting.params_of(variables)))
+    given = dict(trees.named_leaves(pretrained.params))
+    for name in sorted(shapes.keys() | given.keys()):
+        both = name in shapes and name in given
+        if not both or jnp.shape(given[name]) != shapes[name].shape:
+            raise ValueError(
+                f"pretrained is of another network: '{name}' is missing in one of the "
+                "two, or has another shape; give the outcome of dense(parts) of the "
+                "same config.model.name and data"
+            )

@@ -97,8 +97,7 @@ def sparse_vd(
     """
     fitting.check_target(target)
     _check(share, warm_up, learning_rate, initial_log_variance, threshold)
-    if pretrained is None:
-        pretrained = reference.dense(parts)
+    pretrained = reference.dense(parts, pretrained=pretrained)
     posterior = initial_posterior(
         parts.model,
         pretrained.params,
@@ -198,8 +197,9 @@ def initial_posterior(
         if names[:-1] not in layers or names[-1] not in ("kernel", "bias"):
             raise ValueError(
                 f"parameter '{trees.path_name(path)}' is prunable, but of no nn.Dense "
-                "or nn.Conv, which alone have local reparametrisation; build the "
-                "model of these, or choose config.prune.prunable without it"
+                "or nn.Conv (inside of nn.RNN they do not count), which alone have "
+                "local reparametrisation; build the model of these, or choose "
+                "config.prune.prunable without it"
             )
         log_variances[names] = jnp.full_like(leaf, log_variance)
     return Posterior(params, traverse_util.unflatten_dict(log_variances))
@@ -389,7 +389,10 @@ def _standard_normal(key: chex.PRNGKey, like: chex.Array) -> chex.Array:
 def _noisy_layers(
     model: nn.Module, params: chex.ArrayTree, images: chex.Array
 ) -> set[tuple[str, ...]]:
-    """Paths of the ``nn.Dense`` and ``nn.Conv`` that are called."""
+    """Paths of the ``nn.Dense`` and ``nn.Conv`` that are called and get noise.
+
+    Those inside of a lifted transformation, as ``nn.RNN``, see no log variances.
+    """
     paths = set()
 
     def record(
@@ -398,12 +401,15 @@ def _noisy_layers(
         kwargs: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
-        if isinstance(context.module, nn.Dense | nn.Conv):
-            paths.add(context.module.path)
+        layer = context.module
+        is_noisy = layer.has_variable(_LOG_VARIANCES, "kernel")
+        if is_noisy and isinstance(layer, nn.Dense | nn.Conv):
+            paths.add(layer.path)
         return next_fun(*args, **kwargs)
 
+    variables = {"params": params, _LOG_VARIANCES: params}
     with nn.intercept_methods(record):
-        jax.eval_shape(lambda x: model.apply({"params": params}, x), images)
+        jax.eval_shape(lambda x: model.apply(variables, x), images)
     return paths
 
 

@@ -157,8 +157,7 @@ def sws(
             f"strength is {strength}; it is the factor of the log prior and must not "
             "be negative, e.g. 0.1"
         )
-    if pretrained is None:
-        pretrained = reference.dense(parts)
+    pretrained = reference.dense(parts, pretrained=pretrained)
     everything = masks.ones(pretrained.params, parts.prunable)
     shapes = jnp.array([zero_shape] + [shape] * (num_components - 1))
     rates = jnp.array([zero_rate] + [rate] * (num_components - 1))
