@@ -161,3 +161,28 @@ class TestADirectoryThatIsNoCells:
         assert aggregation.rows(small(), finished) == rows
         (finished / name / files.CELL).write_text("{")
         assert aggregation.rows(small(), finished) == rows
+
+
+class TestCellsOfOtherSettings:
+    def test_are_left_out_saying_why(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        both = small(methods="snip,lwc", seeds=7)
+        for cell in config.cells(both):
+            write_cell(tmp_path, both, cell, test_error=2.0)
+        rundir.write_json(tmp_path / rundir.CONFIG, both.to_dict())
+        assert len(table1.run(both, tmp_path).rows) == 4
+        assert "left out" not in capsys.readouterr().out
+        other = small()
+        other.lwc.rounds = 2
+        assert len(table1.run(other, tmp_path).rows) == 3
+        (line,) = [
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("left out of the table")
+        ]
+        cells = ", ".join(f"{NETWORK}-lwc-0.917-seed{seed}" for seed in range(5))
+        assert line == (
+            f"left out of the table: {cells} and 2 more, made with "
+            "config.lwc.rounds=4, not 2"
+        )

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from snipjax import published
 from snipjax.table1 import config as configs
 from snipjax.table1 import files
-from snipjax.table1.cell import Cell, named
+from snipjax.table1.cell import Cell
 from snipjax.table1.config import METHODS
 
 # Of every evaluation; what else a history has is a method's own.
@@ -95,11 +95,10 @@ def rows(config: ConfigDict, workdir: Path) -> list[Row]:
 
 
 def _finished(config: ConfigDict, workdir: Path) -> Iterator[Cell]:
-    for path in workdir.glob(f"*/{files.CELL}"):
-        cell = named(path.parent.name)
-        if cell is None or not configs.is_known(cell):
-            continue  # a directory of the user's own
-        if files.read(path.parent)["settings"] == configs.settings(config, cell):
+    """The cells that were made with the same settings."""
+    for cell in files.finished(workdir):
+        made_with = files.read(workdir / cell.name)["settings"]
+        if not configs.differing_settings(config, cell, made_with):
             yield cell
 
 

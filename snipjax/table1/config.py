@@ -194,6 +194,29 @@ def cells(config: ConfigDict) -> list[Cell]:
     ]
 
 
+def differing_settings(
+    config: ConfigDict, cell: Cell, made_with: Mapping[str, Any]
+) -> list[str]:
+    """Returns the fields that a cell was made with other values of, as assignments.
+
+    Args:
+      config: like :func:`default`'s.
+      cell: a finished one.
+      made_with: its settings.
+
+    Example:
+      >>> config, cell = default(), Cell("lenet_300_100", "lwc", 0.9, 0)
+      >>> differing_settings(config, cell, settings(config, cell) | {"lwc.rounds": 2})
+      ['config.lwc.rounds=2, not 4']
+    """
+    wanted = settings(config, cell)
+    return [
+        f"config.{name}={made_with.get(name)}, not {wanted.get(name)}"
+        for name in sorted(wanted.keys() | made_with.keys())
+        if wanted.get(name) != made_with.get(name)
+    ]
+
+
 def is_known(cell: Cell) -> bool:
     """Whether there are a cell's network and method."""
     return cell.network in NETWORKS and cell.method in METHODS

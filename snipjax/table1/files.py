@@ -12,7 +12,8 @@ import snipjax
 from snipjax import baselines, experiment, masks, rundir, training, trees
 from snipjax.experiment import Parts
 from snipjax.table1 import faults
-from snipjax.table1.cell import Cell
+from snipjax.table1.cell import Cell, named
+from snipjax.table1.config import is_known
 
 # Not result.json, which is what a report takes for a single run's.
 CELL, FAILURE, MASK, PARAMS = "cell.json", "failure.json", "mask.npz", "params.npz"
@@ -98,6 +99,15 @@ def write_failure(directory: Path, error: Exception) -> None:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     message = f"{type(error).__name__}: {' '.join(lines)[:500]}"
     rundir.write_json(directory / FAILURE, {"message": message})
+
+
+def finished(workdir: Path) -> list[Cell]:
+    """Returns the cells that are finished, whatever they were made with.
+
+    Directories that are not named as a cell are the user's own.
+    """
+    cells = (named(path.parent.name) for path in workdir.glob(f"*/{CELL}"))
+    return sorted(cell for cell in cells if cell is not None and is_known(cell))
 
 
 def read(directory: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from snipjax import baselines, console, experiment, rundir
 from snipjax.config import differences as all_differences
 from snipjax.experiment import Parts, StopRequest
 from snipjax.table1 import config as configs
-from snipjax.table1 import files, output
+from snipjax.table1 import files, left_out, output
 from snipjax.table1.aggregation import Row, rows
 from snipjax.table1.cell import Cell
 
@@ -70,6 +70,8 @@ def run(
         experiment.stop_requests() as stop,
     ):
         check_settings(config, cells, workdir)
+        if reasons := left_out.reasons(config, workdir):
+            console.say(left_out.sentence(reasons))
         parts = functools.cache(functools.partial(parts_of, config, data_dir))
         if any(files.read(workdir / cell.name) is None for cell in cells):
             for network in dict.fromkeys(cell.network for cell in cells):
@@ -125,15 +127,11 @@ def check_settings(config: ConfigDict, cells: Sequence[Cell], workdir: Path) -> 
         result = files.read(workdir / cell.name)
         if result is None:
             continue
-        settings, made_with = configs.settings(config, cell), result["settings"]
-        for name in settings.keys() | made_with.keys():
-            here, there = settings.get(name), made_with.get(name)
-            if here != there:
-                raise ValueError(
-                    f"'{workdir / cell.name}' was made with config.{name}={there}, not "
-                    f"{here}; choose another directory with --workdir, or remove that "
-                    "one to run it again"
-                )
+        if differing := configs.differing_settings(config, cell, result["settings"]):
+            raise ValueError(
+                f"'{workdir / cell.name}' was made with {differing[0]}; choose another "
+                "directory with --workdir, or remove that one to run it again"
+            )
 
 
 def abstract_params(parts: Parts) -> chex.ArrayTree:

@@ -1,0 +1,45 @@
+"""Finished cells that a table leaves out, and why."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from snipjax.report.wording import listed
+from snipjax.table1 import config as configs
+from snipjax.table1 import files
+
+_SHOWN = 5  # cells of a reason
+
+
+def reasons(config: ConfigDict, workdir: Path) -> dict[str, list[str]]:
+    """Returns which finished cells were made with other settings, by the difference.
+
+    Args:
+      config: like :func:`snipjax.table1.default`'s.
+      workdir: directory of the table.
+
+    Raises:
+      ValueError: if a ``cell.json`` is damaged.
+    """
+    found: dict[str, list[str]] = {}
+    for cell in files.finished(workdir):
+        made_with = files.read(workdir / cell.name)["settings"]
+        if differing := configs.differing_settings(config, cell, made_with):
+            found.setdefault(listed(differing), []).append(cell.name)
+    return found
+
+
+def sentence(reasons: dict[str, list[str]]) -> str:
+    """Returns them in a line.
+
+    Example:
+      >>> sentence({"config.lwc.rounds=4, not 2": ["lenet_300_100-lwc-0.9-seed0"]})
+      'left out of the table: lenet_300_100-lwc-0.9-seed0, made with
+       config.lwc.rounds=4, not 2'
+    """
+    parts = []
+    for reason, names in reasons.items():
+        more = len(names) - _SHOWN
+        shown = [*names[:_SHOWN], *([f"{more} more"] if more > 0 else [])]
+        parts.append(f"{listed(shown)}, made with {reason}")
+    return f"left out of the table: {'; '.join(parts)}"
