@@ -80,6 +80,12 @@ class TestConfig:
             ]
         ]
 
+    def test_a_sparsity_of_minus_0_is_0(self) -> None:
+        cells = config.cells(small(frontier="-0,0"))
+        assert [cell.name for cell in cells if cell.sparsity == 0] == [
+            *("lenet_300_100-dense-seed0", "lenet_300_100-snip-0-seed0")
+        ]
+
     def test_quick_is_a_share_of_the_steps(self) -> None:
         settings = table1.default()
         settings.quick = True

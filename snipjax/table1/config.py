@@ -144,7 +144,7 @@ def frontier(config: ConfigDict) -> list[float]:
     sparsities = []
     for part in _parts(config.frontier):
         try:
-            sparsity = round(float(part), _DIGITS)
+            sparsity = round(float(part), _DIGITS) + 0.0  # -0 has a name of its own
         except ValueError:
             sparsity = math.nan
         if not 0.0 <= sparsity < 1.0:
