@@ -491,9 +491,32 @@ class TestTable:
             "-; 1.70; 0.14; 1.7; 1.00; -; 1.70; 0.14; 0.9; 1.00; -; -; -; -; -",
             "91.7; 1.90; 0.00; 1.6; 2.50; 91.7; 0.50; 0.00; 0.8; 0.75; yes; 4 to 5; "
             f"{hyperparameters}; no; yes",
-            "95; 2.10; 0.14; 1.6; 1.00; 98; -; -; 0.8; -; no; 1; 0; no; no",
-            "98; 3.00; 0.00; 2.4; 1.00; 99; -; -; 1.1; -; no; 1; 0; no; no",
+            # SNIP has no section, but a learning rate of its own on LeNet-5-Caffe.
+            "95; 2.10; 0.14; 1.6; 1.00; 98; -; -; 0.8; -; no; 1; 1; no; no",
+            "98; 3.00; 0.00; 2.4; 1.00; 99; -; -; 1.1; -; no; 1; 1; no; no",
         ]
+
+    @pytest.mark.parametrize(
+        ("networks", "snip_learning_rate", "count"),
+        [
+            ("lenet_300_100,lenet_5_caffe", 0.05, "1"),
+            ("lenet_300_100,lenet_5_caffe", 0.02, "0"),
+            ("lenet_5_caffe", 0.05, "1"),
+            ("lenet_300_100", 0.05, "0"),
+        ],
+    )
+    def test_a_learning_rate_of_its_own_is_a_hyperparameter(
+        self, tmp_path: Path, networks: str, snip_learning_rate: float, count: str
+    ) -> None:
+        settings = table1.default()
+        settings.methods, settings.networks = "snip", networks
+        settings.lenet_5_caffe.learning_rate = 0.02
+        settings.lenet_5_caffe.snip_learning_rate = snip_learning_rate
+        table = aggregation.rows(settings, tmp_path)
+        names = [column.name for column in tables.columns(table)]
+        place = names.index("Additional hyperparameters")
+        dense, *snip = [line[place].text for line in tables.lines(table)]
+        assert (dense, set(snip)) == ("-", {count})
 
     def test_the_smallest_errors_are_marked_and_the_frontier_is_not_among_them(
         self, written: tuple[ConfigDict, list[aggregation.Row], Path]

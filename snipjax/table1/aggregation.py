@@ -28,7 +28,7 @@ class Row(NamedTuple):
     network: str
     method: str
     wanted: float  # sparsity
-    hyperparameters: int
+    hyperparameters: int  # beside those of dense training
     cells: int  # that are asked for, or finished
     results: tuple[dict[str, Any], ...]  # by seed
     costs: tuple[float, ...]  # seconds as a share of the dense network's of that seed
@@ -119,7 +119,7 @@ def _row(config: ConfigDict, cells: Sequence[Cell], workdir: Path) -> Row:
         network=network,
         method=method,
         wanted=sparsity,
-        hyperparameters=len(config[method]),
+        hyperparameters=configs.hyperparameters(config, network, method),
         cells=len(cells),
         results=tuple(results),
         costs=tuple(costs),

@@ -263,6 +263,21 @@ def training(config: ConfigDict, network: str, method: str) -> dict[str, Any]:
     return fields
 
 
+def hyperparameters(config: ConfigDict, network: str, method: str) -> int:
+    """Returns how many hyperparameters a method adds to those of dense training.
+
+    They are its section, and one more where it trains a network at a learning rate
+    that is not the network's.
+
+    Example:
+      >>> config = default()
+      >>> [hyperparameters(config, network, "snip") for network in NETWORKS]
+      [0, 1]
+    """
+    own, dense = (training(config, network, name) for name in (method, "dense"))
+    return len(config[method]) + (own["learning_rate"] != dense["learning_rate"])
+
+
 def settings(config: ConfigDict, cell: Cell) -> dict[str, Any]:
     """Returns what a cell's outcome depends on, by the names of the fields."""
     sections = {cell.network: training(config, cell.network, cell.method)}

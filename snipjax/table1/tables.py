@@ -68,7 +68,8 @@ LEGEND = (
     (
         "Additional hyperparameters",
         "counted: the fields of the method's section of the configuration, with which "
-        "it was run.",
+        "it was run, and one more if it trains any of the networks at a learning rate "
+        "of its own.",
     ),
     (
         "Augments the training objective",
@@ -324,7 +325,7 @@ def _line(
         *entries,
         Entry(method.pretraining),
         Entry("-" if is_dense or not results else _between(prunes)),
-        Entry("-" if is_dense else str(rows[0].hyperparameters)),
+        Entry("-" if is_dense else str(max(row.hyperparameters for row in rows))),
         Entry(method.objective),
         Entry(method.constraints),
     ]
