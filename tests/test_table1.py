@@ -518,6 +518,11 @@ class TestTable:
         dense, *snip = [line[place].text for line in tables.lines(table)]
         assert (dense, set(snip)) == ("-", {count})
 
+    def test_the_legend_says_what_a_cost_rests_on(self) -> None:
+        text = dict(tables.LEGEND)["Training cost (dense trainings)"]
+        assert "Seconds are of wall time" in text
+        assert "only if all runs had the machine alike" in text
+
     def test_the_smallest_errors_are_marked_and_the_frontier_is_not_among_them(
         self, written: tuple[ConfigDict, list[aggregation.Row], Path]
     ) -> None:

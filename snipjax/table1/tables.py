@@ -58,7 +58,9 @@ LEGEND = (
         f"{COST} (dense trainings)",
         "measured seconds of training and pruning, pretraining included, in those of "
         "training the dense network with the same seed on the same machine; compiling "
-        "and evaluating are left out. The published table has no such column.",
+        "and evaluating are left out. Seconds are of wall time: costs can be compared "
+        "only if all runs had the machine alike, as when nothing else ran on it. The "
+        "published table has no such column.",
     ),
     ("Needs pretraining", "is a dense network trained before any connection goes."),
     (
@@ -97,8 +99,9 @@ DETAIL_COLUMNS = (
     "Training cost (dense trainings)",
 )
 DETAIL_CAPTION = (
-    "Every network, method and sparsity that was run. Steps and seconds are those of "
-    "pretraining, training and pruning together, the mean over seeds."
+    "Every network, method and sparsity that was run. Steps and seconds (of "
+    "wall time) are those of pretraining, training and pruning together, the mean over "
+    "seeds."
 )
 
 
