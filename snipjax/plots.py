@@ -91,7 +91,10 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
             ]
             if points:
                 label = {"val": "validation"}.get(split, split)
-                axes.plot(*zip(*points), style, label=label, linewidth=1.5)
+                marker = curve_marker(points)
+                axes.plot(
+                    *zip(*points), style, label=label, linewidth=1.5, marker=marker
+                )
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_ylabel(unit)
@@ -102,6 +105,16 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
         error_axes.legend(frameon=False)
     error_axes.set_ylim(bottom=0)
     _write(figure, path)
+
+
+def curve_marker(points: Sequence[Any]) -> str:
+    """Returns Matplotlib's marker of a curve: a line through one point is not seen.
+
+    Example:
+      >>> curve_marker([(10, 2.3)]), curve_marker([(10, 2.3), (20, 0.1)])
+      ('o', '')
+    """
+    return "o" if len(points) == 1 else ""
 
 
 def first_layer(kept: np.ndarray, path: Path) -> None:
@@ -264,9 +277,19 @@ def compared_curves(
         all_axes, ("train", "test"), ("on training data", "on test data")
     ):
         for colour, (name, rows) in zip(colours, named.items()):
-            points = [(row["step"], row[f"{split}_error"]) for row in rows]
+            points = [
+                (row["step"], row[f"{split}_error"])
+                for row in rows
+                if row[f"{split}_error"] is not None
+            ]
             if points:
-                axes.plot(*zip(*points), color=colour, label=name, linewidth=1.5)
+                axes.plot(
+                    *zip(*points),
+                    color=colour,
+                    label=name,
+                    linewidth=1.5,
+                    marker=curve_marker(points),
+                )
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5))

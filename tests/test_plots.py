@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from snipjax import initializers, masks, plots
 
@@ -51,6 +52,45 @@ def row(step: int, loss: float | None, error: float) -> dict[str, Any]:
 )
 def test_training_curves(metrics: list[dict[str, Any]], tmp_path: Path) -> None:
     assert_draws(tmp_path / "curves.png", plots.training_curves, metrics)
+
+
+def markers_drawn(
+    monkeypatch: pytest.MonkeyPatch, draw: Callable[..., None], rows: Any
+) -> list[list[str]]:
+    """Markers of the lines of each of a picture's axes."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *_, **__: figures.append(figure)
+    )
+    draw(rows, Path("unwritten"))
+    (figure,) = figures
+    return [[line.get_marker() for line in axes.lines] for axes in figure.axes]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "marker"),
+    [
+        ([row(10, 2.3, 90.0)], "o"),
+        ([row(10, 2.3, 90.0), row(20, 0.1, 5.0)], ""),
+    ],
+    ids=["one", "two"],
+)
+def test_a_curve_of_one_evaluation_is_a_mark(
+    metrics: list[dict[str, Any]], marker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_run = markers_drawn(monkeypatch, plots.training_curves, metrics)
+    assert of_run == [[marker] * 3] * 2  # on training, validation and test data
+    named = {"a": metrics, "b": []}
+    of_sweep = markers_drawn(monkeypatch, plots.compared_curves, named)
+    assert of_sweep == [[marker]] * 2
+
+
+def test_an_evaluation_without_an_error_is_no_point_of_a_curve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [row(10, 2.3, 90.0), {**row(20, None, 5.0), "train_error": None}]
+    of_sweep = markers_drawn(monkeypatch, plots.compared_curves, {"a": rows})
+    assert of_sweep == [["o"], [""]]
 
 
 @pytest.mark.parametrize(

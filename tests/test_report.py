@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from absl import flags
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
@@ -156,16 +157,21 @@ def drawn_curves(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, list[list[tuple[float, float]]]]:
     """Points of the lines of each picture over steps, by the picture's caption."""
-    figures: list[list[list[tuple[float, float]]]] = []
+    return {
+        caption: [[*zip(*line.get_data())] for line in axes.lines]
+        for caption, axes in axes_drawn(path, monkeypatch).items()
+        if axes.get_xlabel() == "step"
+    }
 
-    def savefig(figure: Figure, *args: Any, **kwargs: Any) -> None:
-        (axes,) = figure.axes
-        lines = [[*zip(*line.get_data())] for line in axes.lines]
-        figures.append(lines if axes.get_xlabel() == "step" else [])
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+def axes_drawn(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Axes]:
+    """The axes of each picture of the rows, by the picture's caption."""
+    drawn: list[Axes] = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *_, **__: drawn.extend(figure.axes)
+    )
     captions = [caption for _, caption in report.pictures(rows_in(path))]
-    return {c: lines for c, lines in zip(captions, figures, strict=True) if lines}
+    return dict(zip(captions, drawn, strict=True))
 
 
 def rows_in(path: Path) -> list[report.Row]:
@@ -814,6 +820,27 @@ def test_every_seed_of_every_group_has_its_own_curve(
     for member in row.members:
         curve = [line["test_error"] for line in report.metrics_of(row.runs[0], member)]
         assert curve == of_seed[member.seed]
+
+
+@pytest.mark.parametrize(("evaluations", "marker"), [(1, "o"), (2, "")])
+def test_a_curve_of_one_evaluation_is_a_mark(
+    evaluations: int, marker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run")
+    lines = [
+        json.dumps({"step": step, "train_loss": 2 / step, "test_error": 9 / step})
+        for step in range(1, evaluations + 1)
+    ]
+    (run / rundir.METRICS).write_text("\n".join(lines))
+    curves = [
+        axes.lines
+        for axes in axes_drawn(tmp_path, monkeypatch).values()
+        if axes.get_xlabel() == "step"
+    ]
+    assert [[line.get_marker() for line in lines] for lines in curves] == [
+        [marker],
+        [marker],
+    ]
 
 
 # Pictures in the directories.

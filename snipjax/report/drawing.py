@@ -239,7 +239,14 @@ def _draw_curves(axes: Axes, table: Sequence[Row], quantity: str, axis: str) -> 
     for row, colour in zip(table, _colours(len(table))):
         label = _literal(row_label(row))
         for points in _curves(row, quantity):
-            axes.plot(*zip(*points), color=colour, label=label, lw=1, alpha=0.8)
+            axes.plot(
+                *zip(*points),
+                color=colour,
+                label=label,
+                lw=1,
+                alpha=0.8,
+                marker=plots.curve_marker(points),
+            )
             label = None
     if quantity == "train_error":
         axes.set_ylim(bottom=0)  # which is what it is about
