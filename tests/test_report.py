@@ -272,6 +272,61 @@ def test_other_settings_are_another_row_which_names_them(tmp_path: Path) -> None
     assert [row.settings for row in rows] == ["", "train.learning_rate=0.01"]
 
 
+def make_short_and_long(path: Path) -> Path:
+    """Two sparsities, trained for 100 and for 1000 steps."""
+    for sparsity, steps, error in (
+        (0.9, 100, 9.5), (0.9, 1000, 3.0), (0.95, 100, 12.0), (0.95, 1000, 4.0)
+    ):  # fmt: skip
+        make_run(path / f"{sparsity}-{steps}", error, sparsity=sparsity,
+                 fields={"train.steps": steps}, steps=steps)  # fmt: skip
+    return path
+
+
+def test_rows_that_differ_in_steps_alone_are_told_apart(tmp_path: Path) -> None:
+    rows = rows_in(make_short_and_long(tmp_path))
+    assert [(row.error, row.settings) for row in rows] == [
+        (3.0, ""),  # the default is 1000 steps
+        (4.0, ""),
+        (9.5, "train.steps=100"),
+        (12.0, "train.steps=100"),
+    ]
+    assert (
+        "is 3.00% for SNIP at 90%, 4.00% for SNIP at 95%, 9.50% for SNIP at 90% "
+        "(train.steps=100) and 12.00% for SNIP at 95% (train.steps=100)."
+    ) in " ".join(report.analysis(rows))
+
+
+def test_a_line_of_errors_connects_what_was_trained_for_as_many_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = next(iter(axes_drawn(make_short_and_long(tmp_path), monkeypatch).values()))
+    assert [bars.get_label() for bars in axes.containers] == [
+        "SNIP",
+        "SNIP (train.steps=100)",
+    ]
+    assert [bars[0].get_ydata().tolist() for bars in axes.containers] == [
+        [3.0, 4.0],
+        [9.5, 12.0],
+    ]
+
+
+def test_a_schedule_is_nothing_to_what_is_not_trained(tmp_path: Path) -> None:
+    for seed, every in enumerate((5, 25_000)):
+        make_run(
+            tmp_path / f"{every}",
+            None,
+            seed=seed,
+            fields={"train.steps": 0, "train.decay_every": every},
+            steps=0,
+        )
+    make_run(tmp_path / "trained", 2.0, fields={"train.decay_every": 5})
+    rows = rows_in(tmp_path)
+    assert {row.settings: len(row.members) for row in rows} == {
+        "train.steps=0": 2,
+        "train.decay_every=5": 1,
+    }
+
+
 def test_a_field_that_an_older_run_lacks_has_its_default(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     old = make_run(tmp_path / "b", seed=1) / rundir.CONFIG

@@ -113,6 +113,7 @@ def _settings(run: Run, member: Member) -> tuple[tuple[str, str], ...]:
         for name, value in sorted(run.config.items())
         if name not in _IN_COLUMNS + _WITHOUT_EFFECT
         and not (member.method == "none" and _is_of_pruning(name))
+        and not (run.config["train.steps"] == 0 and _is_of_the_schedule(name))
     )
 
 
@@ -123,6 +124,11 @@ def _training(settings: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...
 def _is_of_pruning(name: str) -> bool:
     """Whether a field has no effect on a dense network."""
     return name.startswith("prune.") or name == "init.scored"
+
+
+def _is_of_the_schedule(name: str) -> bool:
+    """Whether a field has no effect on a network that is not trained."""
+    return name.startswith("train.") and name != "train.steps"
 
 
 def _row(
@@ -146,7 +152,7 @@ def _row(
     varied = {
         name
         for name, value in changed
-        if name != "train.steps" and any(other.get(name) != value for other in others)
+        if any(other.get(name) != value for other in others)
     }
     errors = [member.test_error for member, _ in group]
     last_errors = [member.test_error_last for member, _ in group]
