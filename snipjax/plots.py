@@ -170,7 +170,9 @@ def signals(named: Mapping[str, "Signal"], path: Path | BinaryIO) -> None:
         ),
     ):
         for number, (name, signal) in enumerate(named.items()):
-            values = scale * np.atleast_2d(getattr(signal, quantity))
+            # The sum over seeds of what float32 holds may be beyond it.
+            quantities = np.asarray(getattr(signal, quantity), np.float64)
+            values = scale * np.atleast_2d(quantities)
             style = {
                 "color": matplotlib.colormaps["tab10"](number % 10),
                 "marker": "os^vDPX"[number % 7],
@@ -194,7 +196,7 @@ def signals(named: Mapping[str, "Signal"], path: Path | BinaryIO) -> None:
         axes.set_xlabel(title)
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    all_axes[0].set_yticks(range(len(layers)), layers)
+    all_axes[0].set_yticks(range(len(layers)), layers, parse_math=False)
     all_axes[0].set_ylim(len(layers) - 0.5, -0.5)
     all_axes[2].set_xlim(left=0)
     all_axes[3].axvline(0, color="black", linewidth=0.8)

@@ -58,7 +58,7 @@ def from_json(values: dict[str, Any]) -> Signal:
     """Returns the signal that :func:`as_json` made this of.
 
     Raises:
-      ValueError: if it is anything else.
+      ValueError: if it is anything else, or of no seed or layer.
 
     Example:
       >>> values = {"layers": ["Dense_0"], "rank_correlation": [None]}
@@ -68,16 +68,21 @@ def from_json(values: dict[str, Any]) -> Signal:
       ('Dense_0',)
     """
     try:
-        arrays = {
-            name: np.asarray(values[name], np.float32)
-            for name in Signal._fields
-            if name != "layers"
-        }
+        with np.errstate(over="ignore"):
+            arrays = {
+                name: np.asarray(values[name], np.float32)
+                for name in Signal._fields
+                if name != "layers"
+            }
         layers = tuple(map(str, values["layers"]))
     except (KeyError, TypeError, ValueError):
         raise ValueError("it is not a signal as snipjax writes it") from None
-    if any(array.shape[-1:] != (len(layers),) for array in arrays.values()):
-        raise ValueError("it is a signal whose layers and values do not fit")
+    *of_seeds, over_seeds = (array.shape for array in arrays.values())
+    shape = (*arrays["density"].shape[:1], len(layers))
+    if any(each != shape for each in of_seeds) or over_seeds != shape[1:]:
+        raise ValueError("it is a signal whose layers, seeds and values do not fit")
+    if 0 in shape:
+        raise ValueError("it is a signal of no seed or no layer")
     return Signal(layers, **arrays)
 
 

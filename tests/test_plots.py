@@ -167,6 +167,29 @@ def test_signals_without_a_positive_number(fill: float, tmp_path: Path) -> None:
     assert_draws(tmp_path / "signals.png", plots.signals, named)
 
 
+def test_signals_beyond_what_float32_adds_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widest = signal(3, 4)
+    widest.activation_variance[:] = 3e38  # which is a float32, unlike four of them
+    widest.gradient_variance[:] = [1e-45, 1.0, 1e38]
+    assert_draws(tmp_path / "signals.png", plots.signals, {"he": widest})
+    figures: list[Figure] = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *_, **__: figures.append(figure)
+    )
+    plots.signals({"he": widest}, tmp_path / "signals.png")
+    activations, gradients, *_ = figures[0].axes
+    assert activations.lines[0].get_xdata() == pytest.approx([3e38] * 3)
+    assert activations.get_xlim() == pytest.approx((1e38, 1e39))
+    assert gradients.get_xlim() == pytest.approx((1e-45, 1e39))
+
+
+def test_names_of_layers_are_not_formulas(tmp_path: Path) -> None:
+    named = {"he": signal(2, 1)._replace(layers=(r"$\frac{", "$x^{$"))}
+    assert_draws(tmp_path / "signals.png", plots.signals, named)
+
+
 def test_signals_leave_out_recurrent_cells(tmp_path: Path) -> None:
     unseen = signal(4, 2)
     unseen.activation_variance[:, 1:3] = np.nan

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ml_collections import config_flags
 
 from snipjax import config as configs
-from snipjax import report, rundir
+from snipjax import plots, report, rundir, signals
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -1081,6 +1081,31 @@ def test_a_layer_keeps_no_more_than_it_has(
         report.read_run(run)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sparsity", 1.0),
+        ("sparsity", 7),
+        ("sparsity", -0.1),
+        ("test_error", -5),
+        ("test_error", 100.1),
+        ("test_error_last", 101),
+    ],
+)
+def test_a_share_and_an_error_are_within_their_bounds(
+    field: str, value: float, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", **{"sparsity": 0.5, field: value})
+    with pytest.raises(ValueError, match=rf"result.json.*field '{field}' is {value:g}"):
+        report.read_run(run)
+
+
+def test_the_least_and_the_largest_error_are_within_bounds(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 0, test_error_last=100.0)
+    (member,) = report.read_run(run).members
+    assert (member.test_error, member.test_error_last) == (0.0, 100.0)
+
+
 @pytest.mark.parametrize("name", [rundir.CONFIG, rundir.RESULT])
 @pytest.mark.parametrize("text", ['{"study": 1}', '{"cut', "[" * 100_000, "\0", ""])
 def test_what_is_found_beside_runs_and_is_none_is_left_out_with_a_warning(
@@ -1128,19 +1153,80 @@ def test_a_file_that_cannot_be_read_costs_its_run(tmp_path: Path) -> None:
     assert run.path == tmp_path / "good"
 
 
-def test_signals_of_initializations_are_drawn_side_by_side(tmp_path: Path) -> None:
-    values = {"layers": ["Dense_0", "Dense_1"], "rank_correlation": [0.1, None]}
-    for name in ("activation_variance", "gradient_variance", "density"):
-        values[name] = [[0.5, 0.25], [0.4, 0.2]]
-    for name in ("he", "xavier"):
-        run = make_run(tmp_path / name, fields={"init.scored": name})
-        (run / "signal.json").write_text(json.dumps(values))
-    runs = report.gather([tmp_path])
+OF_SEEDS = ("activation_variance", "gradient_variance", "density")
+
+
+def signal_of(**values: Any) -> dict[str, Any]:
+    """As ``signal.json`` has it: of two seeds and two layers."""
+    fields = {"layers": ["Dense_0", "Dense_1"], "rank_correlation": [0.1, None]}
+    return fields | {name: [[0.5, 0.25], [0.4, 0.2]] for name in OF_SEEDS} | values
+
+
+def make_signals(path: Path, *names: str) -> list[report.Run]:
+    """Runs of as many initializations, with their signals."""
+    for name in names:
+        run = make_run(path / name, fields={"init.scored": name})
+        (run / signals.FILE).write_text(json.dumps(signal_of()))
+    return report.gather([path])
+
+
+def test_signals_of_initializations_are_drawn_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = make_signals(tmp_path, "he", "xavier")
     assert runs[0].signal.layers == ("Dense_0", "Dense_1")
     ((uri, caption),) = report.signal_pictures(runs)
     assert base64.b64decode(uri.partition(",")[2])[:4] == b"\x89PNG"
     assert "LeNet-300-100" in caption
     assert uri in report.page(runs, report.rows(runs))
+    together: list[list[str]] = []
+    monkeypatch.setattr(plots, "signals", lambda named, _: together.append([*named]))
+    report.signal_pictures(runs)
+    assert together == [["he", "xavier"]]
+
+
+def test_a_signal_that_cannot_be_drawn_is_named_and_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = make_signals(tmp_path, "fan_in", "he", "xavier")
+    drawn: list[list[str]] = []
+
+    def draw(named: dict[str, Any], file: Any) -> None:
+        if "he" in named:
+            raise OverflowError("no axis for this")
+        drawn.append([*named])
+
+    monkeypatch.setattr(plots, "signals", draw)
+    with pytest.warns(UserWarning, match=r"he/signal.json.*no axis for this") as caught:
+        pictures = report.signal_pictures(runs)
+    assert len(caught) == len(pictures) == 1
+    assert drawn[-1] == ["fan in", "xavier"]
+    with pytest.warns(UserWarning, match=r"he/signal.json"):
+        assert report.signal_pictures(report.gather([tmp_path / "he"])) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"activation_variance": [[[0.5, 0.25]]]},
+        {"activation_variance": [[[0.5, 0.25]]] * 2},
+        {"gradient_variance": [0.5, 0.25]},
+        {"density": [0.5, 0.25]},
+        {"rank_correlation": [[0.1, 0.2], [0.1, 0.2]]},
+        {"gradient_variance": [[0.5, 0.25]]},
+        {"activation_variance": [[], []]},
+        {"density": 0.5},
+        {"layers": ["Dense_0"]},
+        {"layers": [], "rank_correlation": [], **{name: [[]] for name in OF_SEEDS}},
+        {"layers": 3},
+        {"density": "x"},
+    ],
+    ids=str,
+)
+def test_a_signal_is_of_layers_and_as_many_seeds(values: dict[str, Any]) -> None:
+    assert signals.from_json(signal_of()).density.shape == (2, 2)
+    with pytest.raises(ValueError, match=r"it is (not )?a signal"):
+        signals.from_json(signal_of(**values))
 
 
 def test_a_damaged_signal_costs_itself(tmp_path: Path) -> None:

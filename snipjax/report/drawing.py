@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from snipjax import plots, published
+from snipjax import plots, published, signals
 from snipjax.report.aggregation import Row, by_network
 from snipjax.report.layers import layer_densities, one_per_network
 from snipjax.report.runs import Run, metrics_of
@@ -25,7 +25,6 @@ from snipjax.report.titles import (
     title,
 )
 from snipjax.report.values import finite
-from snipjax.signals import Signal
 
 _SIZE = (4.8, 3.6)  # inches; legible where a narrow screen shrinks it
 _COLOURS = ("#3b6ea8", "#c4622d", "#3a8a5c", "#8a5aa8", "#b08a1e", "#a83b5c", "#4a9aa8")
@@ -106,21 +105,22 @@ def signal_pictures(runs: Sequence[Run]) -> list[tuple[str, str]]:
     Runs with a measured signal (``config.signal_seeds``) of the same network on the
     same data are side by side, by the initialization that saliency is computed on.
     """
-    networks: dict[tuple[Any, ...], dict[str, Signal]] = {}
+    networks: dict[tuple[Any, ...], dict[str, Run]] = {}
     for run in runs:
         if run.signal is None:
             continue
         names = run.config["dataset.name"], run.config["model.name"]
         named = networks.setdefault((*names, run.signal.layers), {})
         label = str(run.config["init.scored"]).replace("_", " ")
-        named[_literal(run.name if label in named else label)] = run.signal
+        named[_literal(run.name if label in named else label)] = run
     drawn = []
     for (dataset, model, _), named in networks.items():
-        file = io.BytesIO()
-        plots.signals(named, file)
+        picture = _signals_side_by_side(named)
+        if picture is None:
+            continue
         drawn.append(
             (
-                data_uri(file.getvalue(), "image/png"),
+                data_uri(picture, "image/png"),
                 f"What initializations do before any training, layer by layer: "
                 f"{published.NETWORKS.get(model, model)} on "
                 f"{DATASETS.get(dataset, dataset)}. Lines are means "
@@ -128,6 +128,32 @@ def signal_pictures(runs: Sequence[Run]) -> list[tuple[str, str]]:
             )
         )
     return drawn
+
+
+def _signals_side_by_side(named: Mapping[str, Run]) -> bytes | None:
+    """A picture of runs' signals, without those that cannot be drawn even alone."""
+    try:
+        return _signals_picture(named)
+    except Exception:  # whatever drawing ends in
+        sound = {name: run for name, run in named.items() if _is_drawn_alone(name, run)}
+    return _signals_picture(sound) if sound else None
+
+
+def _is_drawn_alone(name: str, run: Run) -> bool:
+    """Whether a run's signal can be drawn; warns if it cannot."""
+    try:
+        _signals_picture({name: run})
+    except Exception as error:  # whatever drawing ends in
+        file = run.path / signals.FILE
+        warnings.warn(f"left out: '{file}' was not drawn: {error}", stacklevel=2)
+        return False
+    return True
+
+
+def _signals_picture(named: Mapping[str, Run]) -> bytes:
+    file = io.BytesIO()
+    plots.signals({name: run.signal for name, run in named.items()}, file)
+    return file.getvalue()
 
 
 def _picture(draw: Callable[..., None], table: Sequence[Row], *args: Any) -> str:

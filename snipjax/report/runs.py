@@ -234,6 +234,13 @@ def _member(result: dict[str, Any]) -> Member:
             raise ValueError(f"field '{name}' is missing or no number")
         return value
 
+    def error(name: str) -> float | None:
+        if (value := finite(result.get(name))) is None:
+            return None
+        if not 0.0 <= value <= 100.0:
+            raise ValueError(f"field '{name}' is {value:g}, outside [0, 100] percent")
+        return value
+
     method = text("method")
     try:
         layers = [
@@ -254,6 +261,8 @@ def _member(result: dict[str, Any]) -> Member:
                 f"{layer.total} connections kept"
             )
     sparsity = 0.0 if method == "none" else number("sparsity")
+    if not 0.0 <= sparsity < 1.0:
+        raise ValueError(f"field 'sparsity' is {sparsity:g}, outside [0, 1)")
     return Member(
         dataset=text("dataset"),
         model=text("model"),
@@ -263,8 +272,8 @@ def _member(result: dict[str, Any]) -> Member:
         parameters=int(number("parameters")),
         kept=int(number("kept")),
         layers=tuple(layer for layer in layers if layer.total),
-        test_error=finite(result.get("test_error")),
-        test_error_last=finite(result.get("test_error_last")),
+        test_error=error("test_error"),
+        test_error_last=error("test_error_last"),
         steps=int(number("steps")),
         epochs=number("epochs"),
     )
