@@ -46,7 +46,11 @@ def of_large(config: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]
 
 @contextlib.contextmanager
 def claim(
-    workdir: Path, config: ConfigDict, *, differences: Differences = of_experiments
+    workdir: Path,
+    config: ConfigDict,
+    *,
+    differences: Differences = of_experiments,
+    describes_itself: Callable[[Path], bool] = lambda workdir: False,
 ) -> Iterator[None]:
     """Makes a directory for a run of this configuration, or checks that it is one.
 
@@ -59,6 +63,8 @@ def claim(
       config: the configuration of the run.
       differences: what of it must be as in the directory, a line for each that is not,
         of this configuration and of the directory's as plain dicts.
+      describes_itself: whether what is finished in the directory says what it was made
+        with, so that it is a run also where its configuration is lost.
 
     Yields:
       Nothing.
@@ -79,7 +85,7 @@ def claim(
     try:
         _lock(descriptor, workdir)
         try:
-            _check_contents(workdir, config, differences)
+            _check_contents(workdir, config, differences, describes_itself(workdir))
             yield
         finally:
             if is_new:
@@ -373,21 +379,32 @@ def _lock(descriptor: int, workdir: Path) -> None:
 
 
 def _check_contents(
-    workdir: Path, config: ConfigDict, differences: Differences
+    workdir: Path, config: ConfigDict, differences: Differences, describes_itself: bool
 ) -> None:
     contents = {path.name for path in workdir.iterdir()}
     if RESULT not in contents and not os.access(workdir, os.W_OK):
         raise _unusable(workdir, "it cannot be written")
     if CONFIG not in contents:
-        if any(not name.endswith(_PARTIAL) for name in contents):
+        is_other = any(not name.endswith(_PARTIAL) for name in contents)
+        if is_other and not describes_itself:
             raise ValueError(
                 f"workdir '{workdir}' has files but no {CONFIG}, so it is not a run; "
                 "choose an empty or new directory with --workdir"
             )
         return
-    found = differences(config.to_dict(), read_json(workdir / CONFIG))
+    found = differences(config.to_dict(), _written_config(workdir, describes_itself))
     if found:
         raise ValueError(
             f"workdir '{workdir}' holds a run of another configuration "
             f"({'; '.join(found)}); choose another with --workdir, or remove it"
         )
+
+
+def _written_config(workdir: Path, describes_itself: bool) -> dict[str, Any]:
+    path, remedy = workdir / CONFIG, f"remove '{workdir}' to start again"
+    if describes_itself:
+        remedy = "remove this file, and the same command goes on with what is finished"
+    written = read_json(path, remedy)
+    if not isinstance(written, dict):
+        raise ValueError(f"'{path}' is damaged (it has no fields); {remedy}")
+    return written

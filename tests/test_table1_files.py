@@ -145,6 +145,42 @@ class TestADamagedStart:
         assert stubs.calls == ["dense 0 0", "lwc 0.917 0"]
 
 
+class TestADamagedConfiguration:
+    @pytest.mark.parametrize("text", ["{", "[]", ""])
+    def test_costs_no_finished_cell(self, finished: Path, text: str) -> None:
+        path = finished / rundir.CONFIG
+        written = path.read_text()
+        path.write_text(text)
+        message = r"config\.json' is damaged .*; remove this file, and the same command"
+        with pytest.raises(ValueError, match=message):
+            table1.run(small(), finished)
+        path.unlink()
+        assert len(table1.run(small(), finished).rows) == 3
+        assert path.read_text() == written
+
+    def test_leaves_the_cells_to_say_what_they_were_made_with(
+        self, finished: Path
+    ) -> None:
+        (finished / rundir.CONFIG).unlink()
+        other = small()
+        other.dataset.name = "mnist"
+        message = r"made with config\.dataset\.name=digits, not mnist"
+        with pytest.raises(ValueError, match=message):
+            table1.run(other, finished)
+
+    @pytest.mark.parametrize("text", ["{", "[]"])
+    def test_of_a_directory_without_cells_is_that_of_any_run(
+        self, tmp_path: Path, text: str
+    ) -> None:
+        (tmp_path / rundir.CONFIG).write_text(text)
+        message = f"is damaged .*; remove '{tmp_path}' to start again"
+        with pytest.raises(ValueError, match=message):
+            table1.run(small(), tmp_path)
+        (tmp_path / rundir.CONFIG).rename(tmp_path / "thesis.tex")
+        with pytest.raises(ValueError, match=r"has files but no config\.json"):
+            table1.run(small(), tmp_path)
+
+
 class TestADirectoryThatIsNoCells:
     @pytest.mark.parametrize(
         "name",

@@ -66,7 +66,12 @@ def run(
     workdir = Path(workdir)
     cells = configs.cells(config)
     with (
-        rundir.claim(workdir, config, differences=differences),
+        rundir.claim(
+            workdir,
+            config,
+            differences=differences,
+            describes_itself=lambda workdir: bool(files.finished(workdir)),
+        ),
         experiment.stop_requests() as stop,
     ):
         check_settings(config, cells, workdir)
