@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from baselines import softmax_regression
 from snipjax import experiment, masks, training
 from snipjax.baselines import History, Outcome
 from snipjax.baselines.obd import (
@@ -110,6 +111,27 @@ def test_what_is_removed_is_least_salient_of_what_was_left(
     # Two estimates with different signs, of the same saliencies.
     order = np.argsort(np.where(before, -score, 1.0))[: int(after.sum())]
     assert np.mean(after[order]) > 0.9
+
+
+def test_what_is_kept_is_a_matter_of_weights_and_curvature() -> None:
+    # Of one example the estimate is h = x^2, up to a factor, and h w^2 is 0.25, 1 in
+    # the first row and 2.25, 0.81 in the second. The first would keep its row by w^2
+    # alone, and the second by h.
+    parts = softmax_regression.parts(steps=1)
+    parts.config.train.batch_size = 1
+    image = jnp.array([0.5, 3.0]).reshape(1, 1, 2, 1)
+    params = softmax_regression.params_of(np.array([[1.0, -2.0], [0.5, 0.3]]))
+    kept = least_salient_removed(
+        parts._replace(train=training.Batch(image, jnp.array([0]))),
+        params,
+        masks.ones(params, masks.kernels),
+        KEY,
+        sparsity=0.5,
+        num_batches=1,
+    )
+    np.testing.assert_array_equal(
+        kept["Dense_0"]["kernel"], [[False, True], [True, False]]
+    )
 
 
 def test_a_miniature_run(digits: experiment.Parts) -> None:
