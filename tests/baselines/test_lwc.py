@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from baselines import softmax_regression
 from snipjax import experiment, masks
 from snipjax.baselines import Outcome, hyperparameters, layers
 from snipjax.baselines.lwc import lwc, weakest_removed
@@ -104,6 +105,29 @@ def test_pruned_weights_stay_gone_however_large() -> None:
     assert masks.sparsity(after) == 0.5
     subset = jax.tree.map(lambda a, b: bool((a <= b).all()), after, mask)
     assert all(jax.tree.leaves(subset))
+
+
+def test_a_round_starts_where_the_last_one_ended_step_by_step() -> None:
+    params, mask, _ = lwc(
+        softmax_regression.parts(steps=4, learning_rate=2.0),
+        0.5,
+        pretrained=softmax_regression.pretrained(),
+        rounds=2,
+        retraining=0.5,
+        learning_rate=0.5,
+        decays=0,
+    )
+    weights = softmax_regression.WEIGHTS
+    for kept in (3, 2):  # of four, as 4 / sqrt(2) is nearly 3
+        keep = np.abs(weights) >= np.sort(np.abs(weights), axis=None)[-kept]
+        weights = np.where(keep, weights, 0)
+        for _ in range(2):
+            slope = softmax_regression.gradient(
+                softmax_regression.cross_entropy, weights
+            )
+            weights = np.where(keep, weights - slope, 0)
+    np.testing.assert_allclose(params["Dense_0"]["kernel"], weights, atol=1e-5)
+    np.testing.assert_array_equal(mask["Dense_0"]["kernel"], keep)
 
 
 def test_rounds_of_pruning_and_retraining_on_digits(
