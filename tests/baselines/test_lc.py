@@ -93,13 +93,15 @@ def test_both_steps_find_the_constrained_minimum_of_a_square() -> None:
 
 
 def test_learning_and_compression_step_by_step_under_a_growing_mu() -> None:
+    parts = softmax_regression.parts(steps=4, learning_rate=0.4)
+    parts.config.train.weight_decay = 0.3
     params, mask, _ = lc(
-        softmax_regression.parts(steps=4, learning_rate=0.4),
+        parts,
         0.5,
         pretrained=softmax_regression.pretrained(),
         iterations=3,
         learning=0.5,
-        pull=0.16,
+        pull=0.8,
         growth=2.0,
         learning_rate=0.5,
         decays=0,
@@ -110,13 +112,15 @@ def test_learning_and_compression_step_by_step_under_a_growing_mu() -> None:
 
     weights, multipliers = softmax_regression.WEIGHTS, np.zeros((2, 2))
     theta = largest_two(weights)
-    for mu in (0.4, 0.8, 1.6):  # the first is 0.16 / (0.2 * 2 steps)
+    # The first mu is 0.8 / (0.2 * 2 steps); the last bears no rate of 0.2.
+    for mu, rate in ((2.0, 0.2), (4.0, 0.2), (8.0, 1 / 8)):
         for _ in range(2):
             slope = softmax_regression.gradient(
                 softmax_regression.cross_entropy, weights
             )
+            slope = slope + 0.3 * weights  # that decay
             pulled = slope + mu * (weights - theta) - multipliers
-            weights = weights - 0.2 * pulled
+            weights = weights - rate * pulled
         theta = largest_two(weights - multipliers / mu)
         multipliers = multipliers - mu * (weights - theta)
     np.testing.assert_allclose(params["Dense_0"]["kernel"], theta, atol=1e-5)
