@@ -1,5 +1,6 @@
 """Dynamic network surgery: the rule of the mask, and gradients of hidden weights."""
 
+import importlib
 from typing import Any
 
 import chex
@@ -212,6 +213,34 @@ def test_within_wide_margins_nothing_changes_after_the_first_update() -> None:
     assert history.prunes == 1
     expected = np.abs(softmax_regression.WEIGHTS) > 0.85
     np.testing.assert_array_equal(mask["Dense_0"]["kernel"], expected)
+
+
+def test_updates_become_rare_as_the_power_of_a_share_of_the_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chances = []
+
+    def listened(
+        carry: Surgery, batch: training.Batch, key: chex.PRNGKey, **others: Any
+    ) -> tuple[Surgery, training.Metrics]:
+        chances.append(others["chance"])
+        return carry, training.Metrics(jnp.float32(0), jnp.float32(0))
+
+    # Of the module, whose name the package gives to the function.
+    module = importlib.import_module("snipjax.baselines.dns")
+    monkeypatch.setattr(module, "surgery_step", listened)
+    dns(
+        softmax_regression.parts(steps=16),
+        0.5,
+        pretrained=softmax_regression.pretrained(),
+        surgery=0.5,
+        recovery=0.1,
+        gamma=3.0,
+        power=2.0,
+    )
+    # (1 + 3 t)^-2 at the beginning, a third and the end of eight steps.
+    found = [float(chances[0](jnp.float32(number))) for number in (0, 8 / 3, 8)]
+    np.testing.assert_allclose(found, [1, 1 / 4, 1 / 16], rtol=1e-5)
 
 
 def test_surgery_and_recovery_on_digits(
