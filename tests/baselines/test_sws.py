@@ -11,7 +11,7 @@ from scipy import special, stats
 
 from baselines import softmax_regression
 from snipjax import experiment, masks
-from snipjax.baselines import Outcome
+from snipjax.baselines import History, Outcome
 from snipjax.baselines.sws import (
     Free,
     Mixture,
@@ -207,6 +207,34 @@ def test_steps_go_down_the_loss_and_the_prior_of_weights_and_precisions(
     actual = params["Dense_0"]["kernel"].ravel()
     np.testing.assert_allclose(actual, trained[:4], atol=1e-5)
     assert history.prunes == 0
+
+
+def test_the_rule_prunes_beyond_the_target_and_the_last_row_is_quantised() -> None:
+    # Of components at 0, -1 and 1 as wide as each other, two weights are nearest to
+    # the first, where a target of 0.25 would have one go.
+    start = np.array([[1.0, 0.1], [-0.2, -0.7]])
+    params = softmax_regression.params_of(start)
+    params, mask, history = sws(
+        softmax_regression.parts(steps=1),
+        0.25,
+        pretrained=Outcome(params, masks.ones(params, masks.kernels), History()),
+        share=1.0,
+        num_components=3,
+        zero_proportion=0.5,
+        initial_std=0.25,
+        learning_rate=1e-9,  # the mixture's, too: all stays as it was
+        means_learning_rate=1e-9,
+        mixture_learning_rate=1e-9,
+    )
+    pruned, quantised = [[1.0, 0.0], [0.0, -0.7]], [[1.0, 0.0], [0.0, -1.0]]
+    np.testing.assert_array_equal(mask["Dense_0"]["kernel"], np.eye(2))
+    np.testing.assert_allclose(params["Dense_0"]["kernel"], pruned, atol=1e-6)
+    row, last = history.rows
+    assert row["kept_by_rule"] == 2
+    assert row["sparsity"] == last["sparsity"] == 0.5
+    for found, weights in ((row, pruned), (last, quantised)):
+        expected = softmax_regression.cross_entropy(np.array(weights))
+        assert found["val_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_run_prunes_to_the_target(
