@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from baselines import softmax_regression
-from snipjax import experiment, masks, models
+from snipjax import experiment, masks, models, training
 from snipjax.baselines import History, Outcome
 from snipjax.baselines.lobs import (
     inputs_of,
@@ -326,8 +326,65 @@ def test_the_update_is_the_least_squares_solution_without_the_cheapest_weight() 
         changed = weights.copy()
         changed[:, unit] = best
         found.append((cost, changed))
-    _, expected = min(found, key=lambda pair: pair[0])
+    cost, expected = min(found, key=lambda pair: pair[0])
     np.testing.assert_allclose(outcome.params["Dense_0"]["kernel"], expected, atol=1e-4)
+    # Over the four examples; of one layer, whose outputs are the logits.
+    row, _ = outcome.history.rows
+    for name in ("output_error", "layer_error/Dense_0"):
+        assert row[name] == pytest.approx((cost / 4) ** 0.5, rel=1e-3)
+
+
+class Chain(nn.Module):
+    """Outputs are images times two matrices."""
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
+        x = nn.Dense(2, use_bias=False)(x.reshape(len(x), -1))
+        return nn.Dense(1, use_bias=False)(x)
+
+
+def test_costs_in_a_layers_output_count_as_much_as_the_next_enlarges_them() -> None:
+    # Small weights and then large ones: without gains the first layer would go first.
+    images = softmax_regression.IMAGES
+    first = 0.01 * np.array([[1.0, -0.9], [0.8, 0.7]])
+    second = np.array([[30.0], [100.0]])
+    params = {
+        "Dense_0": {"kernel": jnp.asarray(first, jnp.float32)},
+        "Dense_1": {"kernel": jnp.asarray(second, jnp.float32)},
+    }
+    # With one class there is no loss, so that retraining changes nothing.
+    parts = softmax_regression.parts(steps=1)
+    examples = training.Batch(parts.train.images, jnp.zeros(4, jnp.int32))
+    outcome = lobs(
+        parts._replace(
+            model=Chain(), train=examples, validation=examples, test=examples
+        ),
+        1 / 6,
+        pretrained=Outcome(params, masks.ones(params, masks.kernels), History()),
+        rounds=1,
+        num_batches=1,
+        damping=1e-6,
+    )
+
+    def costs(inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Of each weight's removal, with the other of its unit at its best."""
+        found = np.zeros(weights.shape)
+        for gone, unit in np.ndindex(weights.shape):
+            x, wanted = inputs[:, 1 - gone], inputs @ weights[:, unit]
+            error = wanted - x * (x @ wanted) / (x @ x)
+            found[gone, unit] = 0.5 * np.mean(error**2)
+        return found
+
+    in_first, in_second = costs(images, first), costs(images @ first, second)
+    assert in_first.min() < in_second.min()
+    # The logit is the second layer's output, and has the hidden units' weights for
+    # its derivatives in them.
+    in_first = in_first * np.mean(second**2)
+    assert in_second.min() < in_first.min()
+    np.testing.assert_array_equal(outcome.mask["Dense_0"]["kernel"], np.ones((2, 2)))
+    np.testing.assert_array_equal(
+        outcome.mask["Dense_1"]["kernel"], in_second > in_second.min()
+    )
 
 
 @pytest.mark.slow
