@@ -8,9 +8,12 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from snipjax import initializers, masks, plots
+from snipjax import initializers, masks, plots, published
+from snipjax.table1 import aggregation, output
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -201,3 +204,114 @@ def test_signals_leave_out_recurrent_cells(tmp_path: Path) -> None:
 def test_signals_of_one_model(named: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one model"):
         plots.signals(named, tmp_path / "signals.png")
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """What is drawn, in the place of a file."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *_, **__: drawn.append(figure)
+    )
+    return drawn
+
+
+def points(line: Line2D) -> list[tuple[float, float]]:
+    pairs = zip(line.get_xdata(), line.get_ydata())
+    return [(round(float(x), 6), round(float(y), 6)) for x, y in pairs]
+
+
+def measured(axes: Axes) -> dict[str, Line2D]:
+    """Lines of means, by the names of their methods."""
+    return {bars.get_label(): bars[0] for bars in axes.containers}
+
+
+def alone(axes: Axes) -> list[Line2D]:
+    """Marks without a line; those of deviations and of the legend have no part."""
+    lines = [line for line in axes.lines if len(line.get_xdata())]
+    within = [line for bars in axes.containers for line in (bars[0], *bars[1])]
+    return [
+        line for line in lines if line not in within and line.get_linestyle() == "None"
+    ]
+
+
+def lines_of(axes: Axes, style: str) -> list[Line2D]:
+    return [line for line in axes.lines if line.get_linestyle() == style]
+
+
+def test_a_frontier_is_of_densities_with_what_is_published_hollow(
+    figures: list[Figure], tmp_path: Path
+) -> None:
+    plots.frontier(
+        {"SNIP": [(0.05, 2.1, 0.1), (0.02, 3.0, 0.2)], "LWC": [(0.1, 1.9, 0.0)]},
+        {"SNIP": [(0.05, 1.6), (0.02, 2.4)], "OBD": [(0.08, 2.0)]},
+        ("to beat", [(0.05, 1.53), (0.02, 1.99)]),
+        1.7,
+        tmp_path,
+    )
+    (axes,) = figures[0].axes
+    assert axes.get_xscale() == "log"
+    means = measured(axes)
+    assert points(means["SNIP"]) == [(2, 3.0), (5, 2.1)]
+    assert points(means["LWC"]) == [(10, 1.9)]
+    (bars,) = axes.containers[0][2]
+    ends = [[(2, 2.8), (2, 3.2)], [(5, 2.0), (5, 2.2)]]
+    np.testing.assert_allclose(bars.get_segments(), ends)
+    hollow = alone(axes)
+    assert [points(line) for line in hollow] == [[(5, 1.6)], [(2, 2.4)], [(8, 2.0)]]
+    assert {line.get_markerfacecolor() for line in hollow} == {"none"}
+    assert all(line.get_markerfacecolor() != "none" for line in means.values())
+    for style in (Line2D.get_marker, Line2D.get_color):
+        own = style(means["SNIP"])
+        assert [style(line) == own for line in hollow] == [True, True, False]
+    (to_beat,) = lines_of(axes, ":")
+    assert points(to_beat) == [(2, 1.99), (5, 1.53)]
+    (dense,) = lines_of(axes, "--")
+    assert list(dense.get_ydata()) == [1.7, 1.7]
+    assert [text.get_text() for text in figures[0].legends[0].texts] == [
+        *("SNIP", "LWC", "OBD, published", "published", "to beat", "Dense")
+    ]
+
+
+def row_of_table_1(
+    method: str, sparsity: float, errors: tuple[float, ...], **fields: Any
+) -> aggregation.Row:
+    results = [{"measured_sparsity": sparsity, "test_error": x} for x in errors]
+    fields = {"network": "lenet_300_100", "published": None, **fields}
+    return aggregation.Row(
+        dataset="mnist",
+        method=method,
+        wanted=sparsity,
+        hyperparameters=0,
+        cells=len(errors),
+        results=tuple(results),
+        costs=(),
+        failures=(),
+        **fields,
+    )
+
+
+def test_the_frontier_of_table_1_has_what_both_papers_published(
+    figures: list[Figure], tmp_path: Path
+) -> None:
+    def found(method: str, sparsity: float) -> published.Row | None:
+        return published.find("mnist", "lenet_300_100", method, sparsity)
+
+    table = [
+        row_of_table_1("dense", 0.0, (1.6, 1.8), published=found("dense", 0.0)),
+        row_of_table_1("lwc", 0.917, (), published=found("lwc", 0.917)),
+        row_of_table_1("snip", 0.9, (1.4,)),
+        row_of_table_1("snip", 0.95, (2.0, 2.4), published=found("snip", 0.95)),
+        row_of_table_1("snip", 0.99, (0.9,), network="lenet_5_caffe"),
+    ]
+    output._draw_frontier(table, "lenet_300_100", tmp_path)
+    (axes,) = figures[0].axes
+    means = measured(axes)
+    assert list(means) == ["SNIP"]
+    assert points(means["SNIP"]) == [(5, 2.2), (10, 1.4)]
+    # As the SNIP paper prints them, and Dettmers and Zettlemoyer.
+    assert [points(line) for line in alone(axes)] == [[(8.3, 1.6)], [(5, 1.6)]]
+    (to_beat,) = lines_of(axes, ":")
+    assert points(to_beat) == [(2, 1.99), (5, 1.53)]
+    (dense,) = lines_of(axes, "--")
+    assert list(dense.get_ydata()) == pytest.approx([1.7, 1.7])
