@@ -517,6 +517,8 @@ class TestTable:
         place = names.index("Additional hyperparameters")
         dense, *snip = [line[place].text for line in tables.lines(table)]
         assert (dense, set(snip)) == ("-", {count})
+        legend = dict(tables.LEGEND)["Additional hyperparameters"]
+        assert "for SNIP one more if it trains any of the networks at another" in legend
 
     def test_the_legend_says_what_a_cost_rests_on(self) -> None:
         text = dict(tables.LEGEND)["Training cost (dense trainings)"]

@@ -70,8 +70,8 @@ LEGEND = (
     (
         "Additional hyperparameters",
         "counted: the fields of the method's section of the configuration, with which "
-        "it was run, and one more if it trains any of the networks at a learning rate "
-        "of its own.",
+        "it was run; for SNIP one more if it trains any of the networks at another "
+        "learning rate than the dense one.",
     ),
     (
         "Augments the training objective",
