@@ -745,6 +745,13 @@ def test_the_table_spells_its_columns_out_and_holds_the_figures(
     assert labels[: len(header)] == header, "narrow screens show these instead"
 
 
+def test_only_what_was_trained_counts_as_a_trained_network(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "sweep", {0.98: [2.0, 2.2, 2.7]}, device="TPU v5e")
+    make_run(tmp_path / "pruned", None, fields={"train.steps": 0}, steps=0)
+    about = "2 finished runs, 3 trained networks, 2 rows, made on TPU v5e and cpu."
+    assert about in page_of(tmp_path).text["p"]
+
+
 def test_published_methods_are_referenced(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     page = page_of(tmp_path)

@@ -51,10 +51,11 @@ def page(
             if isinstance(device := run.result.get("device"), str)
         }
     )
+    trained = [member for member in members_of(table) if member.steps > 0]
     about = (
         f"{counted(finished, 'finished run')}, "
-        f"{counted(members_of(table), 'trained network')}, {counted(table, 'row')}"
-        + (f", trained on {listed(made_on)}" if made_on else "")
+        f"{counted(trained, 'trained network')}, {counted(table, 'row')}"
+        + (f", made on {listed(made_on)}" if made_on else "")
         + f". Put together by snipjax {snipjax.__version__}."
     )
     parts = [
