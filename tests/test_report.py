@@ -734,6 +734,7 @@ def test_the_table_spells_its_columns_out_and_holds_the_figures(
         "Test error, standard deviation (points)": "0.36",
         "Test error at the last step, mean (%)": "2.80",
         "Test error at the last step, standard deviation (points)": "0.36",
+        "Training error before the last evaluation, mean (%)": "-",
         "Published test error (%)": "2.4 Lee et al. (2019)",
         "Measured less published (points)": "-0.10",
         "Measured less dense (points)": "-",
@@ -743,6 +744,27 @@ def test_the_table_spells_its_columns_out_and_holds_the_figures(
     assert command[0].startswith("python train.py --config configs/")
     labels = [a["data-label"] for tag, a in page.tags if "data-label" in a]
     assert labels[: len(header)] == header, "narrow screens show these instead"
+
+
+def test_the_table_has_the_training_error_of_the_last_evaluation(
+    tmp_path: Path,
+) -> None:
+    for seed, errors in enumerate(([50.0, 1.5], [60.0, 2.0])):
+        run = make_run(tmp_path / "runs" / f"{seed}", seed=seed)
+        lines = [
+            {"step": step, "train_error": error} for step, error in enumerate(errors, 1)
+        ]
+        (run / rundir.METRICS).write_text("\n".join(map(json.dumps, lines)))
+    name = "Training error before the last evaluation, mean (%)"
+    header, figures = page_of(tmp_path).rows[:2]
+    assert dict(zip(header, figures))[name] == "1.75"
+    _, markdown = report.write([tmp_path], tmp_path / "report")
+    header, _, figures = [
+        [cell.strip() for cell in line.split("|")]
+        for line in markdown.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ][:3]
+    assert dict(zip(header, figures))[name] == "1.75"
 
 
 def test_only_what_was_trained_counts_as_a_trained_network(tmp_path: Path) -> None:

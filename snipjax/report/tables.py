@@ -38,6 +38,7 @@ COLUMNS = (
     "Test error, standard deviation (points)",
     "Test error at the last step, mean (%)",
     "Test error at the last step, standard deviation (points)",
+    "Training error before the last evaluation, mean (%)",
     "Published test error (%)",
     "Measured less published (points)",
     "Measured less dense (points)",
@@ -48,7 +49,8 @@ CAPTION = (
     "Measured test errors beside the published ones. A row is one network trained from "
     "several seeds. Sparsity is the share of prunable connections that are pruned. "
     "Test error is that of the checkpoint chosen on validation data; standard "
-    "deviations are of a sample (n - 1). Dense is the same network unpruned and "
+    "deviations are of a sample (n - 1). Training error is over the steps between the "
+    "last evaluation and the one before. Dense is the same network unpruned and "
     "trained the same way; on random labels the two are compared by training error, "
     "for test error is there of guessing; a point is a percentage point; - stands "
     "where there is nothing to give. Below each row is the command that made it, paths "
@@ -86,6 +88,7 @@ def cells(row: Row) -> list[Cell]:
     """Returns the cells of a row of the first table, one per column."""
     _, described = name_and_origin(row.method)
     seeds = [member.seed for member in row.members]
+    errors = row.error, row.std, row.last_error, row.last_std, row.train_error
     figure = row.published
     return [
         Cell(network_name(row)),
@@ -99,7 +102,7 @@ def cells(row: Row) -> list[Cell]:
         Cell(between([member.parameters for member in row.members])),
         Cell(between([statistics.fmean(member.kept for member in row.members)])),
         Cell(f"{len(seeds)} ({ranges(seeds)})"),
-        *map(Cell, map(plain, (row.error, row.std, row.last_error, row.last_std))),
+        *map(Cell, map(plain, errors)),
         Cell(str(figure.error), *figure[:2]) if figure else Cell("-"),
         Cell(signed(row.difference)),
         Cell(signed(row.loss)),
