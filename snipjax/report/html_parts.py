@@ -13,8 +13,9 @@ p { max-width: 75ch; } a { color: #1f5a99; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .8125rem; line-height: 1.35; }
 caption { text-align: left; padding-bottom: .6rem; max-width: 95ch; }
-th, td { padding: .35rem .45rem; text-align: left; vertical-align: top; }
-thead th { border-bottom: 2px solid #1c2530; vertical-align: bottom; }
+th, td { padding: .35rem .3rem; text-align: left; vertical-align: top; }
+thead th { border-bottom: 2px solid #1c2530; vertical-align: bottom;
+  font-size: .75rem; }
 tbody tr:first-child > * { border-top: 1px solid #c6ced6; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 td.command { padding-top: 0; }
@@ -30,7 +31,7 @@ figure.wide { grid-column: 1 / -1; min-width: 0; overflow-x: auto; }
 figure.wide figcaption { position: sticky; left: 0; }
 img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: .8125rem; } summary { cursor: pointer; padding: .4rem 0; }
-@media (max-width: 1250px) {
+@media (max-width: 1330px) {
   table, caption, tbody, td { display: block; }
   thead { display: none; }
   tbody { border-top: 1px solid #c6ced6; padding: .5rem 0; }

@@ -44,7 +44,7 @@ dl { font-size: .8125rem; line-height: 1.4; max-width: 95ch; display: grid;
 dt { font-weight: 600; } dd { margin: 0; } ul { font-size: .8125rem; }
 .figures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); }
 .best::before { font-weight: 400; }
-@media (min-width: 1251px) {
+@media (min-width: 1331px) {
   table { font-size: .75rem; line-height: 1.3; } th, td { padding: .3rem; }
   td:nth-child(-n + 2):not(.number) { min-width: 6.5rem; }
   td:not(.number), th:not(.number) { padding-left: .6rem; }
