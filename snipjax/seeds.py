@@ -1,9 +1,9 @@
 """An experiment with many seeds at once: as many networks, trained side by side.
 
 Each network is the one that :func:`snipjax.experiment.run` trains with its seed; here
-they are initialised, scored and pruned under `jax.vmap`, and a training step is one
-program for all of them, which lie on all devices alike. `train.py` makes every core a
-device: two networks on a core each take half the time of one after the other on both.
+they are pruned one after the other, and a training step is one program for all of them,
+which lie on all devices alike. `train.py` makes every core a device: two networks on a
+core each take half the time of one after the other on both.
 What is reported is the mean over them and its deviation, as the paper does (20 runs of
 each LeNet).
 """
@@ -123,6 +123,9 @@ def groups(parts: single.Parts, workdir: Path) -> list[np.ndarray]:
 def prune(parts: single.Parts, seeds: np.ndarray) -> single.Pruned:
     """Returns what :func:`snipjax.experiment.prune` does for each seed, stacked.
 
+    One after the other: a mini-batch may be most of the data set, and the memory need
+    not hold those of all seeds.
+
     Raises:
       ValueError: if a saliency is not finite, naming the leaf and the seed.
     """
@@ -130,12 +133,16 @@ def prune(parts: single.Parts, seeds: np.ndarray) -> single.Pruned:
     def member(seed: chex.Numeric) -> single.Parts:
         return parts._replace(keys=single.keys_of(seed))
 
+    @jax.jit
     def prune_member(seed: chex.Numeric, batch: training.Batch) -> single.Pruned:
         return single.prune_on(member(seed), batch)
 
-    on_device = jnp.asarray(seeds, jnp.uint32)
-    batches = jax.vmap(lambda seed: single.saliency_batch(member(seed)))(on_device)
-    pruned = jax.jit(functools.partial(_vmap_or_map, prune_member))(on_device, batches)
+    members = []
+    for seed in jnp.asarray(seeds, jnp.uint32):
+        one = prune_member(seed, single.saliency_batch(member(seed)))
+        # Or the host could run ahead and make the mini-batches of all.
+        members.append(jax.block_until_ready(one))
+    pruned = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     for name, scores in trees.named_leaves(pruned.scores):
         finite = jnp.isfinite(scores).reshape(len(seeds), -1).all(axis=1)
         if not finite.all():
@@ -172,7 +179,9 @@ def over_members(
     def member(*rest: Any) -> Any:
         return function(training.TrainState(state.step, *rest), *args)
 
-    return _vmap_or_map(member, *state[1:])
+    if jax.default_backend() != "cpu":
+        return jax.vmap(member)(*state[1:])
+    return jax.lax.map(lambda rest: member(*rest), state[1:])
 
 
 def mesh_of(members: int) -> Mesh:
@@ -396,12 +405,6 @@ def _run_group(
     results = _member_results(parts, state, progress, seeds)
     rundir.write_json(workdir / rundir.RESULT, results)
     return results
-
-
-def _vmap_or_map(function: Callable[..., Any], *args: Any) -> Any:
-    if jax.default_backend() != "cpu":
-        return jax.vmap(function)(*args)
-    return jax.lax.map(lambda member: function(*member), args)
 
 
 def _spread(state: training.TrainState, mesh: Mesh) -> training.TrainState:

@@ -5,8 +5,10 @@ import signal
 import statistics
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import chex
@@ -241,6 +243,31 @@ class TestGroups:
             [11],
         ]
 
+    @pytest.mark.parametrize("of_device", [False, True])
+    def test_are_of_as_many_states_as_a_tenth_of_the_memory_holds(
+        self, of_device: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        parts = experiment.assemble(quick(seeds=7))
+        parameters = 64 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
+        # With momentum and mask, four bytes each, and a few numbers more.
+        state = 3 * 4 * parameters
+        monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+
+        def sizes(name: str, memory: int) -> list[int]:
+            (tmp_path / name).mkdir()
+            host = memory if not of_device else 1
+            stats = {"bytes_limit": memory} if of_device else None
+            device = SimpleNamespace(memory_stats=lambda: stats)
+            with monkeypatch.context() as machine:
+                machine.setattr(jax, "devices", lambda: [device])
+                sysconf = {"SC_PHYS_PAGES": host, "SC_PAGE_SIZE": 1}
+                machine.setattr(os, "sysconf", sysconf.__getitem__)
+                return [len(group) for group in seeds.groups(parts, tmp_path / name)]
+
+        assert sizes("enough for three", 10 * 3 * (state + 100)) == [3, 3, 1]
+        assert sizes("not quite", 10 * 3 * state) == [2, 2, 2, 1]
+        assert sizes("not for one", state) == [1] * 7
+
     def test_stay_on_another_machine(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -374,6 +401,22 @@ class TestCheckpoints:
         assert [member["params_sha256"] for member in result["members"]] == [
             member["params_sha256"] for member in uninterrupted.result["members"]
         ]
+
+
+def test_one_mini_batch_for_saliency_is_in_memory_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saliency_batch, images = experiment.saliency_batch, []
+
+    def noted(parts: experiment.Parts) -> training.Batch:
+        assert [made for made in images if made() is not None] == []
+        batch = saliency_batch(parts)
+        images.append(weakref.ref(batch.images))
+        return batch
+
+    monkeypatch.setattr(experiment, "saliency_batch", noted)
+    pruned = seeds.prune(experiment.assemble(quick()), np.array([5, 6, 7]))
+    assert len(images) == len(pruned.mask["Dense_0"]["kernel"]) == 3
 
 
 def test_under_vmap_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
