@@ -250,8 +250,8 @@ def signal(
 
     Args:
       model: a Flax Linen module, called as ``model.apply(variables, images)``, with
-        ``train=False`` if it takes that: batch norm uses the statistics of
-        initialization.
+        ``train=False``, ``training=False`` or ``deterministic=True`` if it takes
+        these: batch norm uses the statistics of initialization.
       keys: PRNG keys ``[seeds]``, each of one initialization.
       batch: a pair of preprocessed images ``[n, ...]`` and labels ``[n]``.
       sparsity: the share of connections to prune, in [0, 1).
@@ -262,9 +262,9 @@ def signal(
       Arrays ``[seeds, layers]``, and the rank correlation ``[layers]``.
 
     Raises:
-      ValueError: if ``keys`` is not one-dimensional or empty, ``batch`` is, or its
-        labels are not as many as its images, ``sparsity`` is outside [0, 1), the model
-        has no layer, or nothing is prunable.
+      ValueError: if the model is no Linen module, ``keys`` is not a one-dimensional
+        array or empty, ``batch`` is, or its labels are not as many as its images,
+        ``sparsity`` is outside [0, 1), the model has no layer, or nothing is prunable.
 
     Example:
       >>> model = snipjax.models.create("lenet_300_100", num_classes=10)
@@ -276,6 +276,11 @@ def signal(
     Glorot and Bengio, AISTATS 2010, section 4.2; Lee, Ajanthan, Torr, ICLR
     2019, section 4.2.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model is {model!r:.80}, which is no Flax Linen module; pass an instance "
+            "of a flax.linen.Module"
+        )
     keys, batch = _checked(keys), _checked_batch(batch)
     masks.kept_count(0, sparsity)
     paths = _layer_paths(model, batch.images)
@@ -349,13 +354,12 @@ def _inference_loss(
 
 
 def _inference(model: nn.Module) -> dict[str, bool]:
-    """What to call a model with, beside images: ``train=False`` if it takes that."""
-    parameters = inspect.signature(type(model).__call__).parameters.values()
-    takes_it = any(
-        parameter.name == "train" or parameter.kind is parameter.VAR_KEYWORD
-        for parameter in parameters
-    )
-    return {"train": False} if takes_it else {}
+    """What to call a model with, beside images, so that it does not train."""
+    parameters = inspect.signature(type(model).__call__).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return {"train": False}
+    flags = {"train": False, "training": False, "deterministic": True}
+    return {name: flag for name, flag in flags.items() if name in parameters}
 
 
 def _outputs_and_gradients(
@@ -538,6 +542,11 @@ def _checked_batch(batch: tuple[chex.Array, chex.Array]) -> training.Batch:
 
 
 def _checked(keys: chex.PRNGKey) -> chex.PRNGKey:
+    if not isinstance(keys, jax.Array | np.ndarray):
+        raise ValueError(
+            f"keys is of type {type(keys).__name__}; pass an array with one key for "
+            "each initialization, e.g. jax.random.split(key, 5)"
+        )
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         keys = jax.random.wrap_key_data(keys)
     if keys.ndim != 1 or not keys.size:

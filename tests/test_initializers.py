@@ -374,6 +374,32 @@ def test_signal_of_a_model_that_owns_its_kernel() -> None:
     assert np.isfinite(signal.gradient_variance).all()
 
 
+class Training(nn.Module):
+    @nn.compact
+    def __call__(self, x: chex.Array, training: bool) -> chex.Array:
+        return nn.Dense(3)(nn.Dropout(0.9, deterministic=not training)(x))
+
+
+class Deterministic(nn.Module):
+    @nn.compact
+    def __call__(self, x: chex.Array, deterministic: bool) -> chex.Array:
+        return nn.Dense(3)(nn.Dropout(0.9, deterministic=deterministic)(x))
+
+
+class Bare(nn.Module):
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        return nn.Dense(3)(x)
+
+
+@pytest.mark.parametrize("model", [Training(), Deterministic()])
+def test_dropout_is_off_whatever_its_flag_is_called(model: nn.Module) -> None:
+    batch = random_batch((5, 4), 3)
+    signal = initializers.signal(model, keys(2), batch, 0.5)
+    without = initializers.signal(Bare(), keys(2), batch, 0.5)
+    chex.assert_trees_all_close(signal[1:], without[1:])
+
+
 def test_table() -> None:
     signal = initializers.Signal(
         ("Dense_0", "cell/i"),
@@ -395,6 +421,9 @@ def test_table() -> None:
     [
         ({"keys": jax.random.key(0)}, r"keys has shape \(\), not \[seeds\]"),
         ({"keys": keys(2)[:0]}, r"keys has shape \(0,\)"),
+        ({"keys": list(keys(2))}, "keys is of type list; pass an array"),
+        ({"model": Net}, "no Flax Linen module; pass an instance"),
+        ({"model": lambda images: images}, "no Flax Linen module"),
         ({"batch": random_batch((5, 4), 3)._replace(labels=np.ones(4))}, "labels .4,"),
         ({"batch": random_batch((0, 4), 3)}, r"images \(0, 4\) and labels \(0,\)"),
         ({"sparsity": 1.0}, r"outside \[0, 1\)"),
