@@ -7,7 +7,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -325,6 +325,24 @@ def test_a_schedule_is_nothing_to_what_is_not_trained(tmp_path: Path) -> None:
         "train.steps=0": 2,
         "train.decay_every=5": 1,
     }
+
+
+def test_sparsities_are_told_apart_to_a_hundredth_of_a_percent(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", sparsity=0.998)
+    make_run(tmp_path / "b", sparsity=0.9984, seed=1)
+    make_run(tmp_path / "c", sparsity=0.99838, seed=2)  # a whole number kept
+    rows = rows_in(tmp_path)
+    assert [[m.seed for m in row.members] for row in rows] == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize("field", ["checkpoint_every", "steps_per_dispatch"])
+def test_what_does_not_change_a_network_makes_no_row(
+    field: str, tmp_path: Path
+) -> None:
+    for seed, value in enumerate((50, 100)):
+        make_run(tmp_path / f"{seed}", seed=seed, fields={f"train.{field}": value})
+    (row,) = rows_in(tmp_path)
+    assert (len(row.members), row.settings) == (2, "")
 
 
 def test_a_field_that_an_older_run_lacks_has_its_default(tmp_path: Path) -> None:
@@ -653,6 +671,39 @@ def test_the_published_error_is_above_below_or_met(
     assert words in " ".join(report.conclusion(rows_in(tmp_path)))
 
 
+def test_the_fewest_epochs_of_all_rows_are_said(tmp_path: Path) -> None:
+    for sparsity, epochs in ((0.95, 20.0), (0.98, 1.5)):
+        make_run(tmp_path / f"{sparsity}", sparsity=sparsity, epochs=epochs)
+    make_run(tmp_path / "whole", 1.7, method="none", sparsity=0.0, epochs=250.0)
+    assert (
+        "2 of these 3 were trained for fewer epochs than the paper's 250, the fewest "
+        "being 1.5."
+    ) in " ".join(report.conclusion(rows_in(tmp_path)))
+
+
+def test_an_error_like_the_dense_networks_is_no_worse(tmp_path: Path) -> None:
+    make_run(tmp_path / "dense", 2.0, method="none", sparsity=0.0)
+    make_run(tmp_path / "95", 2.0, sparsity=0.95)
+    make_run(tmp_path / "98", 2.5)
+    text = " ".join(report.conclusion(rows_in(tmp_path)))
+    assert "no worse than dense: 1 of 2 rows." in text
+
+
+def test_rivals_are_compared_at_as_many_steps_alone(tmp_path: Path) -> None:
+    make_run(tmp_path / "snip", 3.0)
+    make_run(
+        tmp_path / "random", 28.0, method="random", fields={"train.steps": 5}, steps=5
+    )
+    assert "At equal sparsity" not in " ".join(report.conclusion(rows_in(tmp_path)))
+    make_run(
+        tmp_path / "snip, shorter", 30.0, fields={"train.steps": 5}, steps=5, epochs=1.0
+    )
+    assert (
+        "At equal sparsity, network and steps, SNIP has the lower error than random "
+        "pruning in 0 of 1 comparison; the largest difference is 30.00% against 28.00%"
+    ) in " ".join(report.conclusion(rows_in(tmp_path)))
+
+
 def test_what_is_not_there_is_not_concluded(tmp_path: Path) -> None:
     make_run(tmp_path / "run", dataset="digits")
     text = " ".join(report.conclusion(rows_in(tmp_path)))
@@ -765,6 +816,56 @@ def test_the_table_has_the_training_error_of_the_last_evaluation(
         if line.startswith("|")
     ][:3]
     assert dict(zip(header, figures))[name] == "1.75"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [
+        ([3], "1 (3)"),
+        ([0, 1], "2 (0, 1)"),
+        ([0, 1, 2], "3 (0-2)"),
+        ([0, 2, 3, 4, 7], "5 (0, 2-4, 7)"),
+    ],
+)
+def test_seeds_are_listed_in_short(seeds: list[int], text: str, tmp_path: Path) -> None:
+    for seed in seeds:
+        make_run(tmp_path / f"{seed}", seed=seed)
+    (row,) = rows_in(tmp_path)
+    assert report.cells(row)[6].text == text
+
+
+def test_magnitude_refers_to_who_pruned_by_it(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", method="magnitude")
+    (_, figures, *_) = page_of(tmp_path).rows
+    assert figures[2] == "magnitude at initialization Han et al. (2015)"
+
+
+def test_numbers_are_set_below_each_other(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    cells = [a for tag, a in page_of(tmp_path).tags if tag == "td"][:17]
+    assert {a["data-label"] for a in cells if "class" not in a} == {
+        *("Network", "Data set", "Method", "Seeds")
+    }
+    assert {a.get("class", "number") for a in cells} == {"number"}
+
+
+def test_a_narrow_screen_has_each_row_as_a_list_of_names_and_cells(
+    tmp_path: Path,
+) -> None:
+    make_run(tmp_path / "run")
+    style = " ".join(page_of(tmp_path).text["style"].split())
+    _, _, narrow = style.partition("@media (max-width: 1330px) {")
+    for rule in (
+        "thead { display: none; }",
+        "td:not(.command)::before { content: attr(data-label);",
+        "table, caption, tbody, td { display: block; }",
+    ):
+        assert rule in narrow
+    _, _, narrowest = style.partition("@media (max-width: 720px) {")
+    assert "figure.wide img { width: 720px; max-width: none; }" in narrowest
+    assert "figure.wide { grid-column: 1 / -1; min-width: 0; overflow-x: auto; }" in (
+        style
+    )
 
 
 def test_only_what_was_trained_counts_as_a_trained_network(tmp_path: Path) -> None:
@@ -904,6 +1005,48 @@ def test_every_seed_of_every_group_has_its_own_curve(
     for member in row.members:
         curve = [line["test_error"] for line in report.metrics_of(row.runs[0], member)]
         assert curve == of_seed[member.seed]
+
+
+def test_errors_are_drawn_over_the_share_kept_with_the_published_ones_hollow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sparsity, errors in ((0.95, (1.7, 1.9)), (0.98, (2.5, 2.9))):
+        for seed, error in enumerate(errors):
+            make_run(
+                tmp_path / f"{sparsity}-{seed}", error, sparsity=sparsity, seed=seed
+            )
+    make_run(tmp_path / "dense", 1.5, method="none", sparsity=0.0)
+    axes = next(iter(axes_drawn(tmp_path, monkeypatch).values()))
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "5"]
+    (measured,) = axes.containers
+    assert measured[0].get_xdata() == pytest.approx([5, 2])
+    assert measured[0].get_ydata() == pytest.approx([1.8, 2.7])
+    # Of two errors, the deviation of a sample is their distance over the root of 2.
+    (bars,) = measured[2]
+    assert [y for _, y in bars.get_segments()[1]] == pytest.approx(
+        [2.7 - 0.4 / 2**0.5, 2.7 + 0.4 / 2**0.5]
+    )
+    lines = {line.get_label(): line for line in axes.lines}
+    assert set(lines["dense"].get_ydata()) == {1.5}
+    published = lines["SNIP, published"]
+    assert published.get_xdata() == pytest.approx([5, 2])
+    assert list(published.get_ydata()) == [1.6, 2.4]
+    assert (published.get_marker(), published.get_markerfacecolor()) == ("D", "none")
+    assert published.get_linestyle() == "None"
+
+
+def test_networks_are_compared_from_their_first_layer_to_their_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "a", layers=layers_of((0.02, 0.01, 0.5)))
+    make_run(tmp_path / "b", model="lenet_5_caffe", layers=layers_of((0.5, 0.1)))
+    axes = list(axes_drawn(tmp_path, monkeypatch).values())[-1]
+    assert axes.get_xlabel() == "depth: first layer 0, last layer 100"
+    assert [[*zip(*line.get_data())] for line in axes.lines] == [
+        [(0, 2.0), (50, 1.0), (100, pytest.approx(50.0))],
+        [(0, 50.0), (100, pytest.approx(10.0))],
+    ]
 
 
 @pytest.mark.parametrize(("evaluations", "marker"), [(1, "o"), (2, "")])
@@ -1148,6 +1291,24 @@ def test_what_is_found_beside_runs_and_is_none_is_left_out_with_a_warning(
     assert str(other) in line
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "report.md").exists()
+
+
+def test_runs_are_read_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Like os.walk, on a file system that lists the last name first."""
+        entries = sorted(Path(top).iterdir(), reverse=True)
+        names = [entry.name for entry in entries if entry.is_dir()]
+        yield str(top), names, [e.name for e in entries if not e.is_dir()]
+        for name in names:
+            yield from walk(Path(top, name))
+
+    for name in ("b/2", "a", "c", "b/1"):
+        make_run(tmp_path / name)
+    monkeypatch.setattr("os.walk", walk)
+    names = [run.name.partition("/")[2] for run in report.gather([tmp_path])]
+    assert names == ["a", "b/1", "b/2", "c"]
 
 
 def test_a_sweep_whose_file_is_damaged_still_has_its_runs(tmp_path: Path) -> None:
