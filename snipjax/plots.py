@@ -312,19 +312,25 @@ def compared_curves(
 def first_layers(named: Mapping[str, np.ndarray], path: Path) -> None:
     """Draws the connections kept of each input pixel, a picture for each name.
 
+    White is the largest count of each picture, which stands below it: on one scale,
+    those of high sparsities would be black.
+
     Args:
       named: by name, counts ``[height, width]``.
       path: the file to write.
     """
-    columns = min(5, len(named))
+    columns, size = (10, 1.5) if len(named) > 10 else (min(5, len(named)), 2.1)
     rows = -(-len(named) // columns)
-    figure = Figure(figsize=(2.1 * columns, 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(size * columns, (size + 0.6) * rows), layout="constrained")
     all_axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axes in all_axes:
-        axes.axis("off")
     for axes, (name, counts) in zip(all_axes, named.items()):
         axes.imshow(counts, cmap="gray", vmin=0)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name.replace(", ", "\n"), fontsize=9)
+        axes.set_xlabel(f"white: {np.max(counts):.3g}", fontsize=8)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    for axes in all_axes[len(named) :]:
+        axes.axis("off")
     _write(figure, path)
 
 

@@ -62,7 +62,7 @@ EXPECTED = {
 STUDIES = {
     "init_study": 7,
     "mnist_batch_sizes": 5,
-    "mnist_classes": 10,
+    "mnist_classes": 30,
     "mnist_random_labels": 3,
 }
 # On meshes and from streams, in schedules of their own.
