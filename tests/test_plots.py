@@ -318,15 +318,11 @@ def test_the_frontier_of_table_1_has_what_both_papers_published(
 
 
 def test_first_layers_say_what_white_is_in_each(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    figures: list[Figure], tmp_path: Path
 ) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(
-        Figure, "savefig", lambda figure, *_, **__: drawn.append(figure)
-    )
     counts = {"sparsity 0.9, dense": np.full((2, 2), 300.0), "he": np.eye(2) / 8}
     plots.first_layers(counts, tmp_path / "first_layers.png")
-    dense, he = drawn[0].axes
+    dense, he = figures[0].axes
     assert (dense.get_title(), he.get_title()) == ("sparsity 0.9\ndense", "he")
     assert (dense.get_xlabel(), he.get_xlabel()) == ("white: 300", "white: 0.125")
     assert he.images[0].get_clim() == (0.0, 0.125)
