@@ -1,6 +1,7 @@
 """Reports of run directories made by hand, whose figures are known."""
 
 import base64
+import itertools
 import json
 import re
 import runpy
@@ -160,7 +161,7 @@ def drawn_curves(
     return {
         caption: [[*zip(*line.get_data())] for line in axes.lines]
         for caption, axes in axes_drawn(path, monkeypatch).items()
-        if axes.get_xlabel() == "step"
+        if axes.get_xlabel() in ("step", "epoch")
     }
 
 
@@ -464,6 +465,8 @@ def make_random_labels(path: Path) -> Path:
             90.0 + sparsity,
             sparsity=sparsity,
             fields={"dataset.random_labels": True},
+            steps=3,
+            epochs=30.0,
         )
         lines = [
             {"step": step, "train_error": error, "train_loss": 1.0, "test_error": 90.5}
@@ -522,7 +525,7 @@ def test_random_labels_are_not_mixed_with_true_ones(tmp_path: Path) -> None:
     assert "lower error than random pruning in 1 of 1 comparison" in text
 
 
-def test_the_training_error_on_random_labels_is_drawn_over_the_steps(
+def test_the_training_error_on_random_labels_is_drawn_over_the_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ((caption, lines),) = drawn_curves(
@@ -531,10 +534,12 @@ def test_the_training_error_on_random_labels_is_drawn_over_the_steps(
     assert caption.startswith("Training error on random labels: LeNet-300-100 on MNIST")
     assert "learnt by heart" in caption
     assert lines == [
-        [(1, 60.0), (2, 10.0), (3, 0.5)],
-        [(1, 70.0), (2, 30.0), (3, 8.0)],
-        [(1, 85.0), (2, 80.0), (3, 75.0)],
+        [(10, 60.0), (20, 10.0), (30, 0.5)],
+        [(10, 70.0), (20, 30.0), (30, 8.0)],
+        [(10, 85.0), (20, 80.0), (30, 75.0)],
     ]
+    axes = axes_drawn(tmp_path, monkeypatch)[caption]
+    assert (axes.get_xlabel(), axes.get_ylim()[0]) == ("epoch", 0)
 
 
 # Commands.
@@ -679,6 +684,54 @@ def test_the_fewest_epochs_of_all_rows_are_said(tmp_path: Path) -> None:
         "2 of these 3 were trained for fewer epochs than the paper's 250, the fewest "
         "being 1.5."
     ) in " ".join(report.conclusion(rows_in(tmp_path)))
+
+
+def test_what_was_trained_otherwise_than_the_papers_networks_is_said(
+    tmp_path: Path,
+) -> None:
+    papers = {"dataset.name": "cifar10", "prune.batch_size": 128,
+              "train.batch_size": 128, "train.decay_every": 30_000,
+              "train.flip": True, "train.translate": 4}  # fmt: skip
+    for name, fields in (
+        ("vgg_d", {}),
+        ("vgg_c", {"train.steps": 9, "train.eval_every": 3}),
+        ("vgg_like", {"train.flip": False}),
+    ):
+        make_run(tmp_path / name, 9.0, dataset="cifar10", model=name, method="none",
+                 sparsity=0.0, fields={**papers, **fields})  # fmt: skip
+    for sparsity in (0.95, 0.98):
+        fields = {"train.learning_rate": 0.05, "train.decay_every": 400}
+        make_run(tmp_path / f"{sparsity}", sparsity=sparsity, fields=fields)
+    assert (
+        "3 of these 5 were trained with other settings than the paper's: LeNet-300-100 "
+        "on MNIST with train.decay_every=400, train.learning_rate=0.05; VGG-like on "
+        "CIFAR-10 with train.flip=False."
+    ) in " ".join(report.conclusion(rows_in(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        ((1.6, 2.3), "the largest loss of SNIP is +0.30 points ({98}) and the largest "
+                     "gain 0.40 points ({95}); no worse than dense: 1 of 2 rows."),
+        ((1.6, 1.9), "the smallest gain of SNIP is 0.10 points ({98}) and the largest "
+                     "0.40 points ({95}); no worse than dense: 2 of 2 rows."),
+        ((1.6,), "the smallest gain of SNIP is 0.40 points ({95}); no worse"),
+        ((2.0, 2.3), "the largest loss of SNIP is +0.30 points ({98}) and the smallest "
+                     "+0.00 points ({95}); no worse than dense: 1 of 2 rows."),
+    ],
+)  # fmt: skip
+def test_what_pruning_gains_is_no_loss(
+    errors: tuple[float, ...], words: str, tmp_path: Path
+) -> None:
+    make_run(tmp_path / "dense", 2.0, method="none", sparsity=0.0)
+    for sparsity, error in zip((0.95, 0.98), errors):
+        make_run(tmp_path / f"{sparsity}", error, sparsity=sparsity)
+    for share in ("95", "98"):
+        title = f"LeNet-300-100 on MNIST, SNIP at {share}%"
+        words = words.replace(f"{{{share}}}", title)
+    beginning = "Against the dense network trained the same way, "
+    assert beginning + words in " ".join(report.conclusion(rows_in(tmp_path)))
 
 
 def test_an_error_like_the_dense_networks_is_no_worse(tmp_path: Path) -> None:
@@ -1047,6 +1100,29 @@ def test_networks_are_compared_from_their_first_layer_to_their_last(
         [(0, 2.0), (50, 1.0), (100, pytest.approx(50.0))],
         [(0, 50.0), (100, pytest.approx(10.0))],
     ]
+
+
+@pytest.mark.parametrize(("count", "named"), [(23, 23), (54, 27)])
+def test_names_of_many_layers_do_not_lie_on_each_other(
+    count: int, named: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [
+        {"path": f"Block_{i}/Conv_0", "shape": [9, 9], "kept": 1 + i, "total": 99}
+        for i in range(count - 1)
+    ]
+    layers.append({"path": "Dense_0", "shape": [9, 9], "kept": 90, "total": 99})
+    make_run(tmp_path / "run", layers=layers)
+    (axes,) = axes_drawn(tmp_path, monkeypatch).values()
+    axes.figure.draw_without_rendering()
+    labels = [label for label in axes.get_xticklabels() if label.get_text()]
+    assert len(labels) == named
+    ends = [axes.transData.transform((place, 0))[0] for place in axes.get_xticks()]
+    for label, end in zip(labels, ends, strict=True):
+        # The corner of the last letter: at its tick, but for the height of a letter.
+        size = label.get_fontsize() * axes.figure.dpi / 72
+        assert label.get_window_extent().x1 == pytest.approx(end, abs=size)
+    # Between slanted lines of text there is the distance of the ticks times a sine.
+    assert min(b - a for a, b in itertools.pairwise(ends)) * 3**0.5 / 2 > size
 
 
 @pytest.mark.parametrize(("evaluations", "marker"), [(1, "o"), (2, "")])

@@ -27,6 +27,7 @@ from snipjax.report.titles import (
 from snipjax.report.values import finite
 
 _SIZE = (4.8, 3.6)  # inches; legible where a narrow screen shrinks it
+_MOST_NAMES = 30  # of layers, side by side on an axis of this size
 _COLOURS = ("#3b6ea8", "#c4622d", "#3a8a5c", "#8a5aa8", "#b08a1e", "#a83b5c", "#4a9aa8")
 
 
@@ -239,9 +240,15 @@ def _draw_densities(axes: Axes, table: Sequence[Row]) -> None:
             places, shares, "o-", color=colour, label=_literal(row_label(row)), ms=4
         )
     short = [name if len(name) < 18 else "…" + name[-16:] for name in names]
-    axes.set_xticks(range(len(names)), map(_literal, short))
-    if sum(map(len, short)) > 40:
-        axes.tick_params("x", rotation=60, labelsize=8)
+    is_crowded = sum(map(len, short)) > 40
+    # Ends of slanted names at their ticks, or long ones lie on short ones beside them.
+    slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 8}
+    every = math.ceil(len(names) / _MOST_NAMES)
+    axes.set_xticks(
+        range(0, len(names), every),
+        map(_literal, short[::every]),
+        **(slanted if is_crowded else {}),
+    )
     _set_density_scale(axes)
 
 
@@ -262,11 +269,15 @@ def _draw_networks(axes: Axes, table: Sequence[Row]) -> None:
 
 
 def _draw_curves(axes: Axes, table: Sequence[Row], quantity: str, axis: str) -> None:
+    is_by_heart = quantity == "train_error"
     for row, colour in zip(table, _colours(len(table))):
         label = _literal(row_label(row))
+        # How often each label was seen is what learning by heart is told in.
+        unit = _epochs_of_a_step(row) if is_by_heart else 1
         for points in _curves(row, quantity):
             axes.plot(
-                *zip(*points),
+                [unit * step for step, _ in points],
+                [value for _, value in points],
                 color=colour,
                 label=label,
                 lw=1,
@@ -274,13 +285,18 @@ def _draw_curves(axes: Axes, table: Sequence[Row], quantity: str, axis: str) -> 
                 marker=plots.curve_marker(points),
             )
             label = None
-    if quantity == "train_error":
+    if is_by_heart:
         axes.set_ylim(bottom=0)  # which is what it is about
     else:
         _set_log_where_wide(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("step")
+    axes.set_xlabel("epoch" if is_by_heart else "step")
     axes.set_ylabel(axis)
+
+
+def _epochs_of_a_step(row: Row) -> float:
+    member = row.members[0]
+    return member.epochs / max(member.steps, 1)
 
 
 def _curves(row: Row, quantity: str) -> list[tuple[tuple[float, float], ...]]:

@@ -68,17 +68,17 @@ def conclusion(table: Sequence[Row]) -> list[str]:
         return ["No run has a test error yet, so nothing can be concluded."]
     sentences = [
         f"The table rests on {counted(members_of(measured), 'trained network')}: "
-        f"{listed(f'{network_name(row)} on {dataset_name(row)}' for row in measured)}."
+        f"{listed(map(_on_data, measured))}."
     ]
     sentences += _published_sentences(measured)
     sentences += _dense_sentences(
         _with_labels(measured),
-        "Against the dense network trained the same way, the largest loss of",
+        "Against the dense network trained the same way,",
     )
     sentences += _dense_sentences(
         [row for row in table if row.has_random_labels],
         "On random labels, by training error against the dense network trained the "
-        "same way, the largest loss of",
+        "same way,",
     )
     sentences += _rival_sentences(_with_labels(measured))
     sentences += layer_sentences(measured)
@@ -90,6 +90,10 @@ def conclusion(table: Sequence[Row]) -> list[str]:
             f"{agree(single, 'says', 'say')} nothing of the spread."
         )
     return sentences
+
+
+def _on_data(row: Row) -> str:
+    return f"{network_name(row)} on {dataset_name(row)}"
 
 
 def _with_labels(table: Sequence[Row]) -> list[Row]:
@@ -130,6 +134,14 @@ def _published_sentences(measured: Sequence[Row]) -> list[str]:
             f"being "
             f"{min(m.epochs for m in members_of(short)):g}."
         )
+    otherwise = [row for row in compared if row.training]
+    if otherwise:
+        how = (f"{_on_data(row)} with {row.training}" for row in otherwise)
+        sentences.append(
+            f"{len(otherwise)} of these {len(compared)} "
+            f"{agree(otherwise, 'was', 'were')} trained with other settings than the "
+            f"paper's: {'; '.join(dict.fromkeys(how))}."
+        )
     return sentences
 
 
@@ -149,17 +161,27 @@ def _dense_sentences(table: Sequence[Row], beginning: str) -> list[str]:
         worst = max(rows_of, key=lambda row: row.loss)
         best = min(rows_of, key=lambda row: row.loss)
         equal = [row for row in rows_of if row.loss <= 0]
+        extremes = f"{_extreme(worst, method_name(worst))} ({title(worst)})"
+        if best is not worst:
+            extremes += f" and {_other_extreme(best, worst)} ({title(best)})"
         sentences.append(
-            f"{beginning} {method_name(worst)} is {signed(worst.loss)} points "
-            f"({title(worst)})"
-            + (
-                f" and the smallest {signed(best.loss)} points ({title(best)})"
-                if best is not worst
-                else ""
-            )
-            + f"; no worse than dense: {len(equal)} of {counted(rows_of, 'row')}."
+            f"{beginning} {extremes}; no worse than dense: {len(equal)} of "
+            f"{counted(rows_of, 'row')}."
         )
     return sentences
+
+
+def _extreme(worst: Row, name: str) -> str:
+    """The most that a method loses, or the least that it gains if it never loses."""
+    if worst.loss < 0:
+        return f"the smallest gain of {name} is {in_points(-worst.loss)}"
+    return f"the largest loss of {name} is {signed(worst.loss)} points"
+
+
+def _other_extreme(best: Row, worst: Row) -> str:
+    if best.loss >= 0:
+        return f"the smallest {signed(best.loss)} points"
+    return f"the largest {'' if worst.loss < 0 else 'gain '}{in_points(-best.loss)}"
 
 
 def _rival_sentences(measured: Sequence[Row]) -> list[str]:
