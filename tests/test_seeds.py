@@ -198,22 +198,30 @@ def test_killed_it_goes_on_to_the_same_parameters_where_more_fit(
     finished: tuple[Path, dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    written = []
+    written, append = [], rundir.append_metrics
 
-    def append(workdir: Path, row: dict[str, Any]) -> None:
+    def append_until_killed(workdir: Path, row: dict[str, Any]) -> None:
+        append(workdir, row)
         written.append(row)
         if len(written) == lines:
             raise Killed
 
-    monkeypatch.setattr(rundir, "append_metrics", append)
+    monkeypatch.setattr(rundir, "append_metrics", append_until_killed)
     monkeypatch.setattr(seeds, "_that_fit", lambda parts: 2)
     with pytest.raises(Killed):
         seeds.run(quick(), tmp_path)
     monkeypatch.undo()  # which lets all three fit
+    capsys.readouterr()
     result = seeds.run(quick(), tmp_path)
+    is_trained_on = "seeds 5 to 6, at once" in capsys.readouterr().out
+    assert is_trained_on == (lines <= 4), "unless all its lines had been written"
     directories = {path.name for path in tmp_path.glob("seeds-*")}
     assert directories == {"seeds-5-6", "seeds-7-7"}
+    for name in directories:
+        rows = rundir.read_metrics(tmp_path / name)
+        assert [row["step"] for row in rows] == [10, 20, 30, 40]
     digests = [member["params_sha256"] for member in result["members"]]
     assert digests == [member["params_sha256"] for member in finished[1]["members"]]
 
@@ -402,6 +410,66 @@ class TestCheckpoints:
             member["params_sha256"] for member in uninterrupted.result["members"]
         ]
 
+    def test_an_interrupt_too_late_for_the_run_stops_what_comes_after_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config, save = coprime(), checkpoints.save
+        config.train.update(steps=2, eval_every=2)
+
+        def save_and_interrupt(manager: Any, step: int, *rest: Any) -> None:
+            save(manager, step, *rest)
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(checkpoints, "save", save_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            seeds.run(config, tmp_path)
+        assert rundir.read_json(tmp_path / "result.json")["steps"] == 2
+
+
+def test_loss_of_training_is_the_mean_over_steps_however_many_a_dispatch_has(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    config = coprime()
+    config.train.update(steps=7, eval_every=1)
+    seeds.run(config, tmp_path)
+    first, _ = rundir.read_metrics(uninterrupted.workdir / "seeds-5-6")
+    steps = rundir.read_metrics(tmp_path / "seeds-5-6")
+    assert [row["step"] for row in steps] == [*range(1, 8)]
+    for member in range(2):
+        losses = [row["members"][member]["train_loss"] for row in steps]
+        actual = first["members"][member]["train_loss"]
+        assert actual == pytest.approx(statistics.mean(losses), rel=1e-5)
+
+
+def test_of_checkpoints_with_equal_errors_the_last_is_the_best(tmp_path: Path) -> None:
+    config = coprime()
+    config.train.update(steps=3, eval_every=1, learning_rate=1e-30)
+    result = seeds.run(config, tmp_path)
+    rows = rundir.read_metrics(tmp_path / "seeds-5-6")
+    for index, member in enumerate(result["members"]):
+        assert len({row["members"][index]["val_error"] for row in rows}) == 1
+        assert member["best_step"] == 3
+
+
+def test_time_is_shared_among_the_members(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, prune = 0.0, seeds.prune
+
+    def prune_for_a_minute(*args: Any) -> experiment.Pruned:
+        nonlocal now
+        now += 60.0
+        return prune(*args)
+
+    monkeypatch.setattr(seeds, "prune", prune_for_a_minute)
+    monkeypatch.setattr(seeds, "time", SimpleNamespace(monotonic=lambda: now))
+    config = coprime()
+    config.train.steps = 0
+    result = seeds.run(config, tmp_path)
+    assert [member["wall_seconds"] for member in result["members"]] == [30.0, 30.0]
+    assert result["wall_seconds"] == 60.0
+
 
 def test_one_mini_batch_for_saliency_is_in_memory_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
@@ -444,21 +512,29 @@ def test_a_saliency_that_is_not_finite_is_said(tmp_path: Path) -> None:
         seeds.prune(parts, np.array([5, 6]))
 
 
-def test_a_layer_without_connections_is_named(tmp_path: Path) -> None:
+def count(caught: pytest.WarningsRecorder, message: str) -> int:
+    return sum(message in str(warning.message) for warning in caught)
+
+
+def test_a_layer_without_connections_is_named_for_every_seed(tmp_path: Path) -> None:
     config = quick(seeds=2)
     config.train.steps = 0
     config.prune.update(method="magnitude", sparsity=0.98)
-    with pytest.warns(UserWarning, match="no connection of 'Dense_2/kernel' is kept"):
+    message = "no connection of 'Dense_2/kernel' is kept"
+    with pytest.warns(UserWarning, match=message) as caught:
         seeds.run(config, tmp_path)
+    assert count(caught, message) == 2
     # And nothing was trained that had a curve.
     assert {path.name for path in tmp_path.glob("*.png")} == {"first_layer.png"}
 
 
-def test_a_loss_that_is_not_finite_is_said(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_said_for_every_seed(tmp_path: Path) -> None:
     config = quick(seeds=2)
     config.train.learning_rate = 1e6
-    with pytest.warns(UserWarning, match="the loss is not finite at step"):
+    message = "the loss is not finite at step"
+    with pytest.warns(UserWarning, match=message) as caught:
         seeds.run(config, tmp_path)
+    assert count(caught, message) == 2
 
 
 def test_settings_that_vary_are_for_another_function(tmp_path: Path) -> None:
