@@ -1102,6 +1102,24 @@ def test_networks_are_compared_from_their_first_layer_to_their_last(
     ]
 
 
+def test_a_layer_of_which_nothing_is_kept_has_a_place_below_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run", layers=layers_of((0.0, 0.02, 0.9)))
+    (axes,) = axes_drawn(tmp_path, monkeypatch).values()
+    assert axes.lines[0].get_ydata() == pytest.approx([0, 2, 90])
+    axes.figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    labels = [
+        label
+        for label in axes.get_yticklabels()
+        if low <= label.get_position()[1] <= high
+    ]
+    assert [label.get_text() for label in labels] == ["0", "2", "10"]
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(a.y1 < b.y0 for a, b in itertools.pairwise(boxes))
+
+
 @pytest.mark.parametrize(("count", "named"), [(23, 23), (54, 27)])
 def test_names_of_many_layers_do_not_lie_on_each_other(
     count: int, named: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -1191,6 +1209,19 @@ def test_a_sweeps_own_pictures_have_a_place(tmp_path: Path) -> None:
         "Connections kept of every input pixel: the lighter, the more, by "
         "prune.batch_class=0,1." in page.text["figcaption"]
     )
+
+
+def test_a_sweeps_wide_picture_has_a_line_for_itself(tmp_path: Path) -> None:
+    sweep = make_grid(tmp_path / "classes", 2.0, '{"step": 1, "test_error": 2}')
+    Figure(figsize=(9, 4)).savefig(sweep / "curves.png")
+    html, _ = report.write([sweep], tmp_path / "report")
+    tags = Page(html.read_text(encoding="utf-8")).tags
+    wide = [
+        image["alt"]
+        for (_, place), (_, image) in itertools.pairwise(tags)
+        if place.get("class") == "wide"
+    ]
+    assert wide == ["curves.png of classes"]
 
 
 def test_what_was_not_trained_has_no_curves_and_no_errors(tmp_path: Path) -> None:

@@ -333,6 +333,9 @@ def _set_density_scale(axes: Axes) -> None:
     # Logarithmic, and yet with a place for layers of which nothing is kept.
     threshold = min((share for share in shares if share > 0), default=1.0)
     axes.set_yscale("symlog", linthresh=threshold, linscale=0.4)
+    # None between the two, where ticks of the logarithm would lie on that of zero.
+    powers = [tick for tick in axes.get_yticks() if tick > 2 * threshold]
+    axes.set_yticks([0, threshold, *powers])
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.set_ylim(0, 1.2 * max(*shares, threshold))
 
