@@ -239,14 +239,45 @@ def not_overridden(vary: Sequence[str], arguments: Sequence[str]) -> list[str]:
 def several_values(argv: list[str]) -> tuple[list[str], list[str]]:
     """Returns the arguments without those of several values, and these for ``vary``.
 
-    ``--config.prune.sparsity=0.9,0.95`` asks for a run with each.
+    ``--config.prune.sparsity=0.9,0.95`` asks for a run with each. The values may be an
+    argument of their own, and have spaces around them.
+
+    Raises:
+      ValueError: if one of several values is empty.
     """
     # Not of fields whose one value may have commas itself.
-    field = r"(?!vary|mesh|prune\.exclude)[\w.]+"
-    pattern = re.compile(rf"--?config\.({field}=[^,]+(?:,[^,]+)+)")
-    matches = [pattern.fullmatch(argument) for argument in argv]
-    rest = [argument for argument, match in zip(argv, matches) if not match]
-    return rest, [match[1] for match in matches if match]
+    field = re.compile(r"--?config\.((?!vary|mesh|prune\.exclude)[\w.]+)")
+    rest, several, is_value = [], [], False
+    for argument, following in zip(argv, [*argv[1:], ""]):
+        if is_value:
+            is_value = False
+            continue
+        flag, equals, values = argument.partition("=")
+        if not (equals or re.match("--?[a-z]", following)):
+            values = following
+        match = field.fullmatch(flag)
+        if match and "," in values:
+            several.append(f"{match[1]}={without_spaces(match[1], values)}")
+            is_value = not equals
+        else:
+            rest.append(argument)
+    return rest, several
+
+
+def without_spaces(name: str, values: str) -> str:
+    """Returns the values of a field without the spaces around them.
+
+    Raises:
+      ValueError: if one of them is empty.
+    """
+    parts = [value.strip() for value in values.split(",")]
+    if not all(parts):
+        raise ValueError(
+            f"config.{name} is '{values}', with an empty value; write one value "
+            "without a comma, and several with no space after a comma, like "
+            f"--config.{name}=<value>,<value>"
+        )
+    return ",".join(parts)
 
 
 def without_places(arguments: list[str]) -> list[str]:

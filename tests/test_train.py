@@ -434,7 +434,8 @@ class TestSeveralRuns:
     def test_several_values_are_a_run_each(
         self, cached_program: Program, tmp_path: Path
     ) -> None:
-        sweep = ("--config.prune.sparsity=0.9,0.98", "--config.prune.method=none,snip")
+        methods = ("--config.prune.method", "none, snip")
+        sweep = ("--config.prune.sparsity=0.9,0.98", *methods)
         command = (*DIGITS, *sweep, "--config.train.steps=10", "--workdir", tmp_path)
         output = cached_program.run(*command)
         assert (output.returncode, output.stderr) == (0, "")
@@ -448,18 +449,31 @@ class TestSeveralRuns:
         assert str(tmp_path) not in result["command"]
 
     @pytest.mark.parametrize(
-        ("argument", "message"),
+        ("arguments", "message"),
         [
-            ("--config.prune.sparsity=0.9,2", r"sparsity is 2\.0, outside \[0, 1\)"),
-            ("--config.prune.sparsity=0.9,x", r"'prune\.sparsity' cannot be x"),
-            ("--config.prune.sparsty=0.9,0.8", r"did you mean 'prune\.sparsity'"),
-            ("--config.seeds=0", r"seeds is 0; it must be >= 1"),
+            (
+                ["--config.prune.sparsity=0.9,2"],
+                r"sparsity is 2\.0, outside \[0, 1\)",
+            ),
+            (["--config.prune.sparsity=0.9,x"], r"'prune\.sparsity' cannot be x"),
+            (["--config.prune.sparsty=0.9,0.8"], r"did you mean 'prune\.sparsity'"),
+            (["--config.seeds=0"], r"seeds is 0; it must be >= 1"),
+            (["--config.prune.sparsity=0.9 , 2"], r"sparsity is 2\.0, outside"),
+            (
+                ["--config.prune.fresh_init", "--config.prune.sparsity", "0.9,2"],
+                r"sparsity is 2\.0, outside",
+            ),
+            (
+                ["--config.prune.sparsity=0.9,", "0.95"],  # a space, but no quotes
+                r"'0\.9,', with an empty value; .* --config\.prune\.sparsity=<value>,",
+            ),
+            (["--config.prune.sparsity", "0.9,,0.95"], "'0.9,,0.95', with an empty"),
         ],
     )
     def test_a_mistake_in_one_is_said_at_once(
-        self, argument: str, message: str, program: Program
+        self, arguments: list[str], message: str, program: Program
     ) -> None:
-        assert_one_line(program.run(*DIGITS, argument), message)
+        assert_one_line(program.run(*DIGITS, *arguments), message)
 
     def test_a_flag_replaces_what_the_config_varies(
         self, cached_program: Program, tmp_path: Path
