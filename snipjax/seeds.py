@@ -1,9 +1,10 @@
 """An experiment with many seeds at once: as many networks, trained side by side.
 
 Each network is the one that :func:`snipjax.experiment.run` trains with its seed; here
-they are pruned one after the other, and a training step is one program for all of them,
-which lie on all devices alike. `train.py` makes every core a device: two networks on a
-core each take half the time of one after the other on both.
+they are initialised, scored, pruned, trained and evaluated under `jax.vmap`, and lie on
+all devices alike. A CPU's device takes its own one after the other, which is faster
+there, and `train.py` makes every core a device: two networks on a core each take half
+the time of one after the other on both.
 What is reported is the mean over them and its deviation, as the paper does (20 runs of
 each LeNet).
 """
@@ -123,8 +124,8 @@ def groups(parts: single.Parts, workdir: Path) -> list[np.ndarray]:
 def prune(parts: single.Parts, seeds: np.ndarray) -> single.Pruned:
     """Returns what :func:`snipjax.experiment.prune` does for each seed, stacked.
 
-    One after the other: a mini-batch may be most of the data set, and the memory need
-    not hold those of all seeds.
+    Under `jax.vmap`, but on a CPU one after the other: there a mini-batch may be most
+    of the data set, and the memory need not hold those of all seeds.
 
     Raises:
       ValueError: if a saliency is not finite, naming the leaf and the seed.
@@ -133,16 +134,22 @@ def prune(parts: single.Parts, seeds: np.ndarray) -> single.Pruned:
     def member(seed: chex.Numeric) -> single.Parts:
         return parts._replace(keys=single.keys_of(seed))
 
-    @jax.jit
-    def prune_member(seed: chex.Numeric, batch: training.Batch) -> single.Pruned:
+    def batch(seed: chex.Numeric) -> training.Batch:
+        return single.saliency_batch(member(seed))
+
+    def prune_on(seed: chex.Numeric, batch: training.Batch) -> single.Pruned:
         return single.prune_on(member(seed), batch)
 
-    members = []
-    for seed in jnp.asarray(seeds, jnp.uint32):
-        one = prune_member(seed, single.saliency_batch(member(seed)))
-        # Or the host could run ahead and make the mini-batches of all.
-        members.append(jax.block_until_ready(one))
-    pruned = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    on_device = jnp.asarray(seeds, jnp.uint32)
+    if jax.default_backend() == "cpu":
+        # Blocking, or the host could run ahead and make the mini-batches of all.
+        prune_on = jax.jit(prune_on)
+        members = [
+            jax.block_until_ready(prune_on(seed, batch(seed))) for seed in on_device
+        ]
+        pruned = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    else:
+        pruned = jax.jit(jax.vmap(prune_on))(on_device, jax.vmap(batch)(on_device))
     for name, scores in trees.named_leaves(pruned.scores):
         finite = jnp.isfinite(scores).reshape(len(seeds), -1).all(axis=1)
         if not finite.all():
@@ -447,13 +454,19 @@ def _at_once(parts: single.Parts) -> int:
 
 
 def _that_fit(parts: single.Parts) -> int:
-    """How many members' states take their share of the memory."""
+    """How many members' states take their share of the memory.
+
+    With their mini-batches for saliency, where these lie side by side too.
+    """
     stats = jax.devices()[0].memory_stats() or {}
     memory = stats.get("bytes_limit") or (
         os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     )
     leaves = jax.tree.leaves(single.abstract_state(parts))
     member = sum(math.prod(leaf.shape) * 4 for leaf in leaves)
+    if jax.default_backend() != "cpu":
+        batch = jax.eval_shape(lambda: single.saliency_batch(parts))
+        member += batch.images.size * 4
     return max(1, int(_SHARE_OF_MEMORY * memory / member))
 
 

@@ -275,6 +275,11 @@ class TestGroups:
         assert sizes("enough for three", 10 * 3 * (state + 100)) == [3, 3, 1]
         assert sizes("not quite", 10 * 3 * state) == [2, 2, 2, 1]
         assert sizes("not for one", state) == [1] * 7
+        # Elsewhere than on a CPU, the mini-batches of 100 digits lie side by side too.
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        member = state + 100 * 64 * 4
+        assert sizes("enough with batches", 10 * 3 * (member + 100)) == [3, 3, 1]
+        assert sizes("not quite with them", 10 * 3 * member) == [2, 2, 2, 1]
 
     def test_stay_on_another_machine(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -485,6 +490,17 @@ def test_one_mini_batch_for_saliency_is_in_memory_at_a_time(
     monkeypatch.setattr(experiment, "saliency_batch", noted)
     pruned = seeds.prune(experiment.assemble(quick()), np.array([5, 6, 7]))
     assert len(images) == len(pruned.mask["Dense_0"]["kernel"]) == 3
+
+
+def test_pruned_under_vmap_as_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts, of_two = experiment.assemble(quick()), np.array([5, 6])
+    expected = seeds.prune(parts, of_two)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    actual = seeds.prune(parts, of_two)
+    chex.assert_trees_all_equal(actual.mask, expected.mask)
+    chex.assert_trees_all_close(actual.scores, expected.scores, rtol=1e-4, atol=1e-9)
 
 
 def test_under_vmap_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
