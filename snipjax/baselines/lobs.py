@@ -10,6 +10,12 @@ The paper chooses the sparsity of each layer by hand. Here sensitivities are
 multiplied by how much an error in their layer's output grows up to the logits
 (:func:`output_gains`), and the least of all layers are removed together, so that any
 network reaches any target.
+
+The paper retrains briefly. Here the rounds of retraining are by default as long as the
+dense training, together: of LeNet-300-100 at 98.5%, they leave an error of 2.2%, and 648
+steps in all (a share of 0.003) one of 4.2% (4.08, 4.55 and 4.08, seeds 0 to 2), where 2.0%
+was published. The last round's pruning alone comes to 6%, from 2% of the round before.
+What is left is thought to be due to sparsities of layers that the authors chose by hand.
 """
 
 import functools
@@ -56,7 +62,7 @@ def lobs(
     damping: float = 1e-3,
     num_batches: int = 50,
 ) -> fitting.Outcome:
-    r"""Prunes by layer-wise optimal brain surgeon and retrains briefly, in rounds.
+    r"""Prunes by layer-wise optimal brain surgeon and retrains, in rounds.
 
     With inputs :math:`x` of a layer, a constant 1 for the bias among them, and the
     weights :math:`w` of a unit before a round's pruning,
