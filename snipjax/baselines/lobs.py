@@ -14,7 +14,7 @@ network reaches any target.
 The paper retrains briefly. Here the rounds of retraining are by default as long as the
 dense training, together: of LeNet-300-100 at 98.5% they leave an error of 2.2%, and 648
 steps in all (a share of 0.003) one of 4.2% (4.08, 4.55 and 4.08, seeds 0 to 2), where
-2.0% was published. The last round's pruning alone comes to over 6%, from 2% in the round
+2.0% was published. The last round's pruning alone comes to over 6%, from 2% the round
 before. What is left is thought to be due to the sparsities of the layers, which the
 authors chose by hand.
 """
