@@ -192,10 +192,9 @@ def write(workdir: Path, table: Sequence[Cell]) -> None:
     if all(count is not None for count in counts.values()):
         draw(plots.first_layers, counts, workdir / "first_layers.png")
     measured = {
-        name: signals.from_json(rundir.read_json(path / signals.FILE))
-        for name, path in directories.items()
-        if (path / signals.FILE).exists()
+        name: signals.read(path / signals.FILE) for name, path in directories.items()
     }
+    measured = {name: signal for name, signal in measured.items() if signal}
     if measured:
         draw(plots.signals, measured, workdir / "signals.png")
 

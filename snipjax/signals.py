@@ -1,8 +1,12 @@
 """What initializations do to a network, measured: as values, a table and a file."""
 
+import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from snipjax import rundir
 
 FILE = "signal.json"
 
@@ -92,3 +96,25 @@ def _mean_and_std(values: np.ndarray, spec: str) -> str:
         return "-"
     mean = f"{np.mean(values):{spec}}"
     return f"{mean} ± {np.std(values):{spec}}" if np.ndim(values) else mean
+
+
+def read(path: Path) -> Signal | None:
+    """Returns the signal in a file, or None if there is none.
+
+    One that is damaged counts as none, with a warning: it costs itself, and not the
+    runs beside it.
+
+    Args:
+      path: a file of :data:`FILE`'s name in a run's directory.
+
+    Example:
+      >>> read(Path("runs/new/signal.json")) is None
+      True
+    """
+    if not path.is_file():
+        return None
+    try:
+        return from_json(rundir.read_json(path))
+    except (ValueError, RecursionError, OSError) as error:
+        warnings.warn(f"left out: '{path}': {error}", stacklevel=2)
+        return None

@@ -1,6 +1,7 @@
 """A run for each combination of settings, compared in one table."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,7 @@ class TestStudy:
         assert [cell.seeds for cell in table] == [2, 2]
         assert (tmp_path / "signals.png").read_bytes()[:4] == b"\x89PNG"
         he, heuristic = (
-            signals.from_json(
-                rundir.read_json(
-                    tmp_path / grid.directory_name(cell.name) / signals.FILE
-                )
-            )
+            signals.read(tmp_path / grid.directory_name(cell.name) / signals.FILE)
             for cell in table
         )
         assert he.layers == ("Dense_0", "Dense_1", "Dense_2")
@@ -143,6 +140,13 @@ class TestStudy:
         # Weights of variance 2/n against 1/(3 n): a factor of 6 in the first layer.
         ratio = he.activation_variance[:, 0] / heuristic.activation_variance[:, 0]
         np.testing.assert_allclose(ratio, 6, rtol=0.25)
+        # A damaged one costs itself.
+        (tmp_path / "signals.png").unlink()
+        damaged = tmp_path / grid.directory_name(table[0].name) / signals.FILE
+        damaged.write_text("[]")
+        with pytest.warns(UserWarning, match=re.escape(f"left out: '{damaged}'")):
+            grid.write(tmp_path, table)
+        assert (tmp_path / "signals.png").exists()
 
     def test_nothing_is_trained_and_what_is_kept_is_drawn(self, tmp_path: Path) -> None:
         config = quick("prune.batch_class=0,1")

@@ -192,7 +192,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
         result=result or {},
         members=trained,
         metrics=[*_read_metrics(path / rundir.METRICS), *_metrics_of_seeds(path)],
-        signal=_read_signal(path / signals.FILE),
+        signal=signals.read(path / signals.FILE),
     )
 
 
@@ -301,17 +301,6 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         reason = error.strerror
     raise ValueError(f"'{path}' cannot be read ({reason}); leave '{path.parent}' out")
-
-
-def _read_signal(path: Path) -> signals.Signal | None:
-    """The signal in a file, if there is one; what is damaged costs itself."""
-    if not path.is_file():
-        return None
-    try:
-        return signals.from_json(_read_json(path))
-    except ValueError as error:
-        warnings.warn(f"left out: '{path}': {error}", stacklevel=2)
-        return None
 
 
 def metrics_of(run: Run, member: Member) -> list[dict[str, Any]]:
