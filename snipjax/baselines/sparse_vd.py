@@ -17,11 +17,11 @@ constant input, and none where it does not. The learning rate is twice the autho
 for a half or less of their steps: every step of Adam changes a log variance by no more
 than the learning rate, and it has far to go.
 
-LeNet-5-Caffe at 99.6% comes to 1.27% of error (1.28, 1.27 and 1.25, seeds 0 to 2), 0.47
-points above the published 0.8%, with 10,800 steps after 21,600 of dense training; with
-4,050 after 8,100 it was 1.69% (1.59 and 1.78). The rule alone still keeps three times as
-many weights as may be (4,770 to 5,113, of 1,724), so that the rest is cut by rank: more
-steps are thought to close what is left.
+LeNet-5-Caffe at 99.6% comes to 1.27% of error (1.28, 1.27 and 1.25, seeds 0 to 2),
+0.47 points above the published 0.8%, with 10,800 steps after 21,600 of dense training;
+with 4,050 after 8,100 it was 1.69% (1.59 and 1.78). The rule alone still keeps three
+times as many weights as may be (4,770 to 5,113, of 1,724), so that the rest is cut by
+rank: more steps are thought to close what is left.
 """
 
 from collections.abc import Callable
