@@ -374,10 +374,11 @@ def compiled_addition(plan: Plan) -> Callable[..., chex.ArrayTree]:
         sensitivity = saliency.sensitivity(loss_fn, variables["params"], batch)
         return jax.tree.map(jnp.add, total, sensitivity)
 
-    variables = _abstract_scored(plan)
+    variables = _abstract_sample(plan, experiment.scored_sample)
     total = _abstract_total(plan)
     batch = _abstract_batch(plan, plan.config.prune.batch_size)
-    return _compiled_for_memory(plan, addition, total, variables, batch, donate=(0,))
+    compilation = sharding.compiled_for_memory
+    return _compiled(plan, compilation, addition, total, variables, batch, donate=(0,))
 
 
 def compiled_selection(plan: Plan, done: int = 1) -> Callable[..., Any]:
@@ -414,9 +415,11 @@ def compiled_selection(plan: Plan, done: int = 1) -> Callable[..., Any]:
     if _takes_gradient(plan):
         scored, donate = _abstract_total(plan), (0, 1)
     else:
-        scored, donate = _abstract_scored(plan)["params"], (1,)
+        sample = _abstract_sample(plan, experiment.scored_sample)
+        scored, donate = sample["params"], (1,)
     before = None if done == 1 else abstract_state(plan).opt_state.mask
-    return _compiled_for_memory(plan, selection, scored, before, donate=donate)
+    compilation = sharding.compiled_for_memory
+    return _compiled(plan, compilation, selection, scored, before, donate=donate)
 
 
 def compiled_initial_state(plan: Plan) -> Callable[..., training.TrainState]:
@@ -434,15 +437,11 @@ def compiled_initial_state(plan: Plan) -> Callable[..., training.TrainState]:
         pruned = experiment.Pruned(experiment.masked(mask, variables), mask, None)
         return experiment.initial_state(plan.parts, pruned)
 
-    with jax.set_mesh(plan.mesh):
-        variables = _abstract(
-            plan, jax.eval_shape(lambda: experiment.trained_sample(plan.parts))
-        )
-        mask = abstract_state(plan).opt_state.mask
-        shapes = jax.eval_shape(initial_state, variables, mask)
-        placed = sharding.of(plan.mesh, shapes)
-        jitted = jax.jit(initial_state, out_shardings=placed, donate_argnums=(0, 1))
-        return sharding.compiled(plan.mesh, jitted.lower(variables, mask))
+    variables = _abstract_sample(plan, experiment.trained_sample)
+    mask = abstract_state(plan).opt_state.mask
+    return _compiled(
+        plan, sharding.compiled, initial_state, variables, mask, donate=(0, 1)
+    )
 
 
 def abstract_state(plan: Plan) -> training.TrainState:
@@ -610,16 +609,18 @@ def _abstract(plan: Plan, tree: chex.ArrayTree) -> Any:
     )
 
 
-def _abstract_scored(plan: Plan) -> Any:
-    """The variables that saliency is computed of."""
+def _abstract_sample(
+    plan: Plan, sample: Callable[[experiment.Parts], chex.ArrayTree]
+) -> Any:
+    """Shapes, dtypes and shardings of variables, those scored or those to train."""
     with jax.set_mesh(plan.mesh):
-        sample = jax.eval_shape(lambda: experiment.scored_sample(plan.parts))
-    return _abstract(plan, sample)
+        shapes = jax.eval_shape(lambda: sample(plan.parts))
+    return _abstract(plan, shapes)
 
 
 def _abstract_total(plan: Plan) -> Any:
     """Sensitivities that are added up."""
-    params = _abstract_scored(plan)["params"]
+    params = _abstract_sample(plan, experiment.scored_sample)["params"]
     return jax.tree.map(lambda w: w.update(dtype=jnp.float32), params)
 
 
@@ -644,7 +645,8 @@ def _what_is_scored(
 
     The sample is made again in each round: it takes no memory during a selection.
     """
-    abstract, shapes = _abstract_scored(plan), _abstract_total(plan)
+    abstract = _abstract_sample(plan, experiment.scored_sample)
+    shapes = _abstract_total(plan)
     apply_mask = jax.jit(
         experiment.masked,
         donate_argnames="variables",
@@ -671,15 +673,19 @@ def _what_is_scored(
     return scored
 
 
-def _compiled_for_memory(
-    plan: Plan, function: Callable[..., Any], *arguments: Any, donate: tuple[int, ...]
+def _compiled(
+    plan: Plan,
+    compilation: Callable[..., jax.stages.Compiled],
+    function: Callable[..., Any],
+    *arguments: Any,
+    donate: tuple[int, ...],
 ) -> Callable[..., Any]:
-    """A program that is run a few times, of abstract arguments."""
+    """A program of abstract arguments, by one of the compilations of sharding."""
     with jax.set_mesh(plan.mesh):
         shapes = jax.eval_shape(function, *arguments)
         placed = sharding.of(plan.mesh, shapes)
         jitted = jax.jit(function, out_shardings=placed, donate_argnums=donate)
-        return sharding.compiled_for_memory(plan.mesh, jitted.lower(*arguments))
+        return compilation(plan.mesh, jitted.lower(*arguments))
 
 
 def _check_finite(finite: chex.ArrayTree) -> None:
