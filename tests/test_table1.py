@@ -178,7 +178,7 @@ class TestRun:
         directory = workdir / "lenet_300_100-snip-0.95-seed0"
         parts = running.parts_of(small(), None, "lenet_300_100")
         params, mask, history = files.read_outcome(
-            directory, running.abstract_params(parts)
+            directory, baselines.abstract_params(parts)
         )
         assert masks.sparsity(mask) == pytest.approx(0.95, abs=1e-4)
         for name in params:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_table1 import Stubs, small, write_cell
 
-from snipjax import masks, rundir, table1
+from snipjax import baselines, masks, rundir, table1
 from snipjax.table1 import aggregation, config, files, running
 
 NETWORK = "lenet_300_100"
@@ -123,7 +123,7 @@ class TestADamagedStart:
     def test_is_not_started_from(
         self, dense: Path, name: str, shape: tuple[int, ...], fault: str
     ) -> None:
-        like = running.abstract_params(running.parts_of(small(), None, NETWORK))
+        like = baselines.abstract_params(running.parts_of(small(), None, NETWORK))
         assert masks.sparsity(files.read_outcome(dense, like).mask) == 0.0
         arrays = dict(np.load(dense / name))
         first = "Dense_0/kernel"

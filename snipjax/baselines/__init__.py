@@ -10,7 +10,13 @@ Example:
 """
 
 from snipjax.baselines.dns import dns
-from snipjax.baselines.fitting import Fitted, History, Outcome, hyperparameters
+from snipjax.baselines.fitting import (
+    Fitted,
+    History,
+    Outcome,
+    abstract_params,
+    hyperparameters,
+)
 from snipjax.baselines.lc import lc
 from snipjax.baselines.lobs import lobs
 from snipjax.baselines.lwc import lwc
@@ -23,6 +29,7 @@ __all__ = [
     "Fitted",
     "History",
     "Outcome",
+    "abstract_params",
     "dense",
     "dns",
     "hyperparameters",

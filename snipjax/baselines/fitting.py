@@ -287,6 +287,16 @@ def params_of(variables: chex.ArrayTree) -> chex.ArrayTree:
     return variables["params"]
 
 
+def abstract_params(parts: Parts) -> chex.ArrayTree:
+    """Returns structure and shapes of a network's parameters.
+
+    Raises:
+      ValueError: as :func:`params_of`, or if the network does not take the images.
+    """
+    images = jax.eval_shape(parts.preprocess, parts.train.images[:1])
+    return params_of(jax.eval_shape(parts.model.init, jax.random.key(0), images))
+
+
 def check_target(target: float) -> None:
     """Raises a ``ValueError`` for a sparsity outside [0, 1)."""
     if not 0.0 <= target < 1.0:

@@ -1,7 +1,6 @@
 """The references of table 1: the dense network, and SNIP."""
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from snipjax import experiment, masks, training, trees
@@ -104,9 +103,7 @@ def snip(
 
 
 def _check_pretrained(parts: Parts, pretrained: fitting.Outcome) -> None:
-    images = jax.eval_shape(parts.preprocess, parts.train.images[:1])
-    variables = jax.eval_shape(parts.model.init, jax.random.key(0), images)
-    shapes = dict(trees.named_leaves(fitting.params_of(variables)))
+    shapes = dict(trees.named_leaves(fitting.abstract_params(parts)))
     given = dict(trees.named_leaves(pretrained.params))
     for name in sorted(shapes.keys() | given.keys()):
         both = name in shapes and name in given

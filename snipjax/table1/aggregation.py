@@ -1,7 +1,7 @@
 """Rows of table 1: a network, method and sparsity, over all seeds."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from snipjax import published
 from snipjax.table1 import config as configs
-from snipjax.table1 import files
+from snipjax.table1 import files, left_out
 from snipjax.table1.cell import Cell
 from snipjax.table1.config import METHODS
 
@@ -85,21 +85,15 @@ def rows(config: ConfigDict, workdir: Path) -> list[Row]:
       workdir: directory of the table.
     """
     grouped: dict[tuple[str, str, float], list[Cell]] = {}
-    for cell in sorted({*configs.cells(config), *_finished(config, workdir)}):
+    found = left_out.differences(config, workdir).items()
+    finished = [cell for cell, differing in found if not differing]
+    for cell in sorted({*configs.cells(config), *finished}):
         grouped.setdefault((cell.method, cell.network, cell.sparsity), []).append(cell)
     order = list(METHODS)
     return sorted(
         (_row(config, cells, workdir) for cells in grouped.values()),
         key=lambda row: (order.index(row.method), row.network, row.wanted),
     )
-
-
-def _finished(config: ConfigDict, workdir: Path) -> Iterator[Cell]:
-    """The cells that were made with the same settings."""
-    for cell in files.finished(workdir):
-        made_with = files.read(workdir / cell.name)["settings"]
-        if not configs.differing_settings(config, cell, made_with):
-            yield cell
 
 
 def _row(config: ConfigDict, cells: Sequence[Cell], workdir: Path) -> Row:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from snipjax.report.wording import listed
 from snipjax.table1 import config as configs
 from snipjax.table1 import files
+from snipjax.table1.cell import Cell
 
 _SHOWN = 5  # cells of a reason
 
@@ -22,11 +23,24 @@ def reasons(config: ConfigDict, workdir: Path) -> dict[str, list[str]]:
       ValueError: if a ``cell.json`` is damaged.
     """
     found: dict[str, list[str]] = {}
-    for cell in files.finished(workdir):
-        made_with = files.read(workdir / cell.name)["settings"]
-        if differing := configs.differing_settings(config, cell, made_with):
+    for cell, differing in differences(config, workdir).items():
+        if differing:
             found.setdefault(listed(differing), []).append(cell.name)
     return found
+
+
+def differences(config: ConfigDict, workdir: Path) -> dict[Cell, list[str]]:
+    """Returns what each finished cell was made with that is otherwise here.
+
+    Arguments and errors are those of :func:`reasons`; nothing is otherwise of the cells
+    that the table has.
+    """
+    return {
+        cell: configs.differing_settings(
+            config, cell, files.read(workdir / cell.name)["settings"]
+        )
+        for cell in files.finished(workdir)
+    }
 
 
 def sentence(reasons: dict[str, list[str]]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -80,7 +79,8 @@ def run(
         parts = functools.cache(functools.partial(parts_of, config, data_dir))
         if any(files.read(workdir / cell.name) is None for cell in cells):
             for network in dict.fromkeys(cell.network for cell in cells):
-                abstract_params(parts(network))  # does the network take the images
+                # Does the network take the images?
+                baselines.abstract_params(parts(network))
         rundir.write_json(workdir / rundir.CONFIG, config.to_dict())
         try:
             _run_cells(config, cells, workdir, parts, stop, command)
@@ -139,18 +139,6 @@ def check_settings(config: ConfigDict, cells: Sequence[Cell], workdir: Path) -> 
             )
 
 
-def abstract_params(parts: Parts) -> chex.ArrayTree:
-    """Returns structure and shapes of a network's parameters.
-
-    Raises:
-      ValueError: if the network does not take the images.
-    """
-    variables = jax.eval_shape(
-        lambda: experiment.init_variables(parts, parts.keys.fresh_init)
-    )
-    return variables["params"]
-
-
 def outcome_of(
     config: ConfigDict, cell: Cell, parts: Parts, workdir: Path
 ) -> baselines.Outcome:
@@ -161,7 +149,7 @@ def outcome_of(
     dense = workdir / cell._replace(method="dense", sparsity=0.0).name
     if files.read(dense) is None:
         raise ValueError(f"there is no dense network to start from in '{dense}'")
-    pretrained = files.read_outcome(dense, abstract_params(parts))
+    pretrained = files.read_outcome(dense, baselines.abstract_params(parts))
     return method(parts, cell.sparsity, pretrained=pretrained, **config[cell.method])
 
 
