@@ -94,7 +94,7 @@ def join_processes(config: configs.ConfigDict) -> None:
                 "--config.mesh=data=8"
             )
         return
-    from snipjax import distributed
+    from snipjax.training import distributed
 
     distributed.initialize(*told)
 
@@ -103,19 +103,20 @@ def runner(config: configs.ConfigDict) -> Callable[..., Any]:
     """Returns the function that runs a configuration."""
     # Importing JAX takes longer than the checks.
     if is_table(config):
-        from snipjax import table1
+        from snipjax.studies import table1
 
         return table1.run
     if configs.is_large(config):
-        from snipjax import large
+        from snipjax.training import large
 
         return large.run
-    from snipjax import experiment, grid, seeds
+    from snipjax import experiment, sweep
+    from snipjax.training import seeds
 
     if config.seeds > 1:
         use_every_core(config.seeds)
     if config.vary:
-        return grid.run
+        return sweep.run
     return seeds.run if config.seeds > 1 else experiment.run
 
 
@@ -198,7 +199,7 @@ def parse(argv: list[str]) -> configs.ConfigDict:
             "ConfigDict it made with snipjax.config.default()"
         )
     if is_table(config):
-        from snipjax import table1
+        from snipjax.studies import table1
 
         table1.validate(config)
         return config
@@ -373,6 +374,6 @@ def default_workdir(config: configs.ConfigDict) -> Path:
 if __name__ == "__main__":
     exit_code = main(sys.argv)
     if exit_code:
-        if "snipjax.distributed" in sys.modules:
-            sys.modules["snipjax.distributed"].let_others_end()
+        if "snipjax.training.distributed" in sys.modules:
+            sys.modules["snipjax.training.distributed"].let_others_end()
         os._exit(exit_code)  # or the threads of a failed write go on logging

@@ -20,18 +20,21 @@ from collections.abc import Sequence
 from typing import Any
 
 _COMPILED, _LARGEST = 64, 4096
-_ROUNDS = 8 + 4 * 32  # of bisection every fourth, from the eighth on: snipjax.selection
+_ROUNDS = (
+    8 + 4 * 32
+)  # of bisection every fourth, from the eighth on: snipjax.masks.selection
 
 
 def programs(plan: Any) -> dict[str, list[Any]]:
     """Returns the collectives of each program of an experiment.
 
     Args:
-      plan: of :func:`snipjax.large.assemble`.
+      plan: of :func:`snipjax.training.large.assemble`.
     """
     import jax
 
-    from snipjax import large, saliency, sharding, training
+    from snipjax import saliency, training
+    from snipjax.training import large, sharding
 
     parts, mesh = plan.parts, plan.mesh
     state = large.abstract_state(plan)
@@ -76,7 +79,7 @@ def on_more(exchanged: Sequence[Any], data: int, model: int, more: int) -> list[
 
 def row(devices: int, exchanged: dict[str, list[Any]], how: str) -> str:
     """Returns a line of the table."""
-    from snipjax import sharding
+    from snipjax.training import sharding
 
     sent = {name: sharding.bytes_per_device(all_) for name, all_ in exchanged.items()}
     return (
@@ -102,7 +105,7 @@ def main() -> None:
     import jax
 
     from snipjax import config as configs
-    from snipjax import large
+    from snipjax.training import large
 
     size, model = arguments.image_size, arguments.model
     config = configs.default()

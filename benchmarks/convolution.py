@@ -3,9 +3,9 @@
     python -m benchmarks.convolution [--repeats 5] [--only WORDS]
 
 Each row is the value and gradient by images and kernels of one layer (of a first
-layer by kernels only), once as `snipjax.nn` chooses and once in each of its forms,
+layer by kernels only), once as `snipjax.ops` chooses and once in each of its forms,
 against `lax.conv_general_dilated`; then the same inside `lax.scan`, where XLA runs
-its own convolution on one thread. `snipjax.nn` takes its thresholds from these rows.
+its own convolution on one thread. `snipjax.ops` takes its thresholds from these rows.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from flax import linen
 from jax import lax
 
 from benchmarks import timing
-from snipjax import nn
+from snipjax.ops import convolution as ops
 
 Function = Callable[..., chex.Array]
 
@@ -66,7 +66,7 @@ LAYERS = (
 )
 POOLS = {"max_pool": linen.max_pool, "avg_pool": linen.avg_pool}
 IN_SCAN = ("LeNet-5 2", "VGG 4", "VGG 9", "few channels", "dilated")
-# Constants of `snipjax.nn` that choose a form.
+# Constants of `snipjax.ops` that choose a form.
 FORMS = {
     "chosen": {},
     "patches": {"_WINOGRAD_CHANNELS": 2**30},
@@ -131,8 +131,8 @@ def _forms(layer: Layer) -> Iterator[tuple[str, Callable[[], Any]]]:
     for form, constants in FORMS.items():
         if is_winograd or "winograd" not in form:
             jax.clear_caches()  # what was traced with other constants
-            with mock.patch.dict(vars(nn), constants):
-                yield form, _layer_gradient(layer, nn.conv_general_dilated)
+            with mock.patch.dict(vars(ops), constants):
+                yield form, _layer_gradient(layer, ops.conv_general_dilated)
     yield "lax", _layer_gradient(layer, lax.conv_general_dilated)
 
 
@@ -146,7 +146,7 @@ def _layer_rows(layer: Layer, repeats: int) -> Iterator[timing.Row]:
 def _scan_row(layer: Layer) -> timing.Row:
     measured, against = (
         _layer_gradient(layer, convolve, is_scanned=True)
-        for convolve in (nn.conv_general_dilated, lax.conv_general_dilated)
+        for convolve in (ops.conv_general_dilated, lax.conv_general_dilated)
     )
     name = f"{layer.name}: chosen, in a scan"
     return timing.compare((name, measured), ("lax", against), repeats=1)
@@ -161,7 +161,7 @@ def _rows(only: str, repeats: int) -> Iterator[timing.Row]:
     for name, plain in POOLS.items():
         if only in name:
             yield timing.compare(
-                (name, _pool_gradient(getattr(nn, name))),
+                (name, _pool_gradient(getattr(ops, name))),
                 (f"flax {name}", _pool_gradient(plain)),
                 repeats=repeats,
             )

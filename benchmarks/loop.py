@@ -11,7 +11,8 @@ import jax
 
 from benchmarks import networks, timing
 from snipjax import config as configs
-from snipjax import experiment, rundir
+from snipjax import experiment
+from snipjax.training import rundir
 
 STEPS, REPEATS = 5400, 5
 

@@ -29,8 +29,10 @@ import jax.numpy as jnp
 
 from benchmarks import timing
 from benchmarks.selection import status
-from snipjax import console, losses, masks, models, pruning, training, trees
+from snipjax import masks, models, pruning, training
+from snipjax._src import losses, trees
 from snipjax.models import transformer
+from snipjax.training import console
 
 SPARSITY = 0.9
 PATH = Path("runs") / "benchmarks" / "scale.jsonl"

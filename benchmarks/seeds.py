@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import networks, timing
-from snipjax import models, optim, seeds, training
+from snipjax import models, optim, training
+from snipjax.training import seeds
 
 NAME, SEEDS, STEPS, EPOCHS = "lenet_300_100", 20, 270, 20
 COMMAND = (

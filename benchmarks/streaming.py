@@ -15,7 +15,9 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from snipjax import console, datasets, models, streams, training
+from snipjax import models, training
+from snipjax.data import datasets, streams
+from snipjax.training import console
 
 _VIEW = streams.translated_and_flipped
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from snipjax import console
+from snipjax.training import console
 
 _PACKAGES = ("snipjax", "jax", "jaxlib", "flax", "optax", "numpy", "torch")
 

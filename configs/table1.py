@@ -8,7 +8,7 @@ those of LeNet-5-Caffe: minutes for all, to see that it works.
 
 from ml_collections import ConfigDict
 
-from snipjax.table1 import default
+from snipjax.studies.table1 import default
 
 
 def get_config() -> ConfigDict:

@@ -80,9 +80,9 @@ def default() -> ConfigDict:
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # or an image-classification dataset of TFDS
     config.dataset.random_labels = False  # of the training examples
-    config.dataset.stream = False  # read it batch by batch, with snipjax.streams
+    config.dataset.stream = False  # read it batch by batch, with snipjax.data.streams
     config.dataset.image_size = 0  # pixels, of streamed images; 0 for as stored
-    config.dataset.view = "none"  # a name in snipjax.streams.VIEWS
+    config.dataset.view = "none"  # a name in snipjax.data.streams.VIEWS
     config.dataset.workers = 0  # processes that read streamed images; 0 for none
 
     config.init = ConfigDict()  # names in snipjax.initializers
@@ -172,7 +172,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def is_large(config: ConfigDict) -> bool:
-    """Whether an experiment is one of :mod:`snipjax.large`: on a mesh, or streamed.
+    """Whether an experiment is one of :mod:`snipjax.training.large`: on a mesh, or streamed.
 
     Example:
       >>> is_large(default())

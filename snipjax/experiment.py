@@ -28,24 +28,21 @@ import optax
 from ml_collections import ConfigDict
 
 import snipjax
+from snipjax import config as configs
 from snipjax import (
-    budgets,
-    checkpoints,
-    console,
-    datasets,
-    distributed,
     initializers,
     masks,
     models,
     optim,
-    plots,
     pruning,
-    rundir,
     saliency,
     training,
-    trees,
 )
-from snipjax import config as configs
+from snipjax._src import trees
+from snipjax.data import datasets
+from snipjax.masks import budgets
+from snipjax.results import plots
+from snipjax.training import checkpoints, console, distributed, rundir
 
 _PRUNABLE = {
     "weights_and_biases": masks.weights_and_biases,
@@ -89,7 +86,7 @@ class Parts(NamedTuple):
     optimizer: optax.GradientTransformation  # the inner one, of the dense network
     keys: Keys
     # What is done to a loss before its gradient is taken, and where a pytree like the
-    # parameters is put: what :mod:`snipjax.large` has them for.
+    # parameters is put: what :mod:`snipjax.training.large` has them for.
     transform: training.Transform = lambda loss_fn: loss_fn
     place: Callable[[chex.ArrayTree], chex.ArrayTree] = lambda tree: tree
 
@@ -175,8 +172,8 @@ def run(
     configs.validate(config)
     if config.seeds > 1 or config.vary:
         raise ValueError(
-            "config asks for several runs; use snipjax.seeds.run where it has seeds, "
-            "and snipjax.grid.run where it has vary"
+            "config asks for several runs; use snipjax.training.seeds.run where it has seeds, "
+            "and snipjax.sweep.run where it has vary"
         )
     workdir = Path(workdir)
     with rundir.claim(workdir, config), stop_requests() as stop:

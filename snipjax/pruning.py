@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snipjax import masks, saliency, trees
+from snipjax import masks, saliency
+from snipjax._src import trees
 
 Select = Callable[[chex.ArrayTree, float, masks.Prunable], chex.ArrayTree]
 

@@ -21,8 +21,11 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboardX.proto import event_pb2
 
-from snipjax import checkpoints, console, datasets, experiment, masks, plots, rundir
 from snipjax import config as configs
+from snipjax import experiment, masks
+from snipjax.data import datasets
+from snipjax.results import plots
+from snipjax.training import checkpoints, console, rundir
 
 RESULT_KEYS = {
     "dataset",

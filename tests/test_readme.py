@@ -93,7 +93,7 @@ def test_the_library_example_is_five_lines_and_runs(tmp_path: Path) -> None:
 
 
 def test_the_command_that_reports_runs(tmp_path: Path) -> None:
-    (command,) = [line for line in commands() if "snipjax.report" in line]
+    (command,) = [line for line in commands() if "snipjax.results.report" in line]
     digits = (
         f"{sys.executable} {ROOT}/train.py --config {ROOT}/configs/digits_lenet300.py"
     )
@@ -114,4 +114,4 @@ def test_a_training_command(
     data = f"--config.dataset.name=tiny --data_dir {data_dir}"
     run(f"{command} {BRIEFLY} {data} --workdir run", tmp_path)
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files & {"result.json", "grid.json"}
+    assert files & {"result.json", "sweep.json"}

@@ -18,7 +18,7 @@ import datasets_builders as builders
 import pytest
 
 from snipjax import config as configs
-from snipjax import rundir
+from snipjax.training import rundir
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ("--config", ROOT / "configs" / "digits_lenet300.py")
@@ -439,7 +439,7 @@ class TestSeveralRuns:
         command = (*DIGITS, *sweep, "--config.train.steps=10", "--workdir", tmp_path)
         output = cached_program.run(*command)
         assert (output.returncode, output.stderr) == (0, "")
-        table = json.loads((tmp_path / "grid.json").read_text())
+        table = json.loads((tmp_path / "sweep.json").read_text())
         assert [row["kept"] for row in table] == [50_610, 5_061, 50_610, 1_012]
         result = rundir.read_json(
             tmp_path / "prune.sparsity=0.9_prune.method=snip" / rundir.RESULT
@@ -490,7 +490,7 @@ class TestSeveralRuns:
         command = ("--config", study, "--config.prune.sparsity=0.9")
         output = cached_program.run(*command, "--workdir", tmp_path / "run")
         assert (output.returncode, output.stderr) == (0, "")
-        table = json.loads((tmp_path / "run" / "grid.json").read_text())
+        table = json.loads((tmp_path / "run" / "sweep.json").read_text())
         assert [row["settings"] for row in table] == [
             {"prune.method": "snip"},
             {"prune.method": "random"},

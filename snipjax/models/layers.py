@@ -7,7 +7,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax import nn as fast
+from snipjax import ops as fast
 
 # Variance scaling, the paper's choice: a truncated normal of variance 1 / fan-in.
 variance_scaling = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")

@@ -11,7 +11,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax import nn as fast
+from snipjax import ops as fast
 from snipjax.models.layers import Conv, Dense, flatten, normalized, variance_scaling
 
 

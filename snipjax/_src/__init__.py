@@ -1,0 +1,1 @@
+"""Shared types, checks and pytree names of the core."""

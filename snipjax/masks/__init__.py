@@ -1,0 +1,43 @@
+"""Masks: which connections are kept."""
+
+from snipjax.masks.topk import (
+    Choose,
+    Prunable,
+    Row,
+    Summary,
+    apply,
+    are_prunable,
+    check_mask,
+    excluding,
+    global_topk,
+    kept_count,
+    kernels,
+    layerwise_topk,
+    ones,
+    selected,
+    sparsity,
+    summary,
+    warn_if_disconnected,
+    weights_and_biases,
+)
+
+__all__ = [
+    "Choose",
+    "Prunable",
+    "Row",
+    "Summary",
+    "apply",
+    "are_prunable",
+    "check_mask",
+    "excluding",
+    "global_topk",
+    "kept_count",
+    "kernels",
+    "layerwise_topk",
+    "ones",
+    "selected",
+    "sparsity",
+    "summary",
+    "warn_if_disconnected",
+    "weights_and_biases",
+]

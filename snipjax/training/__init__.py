@@ -1,0 +1,43 @@
+"""Training: state, step, loop, checkpoints, run directory."""
+
+from snipjax.training.step import (
+    Augment,
+    Batch,
+    Metrics,
+    Preprocess,
+    TrainState,
+    Transform,
+    batch_loss,
+    cross_entropy,
+    epoch_length,
+    evaluate,
+    flip_and_translate,
+    inference_loss,
+    init_state,
+    metric_sums,
+    over_batches,
+    paper_optimizer,
+    train_step,
+    train_steps,
+)
+
+__all__ = [
+    "Augment",
+    "Batch",
+    "Metrics",
+    "Preprocess",
+    "TrainState",
+    "Transform",
+    "batch_loss",
+    "cross_entropy",
+    "epoch_length",
+    "evaluate",
+    "flip_and_translate",
+    "inference_loss",
+    "init_state",
+    "metric_sums",
+    "over_batches",
+    "paper_optimizer",
+    "train_step",
+    "train_steps",
+]

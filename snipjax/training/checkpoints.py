@@ -1,0 +1,164 @@
+"""Checkpoints of a training run, by Orbax: written whole or not at all."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from snipjax.training import distributed
+
+State = TypeVar("State")
+
+_SECONDS_TO_WRITE = 24 * 60 * 60
+_opened = itertools.count()  # directories, by all processes alike
+
+
+@contextmanager
+def open_directory(
+    directory: Path, max_to_keep: int = 2
+) -> Iterator[ocp.CheckpointManager]:
+    """The manager of a directory of checkpoints, made if it is missing.
+
+    What an interrupted write left behind is not a checkpoint, and is removed. At the
+    end of the block, what is being written is waited for.
+
+    Raises:
+      OSError: if a checkpoint could not be written, by this process or another. The
+        one before is intact.
+    """
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=max_to_keep,
+        cleanup_tmp_directories=True,
+        async_options=_async_options(),
+    )
+    manager = ocp.CheckpointManager(directory.resolve(), options=options)
+    try:
+        yield manager
+    finally:
+        with _write_errors(manager):
+            manager.close()
+
+
+def save(
+    manager: ocp.CheckpointManager, step: int, state: Any, progress: dict[str, Any]
+) -> None:
+    """Starts to write a checkpoint; later saves and :func:`wait` wait for it.
+
+    Args:
+      manager: of :func:`open_directory`.
+      step: the number of the checkpoint; nothing is written if there is one.
+      state: pytree of arrays. It may be donated as soon as this returns.
+      progress: plain values, kept as JSON beside the state.
+
+    Raises:
+      OSError: if the checkpoint before could not be written.
+    """
+    if step in manager.all_steps():
+        return
+    args = ocp.args.Composite(
+        state=ocp.args.StandardSave(_with_key_data(state)),
+        # Written later, when the caller may have changed it.
+        progress=ocp.args.JsonSave(copy.deepcopy(progress)),
+    )
+    with _write_errors(manager):
+        manager.save(step, args=args)
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Waits until the last checkpoint is written.
+
+    Raises:
+      OSError: if it could not be.
+    """
+    with _write_errors(manager):
+        manager.wait_until_finished()
+
+
+def restore_latest(
+    manager: ocp.CheckpointManager, like: State
+) -> tuple[State, dict[str, Any]] | None:
+    """Returns the state and progress of the last checkpoint, or None without one.
+
+    Args:
+      manager: of :func:`open_directory`.
+      like: pytree of arrays or ``jax.ShapeDtypeStruct``: structure, shapes, dtypes,
+        and shardings where they have any, which need not be those it was saved with.
+
+    Raises:
+      ValueError: if the checkpoint is damaged.
+    """
+    step = manager.latest_step()
+    if step is None:
+        return None
+    args = ocp.args.Composite(
+        state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)),
+        progress=ocp.args.JsonRestore(),
+    )
+    try:
+        restored = manager.restore(step, args=args)
+    except Exception as error:  # Orbax has none of its own
+        raise ValueError(
+            f"checkpoint {step} in '{manager.directory}' cannot be read ({error}); "
+            "remove it to go on from the one before"
+        ) from error
+    return _with_keys_like(like, restored.state), restored.progress
+
+
+def _async_options() -> ocp.AsyncOptions:
+    """What bounds the writing of a checkpoint in the background.
+
+    Orbax has one limit for a process's own writing and for its waiting for the others,
+    which cannot tell a process with much to write from one whose disk is full. So it
+    is longer than any write takes, and bounds neither. What ends the waiting is that
+    the other comes, with what it has written or with an error
+    (:func:`snipjax.training.distributed.meeting`), or that it is dead and its heartbeats are
+    missed (:func:`snipjax.training.distributed.initialize`).
+    """
+    if jax.process_count() == 1:
+        return ocp.AsyncOptions(timeout_secs=_SECONDS_TO_WRITE)
+    return ocp.AsyncOptions(
+        timeout_secs=_SECONDS_TO_WRITE,
+        barrier_sync_fn=distributed.meeting(f"checkpoints/{next(_opened)}"),
+        # Or the others wait five minutes for a directory that cannot be made.
+        create_directories_asynchronously=False,
+    )
+
+
+@contextmanager
+def _write_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Makes one kind of error of what a failing write raises."""
+    try:
+        yield
+    except Exception as error:  # Orbax has none of its own
+        raise OSError(
+            f"a checkpoint cannot be written in '{manager.directory}' ({error}); once "
+            "there is room, the same command goes on from the one before"
+        ) from error
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """What to restore a leaf as, and onto which devices."""
+    data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(data.shape, data.dtype)
+
+
+def _with_key_data(state: State) -> State:
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
+
+
+def _with_keys_like(like: State, state: State) -> State:
+    return jax.tree.map(
+        lambda old, x: jax.random.wrap_key_data(x) if _is_key(old) else x, like, state
+    )

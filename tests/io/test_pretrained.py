@@ -1,0 +1,708 @@
+"""Weights of Hugging Face give its logits, and come back as they were."""
+
+import json
+import math
+import os
+import resource
+import stat
+import struct
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from snipjax import masks, saliency
+from snipjax.io import pretrained
+from snipjax.models import transformer, vit
+
+# Of the two models, no two sizes are equal that could be mistaken.
+CONFIG = transformer.Config(vocab_size=11, length=7, width=6, depth=2, heads=3)
+GPT2 = transformer.Transformer(CONFIG)
+VIT = vit.ViT(num_classes=5, width=6, depth=2, heads=3, patch=4, epsilon=1e-12)
+TOKENS = np.random.default_rng(0).integers(0, 11, (2, 6))
+IMAGES = np.random.default_rng(1).normal(size=(2, 8, 12, 3)).astype(np.float32)
+
+Arrays = dict[str, np.ndarray]
+
+
+def gpt2(prefix: str = "transformer.", dtype: Any = np.float32) -> Arrays:
+    """The tensors of a GPT2LMHeadModel, as transformers writes them."""
+    shapes = {"wte.weight": (11, 6), "wpe.weight": (7, 6)}
+    shapes |= {"ln_f.weight": (6,), "ln_f.bias": (6,)}
+    for i in range(2):
+        shapes |= {
+            f"h.{i}.ln_1.weight": (6,),
+            f"h.{i}.ln_1.bias": (6,),
+            f"h.{i}.attn.c_attn.weight": (6, 18),
+            f"h.{i}.attn.c_attn.bias": (18,),
+            f"h.{i}.attn.c_proj.weight": (6, 6),
+            f"h.{i}.attn.c_proj.bias": (6,),
+            f"h.{i}.ln_2.weight": (6,),
+            f"h.{i}.ln_2.bias": (6,),
+            f"h.{i}.mlp.c_fc.weight": (6, 24),
+            f"h.{i}.mlp.c_fc.bias": (24,),
+            f"h.{i}.mlp.c_proj.weight": (24, 6),
+            f"h.{i}.mlp.c_proj.bias": (6,),
+        }
+    return sampled({prefix + name: shape for name, shape in shapes.items()}, dtype)
+
+
+def vit_tensors(dtype: Any = np.float32) -> Arrays:
+    """The tensors of a ViTForImageClassification, as transformers writes them."""
+    shapes = {
+        "vit.embeddings.cls_token": (1, 1, 6),
+        "vit.embeddings.position_embeddings": (1, 7, 6),  # of 2 x 3 patches, and one
+        "vit.embeddings.patch_embeddings.projection.weight": (6, 3, 4, 4),
+        "vit.embeddings.patch_embeddings.projection.bias": (6,),
+        "vit.layernorm.weight": (6,),
+        "vit.layernorm.bias": (6,),
+        "classifier.weight": (5, 6),
+        "classifier.bias": (5,),
+    }
+    for i in range(2):
+        layer = f"vit.encoder.layer.{i}"
+        for name in ("query", "key", "value"):
+            shapes[f"{layer}.attention.attention.{name}.weight"] = (6, 6)
+            shapes[f"{layer}.attention.attention.{name}.bias"] = (6,)
+        shapes |= {
+            f"{layer}.attention.output.dense.weight": (6, 6),
+            f"{layer}.attention.output.dense.bias": (6,),
+            f"{layer}.layernorm_before.weight": (6,),
+            f"{layer}.layernorm_before.bias": (6,),
+            f"{layer}.layernorm_after.weight": (6,),
+            f"{layer}.layernorm_after.bias": (6,),
+            f"{layer}.intermediate.dense.weight": (24, 6),
+            f"{layer}.intermediate.dense.bias": (24,),
+            f"{layer}.output.dense.weight": (6, 24),
+            f"{layer}.output.dense.bias": (6,),
+        }
+    return sampled(shapes, dtype)
+
+
+def sampled(shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> Arrays:
+    rng = np.random.default_rng(2)
+    return {n: (0.5 * rng.normal(size=s)).astype(dtype) for n, s in shapes.items()}
+
+
+# ----------------------------------------------------- the models, in NumPy, float64
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(var + eps) * weight + bias
+
+
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray | None = None
+) -> np.ndarray:
+    """Of one sequence [length, 6], head by head of its three, of two units each."""
+    heads = []
+    for columns in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        logits = q[:, columns] @ k[:, columns].T / np.sqrt(2)
+        logits = logits if seen is None else np.where(seen, logits, -np.inf)
+        heads.append(softmax(logits) @ v[:, columns])
+    return np.concatenate(heads, -1)
+
+
+def gpt2_logits(tensors: Arrays, tokens: np.ndarray) -> np.ndarray:
+    """Of one sequence, by the equations of the paper's code."""
+    t = {name: x.astype(np.float64) for name, x in tensors.items()}
+    x = t["wte.weight"][tokens] + t["wpe.weight"][: len(tokens)]
+    seen = np.tri(len(tokens), dtype=bool)
+    for i in range(2):
+        h = f"h.{i}."
+        y = norm(x, t[h + "ln_1.weight"], t[h + "ln_1.bias"], 1e-5)
+        y = y @ t[h + "attn.c_attn.weight"] + t[h + "attn.c_attn.bias"]
+        y = attention(y[:, :6], y[:, 6:12], y[:, 12:], seen)
+        x = x + y @ t[h + "attn.c_proj.weight"] + t[h + "attn.c_proj.bias"]
+        y = norm(x, t[h + "ln_2.weight"], t[h + "ln_2.bias"], 1e-5)
+        y = y @ t[h + "mlp.c_fc.weight"] + t[h + "mlp.c_fc.bias"]
+        y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+        x = x + y @ t[h + "mlp.c_proj.weight"] + t[h + "mlp.c_proj.bias"]
+    return norm(x, t["ln_f.weight"], t["ln_f.bias"], 1e-5) @ t["wte.weight"].T
+
+
+def vit_logits(tensors: Arrays, image: np.ndarray) -> np.ndarray:
+    """Of one image of 2 x 3 patches of 4 x 4 pixels."""
+    t = {name: x.astype(np.float64) for name, x in tensors.items()}
+    embeddings = "vit.embeddings."
+    kernels = t[embeddings + "patch_embeddings.projection.weight"]
+    tokens = [t[embeddings + "cls_token"][0, 0]]
+    for i, j in np.ndindex(2, 3):
+        patch = image[4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
+        product = np.einsum("hwc,ochw->o", patch, kernels)
+        tokens.append(product + t[embeddings + "patch_embeddings.projection.bias"])
+    x = np.stack(tokens) + t[embeddings + "position_embeddings"][0]
+
+    def dense(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ t[name + ".weight"].T + t[name + ".bias"]
+
+    def normed(x: np.ndarray, name: str) -> np.ndarray:
+        return norm(x, t[name + ".weight"], t[name + ".bias"], 1e-12)
+
+    erf = np.vectorize(math.erf)
+    for i in range(2):
+        layer = f"vit.encoder.layer.{i}."
+        y = normed(x, layer + "layernorm_before")
+        parts = ("query", "key", "value")
+        y = attention(*(dense(y, f"{layer}attention.attention.{n}") for n in parts))
+        x = x + dense(y, layer + "attention.output.dense")
+        y = dense(normed(x, layer + "layernorm_after"), layer + "intermediate.dense")
+        x = x + dense(0.5 * y * (1 + erf(y / np.sqrt(2))), layer + "output.dense")
+    return dense(normed(x[0], "vit.layernorm"), "classifier")
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_gpt2_has_the_logits_of_its_equations(prefix: str) -> None:
+    params = pretrained.gpt2_params(gpt2(prefix))
+    logits = jax.jit(GPT2.apply)({"params": params}, TOKENS)
+    expected = [gpt2_logits(gpt2(""), tokens) for tokens in TOKENS]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_vit_has_the_logits_of_its_equations() -> None:
+    params = pretrained.vit_params(vit_tensors())
+    logits = jax.jit(VIT.apply)({"params": params}, IMAGES)
+    expected = [vit_logits(vit_tensors(), image) for image in IMAGES]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_snip_scores_are_finite_differences_of_the_equations() -> None:
+    """In float64, an entry of the mask at a time.
+
+    An embedding is used twice: where its token is read, and in the logits of all
+    tokens. Token 10 is made one that is never read.
+    """
+    batch = np.minimum(TOKENS, 9)
+    # In the file and in the params: query, key and value are in one tensor.
+    connections = [
+        ("wte.weight", (int(batch[0, 0]), 3), "tokens/embedding", None),
+        ("wte.weight", (10, 5), "tokens/embedding", None),
+        ("wpe.weight", (2, 4), "positions", None),
+        ("h.0.attn.c_attn.weight", (4, 1), "block_0/query/kernel", (4, 1)),
+        ("h.0.attn.c_attn.weight", (0, 8), "block_0/key/kernel", (0, 2)),
+        ("h.1.attn.c_attn.weight", (5, 15), "block_1/value/kernel", (5, 3)),
+        ("h.1.attn.c_proj.weight", (3, 2), "block_1/attention_out/kernel", None),
+        ("h.0.mlp.c_fc.weight", (1, 20), "block_0/mlp_in/kernel", None),
+        ("h.1.mlp.c_fc.bias", (7,), "block_1/mlp_in/bias", None),
+        ("h.1.mlp.c_proj.weight", (17, 0), "block_1/mlp_out/kernel", None),
+        ("ln_f.weight", (3,), "final_norm/scale", None),
+    ]
+    tensors = {name: x.astype(np.float64) for name, x in gpt2("").items()}
+
+    def loss(name: str, index: tuple[int, ...], entry: float) -> float:
+        moved = tensors | {name: tensors[name].copy()}
+        moved[name][index] *= entry
+        losses = []
+        for sequence in batch:
+            p = softmax(gpt2_logits(moved, sequence[:-1]))
+            losses += [-np.log(row[token]) for row, token in zip(p, sequence[1:])]
+        return float(np.mean(losses))
+
+    h = 1e-4
+    derivatives = np.array(
+        [
+            (loss(name, at, 1 + h) - loss(name, at, 1 - h)) / (2 * h)
+            for name, at, _, _ in connections
+        ]
+    )
+    loss_fn = transformer.next_token_loss(GPT2)
+    params = pretrained.gpt2_params(gpt2(""))
+    found = dict(_named(saliency.sensitivity(loss_fn, params, batch)))
+    found = [found[path][at or index] for _, index, path, at in connections]
+    np.testing.assert_allclose(found, derivatives, rtol=1e-3, atol=1e-6)
+    assert np.abs(derivatives).min() > 1e-5
+
+
+def _named(tree: chex.ArrayTree) -> Iterator[tuple[str, chex.Array]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield "/".join(part.key for part in path), leaf
+
+
+# --------------------------------------------------------------------- round trips
+
+
+def saved(path: Path, tensors: Arrays, metadata: Any = None) -> pretrained.Tensors:
+    pretrained.save(path, tensors, metadata)
+    return pretrained.load(path)
+
+
+def assert_same_bytes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].shape == tensor.shape, name
+        assert found[name].dtype == tensor.dtype, name
+        assert found[name].tobytes() == tensor.tobytes(), name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
+def test_tensors_come_back_byte_for_byte(tmp_path: Path, dtype: Any) -> None:
+    for prefix in ("", "transformer."):
+        tensors = saved(tmp_path / "gpt2", gpt2(prefix, dtype))
+        params = pretrained.gpt2_params(tensors)
+        again = saved(tmp_path / "again", pretrained.gpt2_tensors(params, tensors))
+        assert_same_bytes(again, gpt2(prefix, dtype))
+    tensors = saved(tmp_path / "vit", vit_tensors(dtype))
+    params = pretrained.vit_params(tensors)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+    again = saved(tmp_path / "again", pretrained.vit_tensors(params, tensors))
+    assert_same_bytes(again, vit_tensors(dtype))
+
+
+def test_without_others_to_be_like_the_names_are_those_of_transformers() -> None:
+    params = pretrained.gpt2_params(gpt2(""))
+    assert_same_bytes(pretrained.gpt2_tensors(params), gpt2("transformer."))
+    params = pretrained.vit_params(vit_tensors())
+    assert_same_bytes(pretrained.vit_tensors(params), vit_tensors())
+
+
+def test_params_are_those_of_the_models() -> None:
+    params = jax.eval_shape(GPT2.init, jax.random.key(0), TOKENS)["params"]
+    found = pretrained.gpt2_params(gpt2())
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
+    params = jax.eval_shape(VIT.init, jax.random.key(0), IMAGES)["params"]
+    found = pretrained.vit_params(vit_tensors())
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
+
+
+def test_what_is_pruned_is_zero_in_the_file(tmp_path: Path) -> None:
+    """A mask of the values, in rows of c_attn half of the query's columns."""
+    params = pretrained.gpt2_params(gpt2())
+    mask = masks.ones(params)
+    query = np.ones((6, 6), bool)
+    query[:, :3] = False
+    mask["block_1"]["query"]["kernel"] = jnp.asarray(query)
+    pruned = pretrained.gpt2_tensors(masks.apply(mask, params))
+    expected = gpt2()
+    expected["transformer.h.1.attn.c_attn.weight"][:, :3] = 0.0
+    assert_same_bytes(saved(tmp_path / "pruned", pruned), expected)
+
+
+def test_the_dtypes_are_those_of_the_tensors_to_be_like() -> None:
+    params = pretrained.vit_params(vit_tensors(jnp.bfloat16))
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    found = pretrained.vit_tensors(wide, like=vit_tensors(jnp.bfloat16))
+    assert_same_bytes(found, vit_tensors(jnp.bfloat16))
+
+
+def test_buffers_and_the_tied_head_are_passed_over_and_written_again() -> None:
+    """As older versions of transformers wrote them; the head is not in the params."""
+    extra = {
+        "transformer.h.0.attn.bias": np.tri(7, dtype=np.uint8)[None, None],
+        "transformer.h.1.attn.masked_bias": np.array(-1e4, np.float32),
+        "lm_head.weight": gpt2()["transformer.wte.weight"],
+    }
+    tensors = gpt2() | extra
+    params = pretrained.gpt2_params(tensors)
+    chex.assert_trees_all_equal(params, pretrained.gpt2_params(gpt2()))
+    assert_same_bytes(pretrained.gpt2_tensors(params, like=tensors), tensors)
+    params["tokens"]["embedding"] = jnp.zeros((11, 6))
+    found = pretrained.gpt2_tensors(params, like=tensors)
+    assert not np.any(found["lm_head.weight"])
+
+
+def test_a_tied_head_may_have_nans() -> None:
+    tensors = gpt2(dtype=jnp.bfloat16)
+    tensors["transformer.wte.weight"][3] = np.nan
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].copy()
+    params = pretrained.gpt2_params(tensors)
+    assert bool(jnp.isnan(params["tokens"]["embedding"][3]).all())
+    tensors["lm_head.weight"][4] = np.nan  # which the embedding has not
+    with pytest.raises(ValueError, match="tied"):
+        pretrained.gpt2_params(tensors)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "code", "largest"),
+    # The bits of 1.5 and of the largest number, by Micikevicius et al., "FP8 Formats
+    # for Deep Learning", 2022, table 1.
+    [("F8_E4M3", 0b0_0111_100, 448.0), ("F8_E5M2", 0b0_01111_10, 57344.0)],
+)
+def test_eight_bits_are_read_as_their_standard_says(
+    tmp_path: Path, dtype: str, code: int, largest: float
+) -> None:
+    at_largest = 0b0_1111_110 if dtype == "F8_E4M3" else 0b0_11110_11
+    header = {"w": {"dtype": dtype, "shape": [3], "data_offsets": [0, 3]}}
+    text = json.dumps(header).encode()
+    content = struct.pack("<Q", len(text)) + text + bytes([code, at_largest, 0x80])
+    (tmp_path / "eight").write_bytes(content)
+    tensor = pretrained.load(tmp_path / "eight")["w"]
+    assert tensor.astype(np.float32).tolist() == [1.5, largest, -0.0]
+    again = saved(tmp_path / "again", {"w": tensor})
+    assert_same_bytes(again, {"w": tensor})
+
+
+def test_metadata_comes_back(tmp_path: Path) -> None:
+    metadata = {"format": "pt", "sparsity": "0.5"}
+    assert saved(tmp_path / "a", {"w": np.ones(2)}, metadata).metadata == metadata
+    assert saved(tmp_path / "b", {"w": np.ones(2)}).metadata == {"format": "pt"}
+
+
+def test_arrays_of_any_layout_in_memory_are_written_in_rows(tmp_path: Path) -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    tensors = {"transposed": x.T, "reversed": x[::-1], "scalar": np.array(3.0)}
+    found = safetensors.numpy.load((saved(tmp_path / "x", tensors).path).read_bytes())
+    assert_same_bytes(found, tensors)
+
+
+def test_a_model_in_several_files_is_one_mapping(tmp_path: Path) -> None:
+    index = shard(tmp_path, gpt2())
+    assert_same_bytes(pretrained.load(index), gpt2())
+    found = pretrained.gpt2_params(pretrained.load(index))
+    chex.assert_trees_all_equal(found, pretrained.gpt2_params(gpt2()))
+
+
+def shard(directory: Path, tensors: Arrays) -> Path:
+    """The tensors in two files and their index, as transformers writes them."""
+    names = sorted(tensors)
+    file_of = {}
+    for i, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-{i:05}-of-00002.safetensors"
+        metadata = {"format": "pt"}
+        safetensors.numpy.save_file(
+            {name: tensors[name] for name in part}, directory / file, metadata
+        )
+        file_of |= dict.fromkeys(part, file)
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": file_of}))
+    return index
+
+
+def test_reading_takes_the_memory_of_a_tensor_beside_the_params(tmp_path: Path) -> None:
+    """As Python and NumPy allocate it; the params are JAX's."""
+    config = transformer.Config(vocab_size=64, length=64, width=256, depth=9, heads=1)
+    tokens = jnp.zeros((1, 2), int)
+    shapes = jax.eval_shape(
+        transformer.Transformer(config).init, jax.random.key(0), tokens
+    )
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes["params"])
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    pretrained.save(tmp_path / "x", pretrained.gpt2_tensors(params))
+    tracemalloc.start()
+    tensors = pretrained.load(tmp_path / "x")
+    found = pretrained.gpt2_params(tensors)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.2 * size
+    chex.assert_trees_all_equal(found, params)
+
+
+# ------------------------------------------------------------------ files that fail
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    pretrained.save(path, gpt2())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written .* is whole"):
+            pretrained.save(path, {"w": np.zeros(100_000, np.float32)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_same_bytes(pretrained.load(path), gpt2())
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_file_is_replaced_at_once_and_may_be_read_as_others(tmp_path: Path) -> None:
+    path, other = tmp_path / "model.safetensors", tmp_path / "other"
+    before = saved(path, gpt2())
+    pretrained.save(path, {"w": np.ones(3)})
+    assert_same_bytes(before, gpt2())  # what was opened stays what it was
+    assert pretrained.load(path).keys() == {"w"}
+    other.touch()
+    modes = [stat.S_IMODE(file.stat().st_mode) for file in (path, other)]
+    assert modes[0] == modes[1]
+
+
+def test_a_directory_that_is_not_there_is_no_place_to_write(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="cannot be written"):
+        pretrained.save(tmp_path / "missing" / "x", {"w": np.ones(3)})
+
+
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    pretrained.save(path, gpt2())
+    os.truncate(path, path.stat().st_size - 10)
+    with pytest.raises(ValueError, match=r"model\.safetensors' is damaged .* fetch it"):
+        pretrained.load(path)
+
+
+def test_a_file_that_becomes_shorter_is_named(tmp_path: Path) -> None:
+    tensors = saved(tmp_path / "model.safetensors", {"w": np.ones(100_000)})
+    os.truncate(tensors.path, 10_000)  # of a mapping, the rest would be a crash
+    with pytest.raises(ValueError, match=r"model\.safetensors' has become shorter"):
+        tensors["w"]
+
+
+def test_a_dtype_that_is_not_known_is_named(tmp_path: Path) -> None:
+    # A scale of 8 bits, without a sign or a zero, is no weight.
+    saved(tmp_path / "scales", {"w": np.ones(4, ml_dtypes.float8_e8m0fnu)})
+    with pytest.raises(ValueError, match=r"'w' is stored as F8_E8M0.*convert it"):
+        pretrained.load(tmp_path / "scales")["w"]
+
+
+@pytest.mark.parametrize("metadata", [{"steps": 3}, {"note": None}, {1: "a"}])
+def test_metadata_that_is_not_text_is_named(tmp_path: Path, metadata: dict) -> None:
+    (key,) = metadata
+    with pytest.raises(ValueError, match=rf"metadata has {key!r}: .*str"):
+        pretrained.save(tmp_path / "x", {"w": np.ones(2)}, metadata)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
+        b"PK\x03\x04 the archive that is a pytorch_model.bin",
+        b"\x10\x00\x00\x00\x00\x00\x00\x00{'not': json}   ",
+    ],
+)
+def test_what_is_not_of_safetensors_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"not a safetensors file .* Git LFS"):
+        pretrained.load(path)
+
+
+def test_a_directory_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a directory; pass the model"):
+        pretrained.load(tmp_path)
+
+
+def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        with pytest.raises(FileNotFoundError, match=name):
+            pretrained.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"w": 3}}']
+)
+def test_an_index_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(ValueError, match=r"is not the index of a model .* fetch it"):
+        pretrained.load(index)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/model.safetensors"])
+def test_an_index_names_only_files_beside_it(tmp_path: Path, name: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(ValueError, match=f"not beside it .*'{name}'"):
+        pretrained.load(index)
+
+
+def test_a_missing_file_of_several_is_named(tmp_path: Path) -> None:
+    index = shard(tmp_path, gpt2())
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"'model-00002-of-00002.* not to be found"):
+        pretrained.load(index)
+
+
+def test_a_tensor_that_is_not_in_the_file_of_the_index_is_named(tmp_path: Path) -> None:
+    index = shard(tmp_path, gpt2())
+    missing = sorted(gpt2())[0]
+    first = tmp_path / "model-00001-of-00002.safetensors"
+    rest = {n: x for n, x in safetensors.numpy.load_file(first).items() if n != missing}
+    safetensors.numpy.save_file(rest, first)
+    with pytest.raises(ValueError, match=f"says that '{missing}' is in 'model-00001"):
+        pretrained.load(index)
+
+
+# ----------------------------------------------------------------- tensors that fail
+
+LAYER = "transformer.h.1.mlp.c_fc.weight"
+PATCHES = "vit.embeddings.patch_embeddings.projection.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (LAYER, rf"x': '{LAYER}' missing; .*index\.json"),
+        ("transformer.wte.weight", r"x': 'wte\.weight' missing"),
+        ("transformer.wpe.weight", r"x': 'transformer\.wpe\.weight' missing"),
+    ],
+)
+def test_a_missing_tensor_is_named(tmp_path: Path, name: str, message: str) -> None:
+    tensors = gpt2()
+    del tensors[name]
+    with pytest.raises(ValueError, match=message):
+        pretrained.gpt2_params(saved(tmp_path / "x", tensors))
+
+
+def test_one_file_of_several_says_where_the_others_are(tmp_path: Path) -> None:
+    shard(tmp_path, vit_tensors())
+    tensors = pretrained.load(tmp_path / "model-00002-of-00002.safetensors")
+    with pytest.raises(ValueError, match=r"missing; .*index\.json"):
+        pretrained.vit_params(tensors)
+
+
+@pytest.mark.parametrize("name", ["score.weight", "transformer.h.3.ln_1.weight"])
+def test_an_unknown_tensor_is_named(tmp_path: Path, name: str) -> None:
+    tensors = saved(tmp_path / "x", gpt2() | {name: np.ones(6, np.float32)})
+    with pytest.raises(ValueError, match=r"x': '.*' (unknown|and 9 more missing)"):
+        pretrained.gpt2_params(tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (LAYER, (6, 23)),
+        (LAYER, (24, 6)),
+        (LAYER, (6,)),
+        ("transformer.wpe.weight", (7, 5)),
+        ("transformer.wpe.weight", (7,)),
+        ("transformer.ln_f.bias", (1, 6)),
+    ],
+)
+def test_a_wrong_shape_is_named(name: str, shape: tuple[int, ...]) -> None:
+    tensors = gpt2() | {name: np.ones(shape, np.float32)}
+    with pytest.raises(ValueError, match=rf"'{name}' has shape .*check that"):
+        pretrained.gpt2_params(tensors)
+
+
+def test_patches_that_are_not_square_are_refused() -> None:
+    tensors = vit_tensors() | {PATCHES: np.ones((6, 3, 4, 2), np.float32)}
+    with pytest.raises(
+        ValueError, match=r"has shape \(6, 3, 4, 2\), .* \(6, 3, 4, 4\)"
+    ):
+        pretrained.vit_params(tensors)
+
+
+def test_integers_are_refused() -> None:
+    tensors = gpt2() | {LAYER: np.ones((6, 24), np.int8)}
+    with pytest.raises(ValueError, match=f"'{LAYER}' has dtype int8, not of floats"):
+        pretrained.gpt2_params(tensors)
+
+
+def test_a_head_of_its_own_is_refused() -> None:
+    head = gpt2()["transformer.wte.weight"] + 1
+    with pytest.raises(ValueError, match=r"'lm_head.weight' is not .* tied"):
+        pretrained.gpt2_params(gpt2() | {"lm_head.weight": head})
+
+
+@pytest.mark.parametrize(
+    ("read", "tensors"),
+    [(pretrained.gpt2_params, vit_tensors()), (pretrained.vit_params, gpt2())],
+)
+def test_weights_of_another_model_are_refused(read: Callable, tensors: Arrays) -> None:
+    with pytest.raises(ValueError, match="missing; check that these weights are of"):
+        read(tensors)
+
+
+def test_params_that_are_not_like_the_tensors_are_refused() -> None:
+    params = pretrained.gpt2_params(gpt2())
+    fewer = {name: x for name, x in gpt2().items() if ".h.1." not in name}
+    with pytest.raises(ValueError, match=r"mapping of tensors: 'transformer\.h\.1"):
+        pretrained.gpt2_tensors(params, like=fewer)
+    del params["block_0"]["query"]["bias"]
+    with pytest.raises(ValueError, match="the params: 'block_0/query/bias' missing"):
+        pretrained.gpt2_tensors(params)
+    with pytest.raises(ValueError, match="the params: 'patches/kernel' missing"):
+        pretrained.vit_tensors(params)
+    other = vit_tensors() | {"classifier.weight": np.ones((4, 6), np.float32)}
+    params = pretrained.vit_params(vit_tensors())
+    with pytest.raises(ValueError, match=r"has shape \(4, 6\), .* have \(5, 6\)"):
+        pretrained.vit_tensors(params, like=other)
+
+
+# -------------------------------------------------------- against another library
+
+
+@pytest.mark.slow
+def test_gpt2_has_the_logits_of_transformers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=7, n_embd=6, n_layer=2, n_head=3,
+        bos_token_id=None, eos_token_id=None, initializer_range=0.5,
+    )  # fmt: skip
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    before = path.read_bytes()
+    tensors = pretrained.load(path)
+    params = pretrained.gpt2_params(tensors)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(TOKENS)).logits.numpy()
+    logits = GPT2.apply({"params": params}, TOKENS)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+    again = pretrained.gpt2_tensors(params, like=tensors)
+    assert_same_bytes(again, dict(tensors))
+    pretrained.save(path, again, tensors.metadata)
+    assert path.read_bytes() == before
+
+    pruned = jax.tree.map(lambda x: jnp.where(jnp.abs(x) > 0.3, x, 0.0), params)
+    pretrained.save(path, pretrained.gpt2_tensors(pruned, tensors), tensors.metadata)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = theirs(torch.tensor(TOKENS)).logits.numpy()
+    logits = GPT2.apply({"params": pruned}, TOKENS)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_model_that_transformers_writes_in_several_files(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=7, n_embd=6, n_layer=2, n_head=3,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    theirs = transformers.GPT2LMHeadModel(config).bfloat16()
+    theirs.save_pretrained(tmp_path, max_shard_size=1500)
+    tensors = pretrained.load(tmp_path / "model.safetensors.index.json")
+    params = pretrained.gpt2_params(tensors)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    state = theirs.state_dict()
+    for name, tensor in tensors.items():
+        values = state[name].float().numpy()
+        np.testing.assert_array_equal(tensor.astype(np.float32), values)
+
+
+@pytest.mark.slow
+def test_vit_has_the_logits_of_transformers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=6, num_hidden_layers=2, num_attention_heads=3,
+        intermediate_size=24, image_size=(8, 12), patch_size=4, num_labels=5,
+        initializer_range=0.5,
+    )  # fmt: skip
+    theirs = transformers.ViTForImageClassification(config).eval()
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    before = path.read_bytes()
+    tensors = pretrained.load(path)
+    params = pretrained.vit_params(tensors)
+    with torch.no_grad():
+        images = torch.tensor(IMAGES.transpose(0, 3, 1, 2))
+        expected = theirs(images).logits.numpy()
+    logits = VIT.apply({"params": params}, IMAGES)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+    again = pretrained.vit_tensors(params, like=tensors)
+    assert_same_bytes(again, dict(tensors))
+    pretrained.save(path, again, tensors.metadata)
+    assert path.read_bytes() == before
+    again = transformers.ViTForImageClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        np.testing.assert_array_equal(again(images).logits.numpy(), expected)

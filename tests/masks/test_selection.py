@@ -1,0 +1,102 @@
+"""The k largest of several arrays, against a stable sort of all of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snipjax.masks import selection
+
+
+def largest_by_sorting(leaves: list[np.ndarray], k: int) -> list[np.ndarray]:
+    flat = np.concatenate([leaf.ravel() for leaf in leaves])
+    mask = np.zeros(flat.size, bool)
+    mask[np.argsort(-flat.astype(np.float64), kind="stable")[:k]] = True
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = np.split(mask, ends)
+    return [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)]
+
+
+def assert_largest(leaves: list[np.ndarray], k: int) -> None:
+    actual = selection.largest([jnp.asarray(leaf) for leaf in leaves], k)
+    for mask, expected in zip(actual, largest_by_sorting(leaves, k), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+def scores(seed: int, *shapes: tuple[int, ...], levels: int = 0) -> list[np.ndarray]:
+    """Products of normals; with levels, few different ones, so that many are equal."""
+    rng = np.random.default_rng(seed)
+    leaves = [rng.standard_normal(s) * rng.standard_normal(s) for s in shapes]
+    if levels:
+        leaves = [np.round(levels * leaf) / levels for leaf in leaves]
+    return [np.abs(leaf).astype(np.float32) for leaf in leaves]
+
+
+SHAPES = (3, 5), (2000,), (40, 5, 10), (1,), (3001,)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 3, 100])
+@pytest.mark.parametrize("k", [1, 7, 350, 3500, 7016])
+def test_several_leaves_with_and_without_ties(k: int, levels: int) -> None:
+    assert_largest(scores(0, *SHAPES, levels=levels), k)
+
+
+@pytest.mark.parametrize("levels", [0, 2])
+@pytest.mark.parametrize("k", [1, 350, 7016])
+def test_in_pieces_and_narrowed_by_a_sample(
+    k: int, levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of the sizes at hand, small ones; the compiled functions must be new for them.
+    monkeypatch.setattr(selection, "_PIECE", 600)
+    monkeypatch.setattr(selection, "_SAMPLE", 200)
+    jax.clear_caches()
+    assert_largest(scores(1, *SHAPES, levels=levels), k)
+    jax.clear_caches()
+
+
+def test_a_sample_that_misleads_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Every entry the sample sees is the least or the largest of all.
+    monkeypatch.setattr(selection, "_SAMPLE", 200)
+    (leaf,) = scores(2, (8000,))
+    for seen in (0.0, 100.0):
+        leaf[:: leaf.size // 200] = seen
+        for k in (10, 150, 400, 7900):
+            assert_largest([leaf], k)
+
+
+def test_a_million_entries() -> None:
+    assert_largest(scores(3, (600, 1000), (500_000,)), 55_000)
+    assert_largest(scores(3, (600, 1000), (500_000,), levels=1000), 55_000)
+
+
+def test_what_is_subnormal_has_its_place() -> None:
+    assert_largest([np.array([0, 3, 1, 2], np.float32) * np.float32(1e-45)], 2)
+
+
+def test_negative_entries_are_less_than_zero() -> None:
+    assert_largest([np.array([-1.0, 0.5, -3.0, -0.25], np.float32)], 3)
+
+
+def test_traced_it_is_the_same() -> None:
+    leaves = scores(4, *SHAPES, levels=3)
+    masks = jax.jit(lambda leaves: selection.largest(leaves, 350))(leaves)
+    for mask, expected in zip(masks, largest_by_sorting(leaves, 350), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_traced_scores_that_are_not_numbers_come_to_an_end() -> None:
+    leaf = jnp.array([jnp.nan, 1.0, 2.0, jnp.inf])
+    (mask,) = jax.jit(lambda leaf: selection.largest([leaf], 2))(leaf)
+    assert mask.shape == (4,)
+
+
+def test_memory_for_counting_does_not_grow_with_the_scores() -> None:
+    leaves = [jax.ShapeDtypeStruct((4 * 10**6,), jnp.float32)] * 5
+    scalar = jax.ShapeDtypeStruct((), jnp.uint32)
+    bracket = jax.eval_shape(selection._key_bracket, leaves, scalar)
+    compiled = selection._narrow_keys.lower(
+        leaves, bracket, scalar, count=selection._count_in_pieces
+    ).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * 4 * 4 * 10**6 * 5

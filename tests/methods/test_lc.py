@@ -1,0 +1,167 @@
+"""Learning-compression: the projection, the multipliers, and both together."""
+
+import itertools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snipjax import experiment, masks
+from snipjax.methods import Outcome
+from snipjax.methods.lc import Augmented, lc, penalized, projected, updated
+from tests.methods import softmax_regression
+
+prunable = masks.weights_and_biases
+
+
+def random_tree(seed: int) -> dict[str, chex.Array]:
+    rng = np.random.default_rng(seed)
+    return {
+        "a": jnp.asarray(rng.normal(size=(2, 2)), jnp.float32),
+        "b": jnp.asarray(3 * rng.normal(size=4), jnp.float32),
+    }
+
+
+def flat(tree: chex.ArrayTree) -> np.ndarray:
+    return np.concatenate([np.float64(x).ravel() for x in jax.tree.leaves(tree)])
+
+
+@pytest.mark.parametrize(("kappa", "seed"), [(1, 0), (3, 1), (6, 2)])
+def test_the_projection_is_the_nearest_of_all_supports(kappa: int, seed: int) -> None:
+    weights, multipliers, mu = random_tree(seed), random_tree(seed + 10), 0.7
+    project = jax.jit(projected, static_argnums=(2, 3, 4))
+    theta, mask = project(weights, multipliers, mu, 1 - kappa / 8, prunable)
+    point = flat(weights) - flat(multipliers) / mu
+
+    def nearest_on(support: tuple[int, ...]) -> np.ndarray:
+        candidate = np.zeros(8)
+        candidate[list(support)] = point[list(support)]
+        return candidate
+
+    candidates = [nearest_on(s) for s in itertools.combinations(range(8), kappa)]
+    best = min(candidates, key=lambda x: np.sum((x - point) ** 2))
+    np.testing.assert_allclose(flat(theta), best, rtol=1e-5)
+    np.testing.assert_array_equal(flat(mask), best != 0)
+
+
+def test_the_multipliers_after_a_step_by_hand() -> None:
+    multipliers = updated(
+        {"w": jnp.array([0.5, -1.0])},
+        {"w": jnp.array([2.0, 3.0])},
+        {"w": jnp.array([1.5, 0.0])},
+        mu=4.0,
+    )
+    # 0.5 - 4 (2 - 1.5) and -1 - 4 (3 - 0).
+    assert multipliers["w"].tolist() == [-1.5, -13.0]
+
+
+def test_prunable_leaves_get_the_gradient_of_the_penalty_and_others_none() -> None:
+    weights, theta, multipliers = random_tree(0), random_tree(1), random_tree(2)
+    mask = {"a": jnp.ones((2, 2), bool), "b": jnp.array(True)}
+    grads, mu = random_tree(3), 0.3
+    carry = Augmented(weights, None, theta, multipliers, mask, None, None)
+
+    def penalty(weights: chex.ArrayTree) -> chex.Array:
+        point = theta["a"] + multipliers["a"] / mu
+        return mu / 2 * jnp.sum((weights["a"] - point) ** 2)
+
+    expected = jax.tree.map(jnp.add, grads, jax.grad(penalty)(weights))
+    chex.assert_trees_all_close(penalized(grads, carry, mu), expected, rtol=1e-5)
+
+
+def test_both_steps_find_the_constrained_minimum_of_a_square() -> None:
+    # Of |w - (3, 1, 0.5)|^2 / 2 with two weights, with L solved exactly: (3, 1, 0).
+    # Without multipliers theta would stay at a share of it.
+    point = {"w": jnp.array([3.0, 1.0, 0.5])}
+    weights, mu = point, 0.1
+    multipliers = jax.tree.map(jnp.zeros_like, point)
+    for _ in range(40):
+        theta, _ = projected(weights, multipliers, mu, 1 / 3, prunable)
+        multipliers = updated(multipliers, weights, theta, mu)
+        mu *= 1.2
+        weights = jax.tree.map(
+            lambda p, t, m, mu=mu: (p + mu * t + m) / (1 + mu),
+            point,
+            theta,
+            multipliers,
+        )
+    np.testing.assert_allclose(theta["w"], [3.0, 1.0, 0.0], atol=1e-3)
+    np.testing.assert_allclose(weights["w"], theta["w"], atol=1e-2)
+
+
+def test_learning_and_compression_step_by_step_under_a_growing_mu() -> None:
+    parts = softmax_regression.parts(steps=4, learning_rate=0.4)
+    parts.config.train.weight_decay = 0.3
+    params, mask, _ = lc(
+        parts,
+        0.5,
+        pretrained=softmax_regression.pretrained(),
+        iterations=3,
+        learning=0.5,
+        pull=0.8,
+        growth=2.0,
+        learning_rate=0.5,
+        decays=0,
+    )
+
+    def largest_two(weights: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(weights) > np.median(np.abs(weights)), weights, 0)
+
+    weights, multipliers = softmax_regression.WEIGHTS, np.zeros((2, 2))
+    theta = largest_two(weights)
+    # The first mu is 0.8 / (0.2 * 2 steps); the last bears no rate of 0.2.
+    for mu, rate in ((2.0, 0.2), (4.0, 0.2), (8.0, 1 / 8)):
+        for _ in range(2):
+            slope = softmax_regression.gradient(
+                softmax_regression.cross_entropy, weights
+            )
+            slope = slope + 0.3 * weights  # that decay
+            pulled = slope + mu * (weights - theta) - multipliers
+            weights = weights - rate * pulled
+        theta = largest_two(weights - multipliers / mu)
+        multipliers = multipliers - mu * (weights - theta)
+    np.testing.assert_allclose(params["Dense_0"]["kernel"], theta, atol=1e-5)
+    np.testing.assert_array_equal(mask["Dense_0"]["kernel"], theta != 0)
+
+
+def test_learning_and_compression_on_digits(
+    digits: experiment.Parts, pretrained: Outcome, prunable_count: int
+) -> None:
+    params, mask, history = lc(
+        digits,
+        0.9,
+        pretrained=pretrained,
+        iterations=6,
+        learning=1 / 6,
+        pull=0.5,
+        growth=1.5,
+        learning_rate=0.5,
+    )
+    assert sum(row.kept for row in masks.summary(mask)) == round(0.1 * prunable_count)
+    chex.assert_trees_all_equal(params, masks.apply(mask, params))
+    # Before the first L step, and after some of the six.
+    assert 2 <= history.prunes <= 7
+    assert history.steps == 60 + 6 * 10
+    rows = history.rows
+    assert [row["phase"] for row in rows] == ["dense", "learning-compression"]
+    assert rows[-1]["val_error"] < 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"target": 2.0}, "target is 2.0"),
+        ({"iterations": 0}, "iterations is 0; it must be an integer"),
+        ({"learning": 0.0}, "learning is 0.0; it must be a share"),
+        ({"pull": 0.0}, "pull is 0.0; it must be above 0"),
+        ({"growth": 0.9}, "growth is 0.9; it must be at least 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"decays": 1.0}, "decays is 1.0; it must be an integer"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        lc(None, **{"target": 0.9, **arguments})

@@ -1,0 +1,299 @@
+"""Soft weight-sharing against sums over components, and codes by hand."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import special, stats
+
+from snipjax import experiment, masks
+from snipjax.methods import History, Outcome
+from snipjax.methods.sws import (
+    Free,
+    Mixture,
+    bits_per_weight,
+    components_of,
+    huffman_bits,
+    initial_mixture,
+    log_joint,
+    log_odds,
+    mixture_of,
+    negative_log_hyper_prior,
+    negative_log_prior,
+    quantised,
+    sws,
+)
+from tests.methods import softmax_regression
+
+MIXTURE = Mixture(
+    means=jnp.array([0.0, -0.5, 0.4, 1.0]),
+    log_precisions=jnp.log(jnp.array([100.0, 16.0, 25.0, 4.0])),
+    log_proportions=jnp.log(jnp.array([0.7, 0.1, 0.15, 0.05])),
+)
+
+
+def joint(weights: np.ndarray) -> np.ndarray:
+    """Proportion times density, ``[components, weights]``."""
+    means, log_precisions, log_proportions = (
+        np.float64(np.asarray(x))[:, None] for x in MIXTURE
+    )
+    densities = stats.norm.pdf(weights, means, np.exp(-log_precisions / 2))
+    return np.exp(log_proportions) * densities
+
+
+def test_the_zero_component_is_pinned() -> None:
+    free = Free(jnp.array([-1.0, 1.0]), jnp.zeros(3), jnp.array([0.0, jnp.log(3.0)]))
+    means, _, log_proportions = mixture_of(free, 0.9)
+    np.testing.assert_allclose(means, [0.0, -1.0, 1.0])
+    np.testing.assert_allclose(jnp.exp(log_proportions), [0.9, 0.025, 0.075], rtol=1e-5)
+
+
+def test_the_joint_is_proportions_times_normal_densities() -> None:
+    weights = np.linspace(-1.5, 1.5, 12).reshape(3, 4)
+    expected = np.log(joint(weights.ravel())).reshape(4, 3, 4)
+    actual = log_joint(jnp.asarray(weights, jnp.float32), MIXTURE)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8192, 20_000])
+def test_negative_log_prior_is_the_sum_over_weights(size: int) -> None:
+    weights = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    halves = [jnp.asarray(weights[: size // 2]), jnp.asarray(weights[size // 2 :])]
+    expected = -np.sum(np.log(joint(np.float64(weights)).sum(axis=0)))
+    np.testing.assert_allclose(negative_log_prior(halves, MIXTURE), expected, rtol=1e-5)
+
+
+def test_gradient_of_the_prior_pulls_to_the_means() -> None:
+    weights = jnp.linspace(-1.0, 1.5, 9000)  # more than are looked at at a time
+    actual = jax.jit(jax.grad(lambda w: negative_log_prior([w], MIXTURE)))(weights)
+    shares = joint(np.float64(weights))
+    shares /= shares.sum(axis=0)
+    precisions = np.exp(np.float64(MIXTURE.log_precisions))[:, None]
+    pull = precisions * (np.float64(weights) - np.float64(MIXTURE.means)[:, None])
+    np.testing.assert_allclose(actual, (shares * pull).sum(axis=0), atol=1e-3)
+
+
+def test_hyper_prior_is_a_gamma_density_up_to_a_constant() -> None:
+    shapes, rates = np.array([5.0, 2.0, 2.0, 2.0]), np.array([0.1, 0.3, 0.3, 0.3])
+
+    def expected(precisions: np.ndarray) -> float:
+        return -np.sum(stats.gamma.logpdf(precisions, shapes, scale=1 / rates))
+
+    def actual(precisions: np.ndarray) -> float:
+        mixture = MIXTURE._replace(log_precisions=jnp.log(jnp.asarray(precisions)))
+        return float(negative_log_hyper_prior(mixture, shapes, rates))
+
+    one, other = np.array([30.0, 5.0, 6.0, 7.0]), np.array([60.0, 1.0, 2.0, 30.0])
+    np.testing.assert_allclose(
+        actual(one) - actual(other), expected(one) - expected(other), rtol=1e-5
+    )
+
+
+def test_odds_are_those_of_the_responsibilities() -> None:
+    weights = np.linspace(-1.5, 1.5, 201)
+    responsibilities = joint(weights) / joint(weights).sum(axis=0)
+    odds = log_odds(jnp.asarray(weights, jnp.float32), MIXTURE)
+    expected = np.log(responsibilities[1:].max(axis=0) / responsibilities[0])
+    np.testing.assert_allclose(odds, expected, rtol=1e-4, atol=1e-4)
+    # What is pruned belongs to the zero component.
+    np.testing.assert_array_equal(odds > 0, responsibilities.argmax(axis=0) > 0)
+
+
+def test_components_start_over_the_range_of_the_weights() -> None:
+    free = initial_mixture([jnp.array([0.1, -0.3]), jnp.array([[0.2]])], 5, 0.5)
+    np.testing.assert_allclose(free.means, [-0.3, -0.1, 0.1, 0.3], rtol=1e-5)
+    np.testing.assert_allclose(free.log_precisions, np.log([4.0] * 5), rtol=1e-5)
+    np.testing.assert_allclose(free.logits, np.zeros(4))
+
+
+PARAMS = {
+    "kernel": jnp.array([[0.02, -0.6], [0.45, 0.9]]),
+    "scale": jnp.array([0.3, 0.7]),
+}
+MASK = {
+    "kernel": jnp.array([[False, True], [True, True]]),
+    "scale": jnp.array(True),
+}
+
+
+def test_quantised_weights_are_the_means_of_their_components() -> None:
+    components = components_of(PARAMS, MASK, MIXTURE)
+    np.testing.assert_array_equal(components["kernel"], [[0, 1], [2, 3]])
+    actual = jax.jit(quantised)(PARAMS, MASK, MIXTURE)
+    np.testing.assert_allclose(actual["kernel"], [[0.0, -0.5], [0.4, 1.0]])
+    np.testing.assert_array_equal(actual["scale"], PARAMS["scale"])
+
+
+def test_a_kept_weight_near_zero_is_not_quantised_to_zero() -> None:
+    kept = {**MASK, "kernel": jnp.ones((2, 2), bool)}
+    assert quantised(PARAMS, kept, MIXTURE)["kernel"][0, 0] == jnp.float32(0.4)
+
+
+def test_bits_are_those_of_two_codes_and_a_codebook() -> None:
+    # Components 1, 2, 3 take 1 + 2 + 2 bits, their gaps 2, 1, 1 a bit each.
+    assert bits_per_weight(PARAMS, MASK, MIXTURE) == (5 + 3 + 3 * 32) / 4
+
+
+def test_long_gaps_are_cut_by_stored_zeros() -> None:
+    params = {"w": jnp.zeros(1000).at[jnp.array([3, 700])].set(1.0)}
+    mask = {"w": params["w"] > 0}
+    # Gaps 4; 697 = 256 + 256 + 185: components 3, 0, 0, 3 and gaps 4, 256, 256, 185.
+    assert bits_per_weight(params, mask, MIXTURE) == (4 + 6 + 32) / 1000
+
+
+def test_bits_of_nothing_prunable_are_an_error() -> None:
+    with pytest.raises(ValueError, match="no leaf of the mask is prunable"):
+        bits_per_weight({"w": jnp.ones(2)}, {"w": jnp.array(True)}, MIXTURE)
+
+
+def test_a_huffman_code_is_within_a_bit_of_the_entropy() -> None:
+    rng = np.random.default_rng(0)
+    for counts in rng.integers(1, 50, (20, 6)):
+        entropy = special.entr(counts / counts.sum()).sum() / np.log(2)
+        bits = huffman_bits(np.repeat(np.arange(6), counts).tolist()) / counts.sum()
+        assert entropy <= bits + 1e-9 <= entropy + 1
+
+
+@pytest.mark.parametrize(("symbols", "bits"), [("", 0), ("aaa", 3), ("abcd", 8)])
+def test_huffman_codes_by_hand(symbols: str, bits: int) -> None:
+    assert huffman_bits(symbols) == bits
+
+
+def test_steps_go_down_the_loss_and_the_prior_of_weights_and_precisions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(optax, "adam", optax.sgd)
+    params, _, history = sws(
+        softmax_regression.parts(steps=2),
+        0.0,
+        pretrained=softmax_regression.pretrained(),
+        share=1.0,
+        num_components=3,
+        zero_proportion=0.2,
+        strength=0.8,
+        initial_std=0.5,
+        zero_shape=7.0,
+        zero_rate=0.5,
+        shape=3.0,
+        rate=0.2,
+        learning_rate=0.3,
+        means_learning_rate=0.2,
+        mixture_learning_rate=0.4,
+    )
+
+    def by_equation(trained: np.ndarray) -> float:
+        weights, means, log_precisions, logits = np.split(trained, [4, 6, 9])
+        proportions = np.append(0.2, 0.8 * special.softmax(logits))[:, None]
+        means, precisions = np.append(0.0, means)[:, None], np.exp(log_precisions)
+        densities = stats.norm.pdf(weights, means, precisions[:, None] ** -0.5)
+        prior = np.log(np.sum(proportions * densities, axis=0)).sum()
+        hyper_prior = stats.gamma.logpdf(
+            precisions, [7.0, 3.0, 3.0], scale=1 / np.array([0.5, 0.2, 0.2])
+        ).sum()
+        loss = softmax_regression.cross_entropy(weights)
+        return loss - 0.8 / 4 * (prior + hyper_prior)
+
+    # Weights, then means, log precisions and logits of the proportions.
+    trained = np.concatenate(
+        [softmax_regression.WEIGHTS.ravel(), [-1.0, 1.0], np.log([4.0] * 3), [0.0] * 2]
+    )
+    learning_rates = np.repeat([0.3, 0.2, 0.4], [4, 2, 5])
+    for _ in range(2):  # the second step sees what the first made of the mixture
+        slope = softmax_regression.gradient(by_equation, trained)
+        trained = trained - learning_rates * slope
+    actual = params["Dense_0"]["kernel"].ravel()
+    np.testing.assert_allclose(actual, trained[:4], atol=1e-5)
+    assert history.prunes == 0
+
+
+def test_the_rule_prunes_beyond_the_target_and_the_last_row_is_quantised() -> None:
+    # Of components at 0, -1 and 1 as wide as each other, two weights are nearest to
+    # the first, where a target of 0.25 would have one go.
+    start = np.array([[1.0, 0.1], [-0.2, -0.7]])
+    params = softmax_regression.params_of(start)
+    params, mask, history = sws(
+        softmax_regression.parts(steps=1),
+        0.25,
+        pretrained=Outcome(params, masks.ones(params, masks.kernels), History()),
+        share=1.0,
+        num_components=3,
+        zero_proportion=0.5,
+        initial_std=0.25,
+        learning_rate=1e-9,  # the mixture's, too: all stays as it was
+        means_learning_rate=1e-9,
+        mixture_learning_rate=1e-9,
+    )
+    pruned, quantised = [[1.0, 0.0], [0.0, -0.7]], [[1.0, 0.0], [0.0, -1.0]]
+    np.testing.assert_array_equal(mask["Dense_0"]["kernel"], np.eye(2))
+    np.testing.assert_allclose(params["Dense_0"]["kernel"], pruned, atol=1e-6)
+    row, last = history.rows
+    assert row["kept_by_rule"] == 2
+    assert row["sparsity"] == last["sparsity"] == 0.5
+    for found, weights in ((row, pruned), (last, quantised)):
+        expected = softmax_regression.cross_entropy(np.array(weights))
+        assert found["val_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_run_prunes_to_the_target(
+    digits: experiment.Parts, pretrained: Outcome
+) -> None:
+    params, mask, history = sws(
+        digits,
+        0.9,
+        pretrained=pretrained,
+        share=1.0,
+        num_components=5,
+        initial_std=0.02,
+    )
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(row.kept for row in masks.summary(mask)) <= round(0.1 * total)
+    for keep, w in zip(jax.tree.leaves(mask), jax.tree.leaves(params)):
+        assert jnp.all(w[~keep] == 0)
+    assert history.steps == 60 + 60
+    assert history.prunes == 1
+    *rows, last = [row for row in history.rows if row["phase"] != "dense"]
+    assert [(row["phase"], row["step"]) for row in rows] == [("sws", 60)]
+    assert last["phase"] == "quantised"
+    assert last["sparsity"] == masks.sparsity(mask) >= 0.9
+    assert 0 < last["bits_per_weight"] < 3
+
+
+@pytest.mark.slow
+def test_what_the_rule_prunes_beyond_the_target_stays_pruned(
+    digits: experiment.Parts, pretrained: Outcome
+) -> None:
+    _, mask, history = sws(
+        digits, 0.0, pretrained=pretrained, share=0.1, initial_std=0.02
+    )
+    (row,) = [row for row in history.rows if row["phase"] == "sws"]
+    assert sum(row.kept for row in masks.summary(mask)) == row["kept_by_rule"]
+    assert masks.sparsity(mask) > 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("target", -0.1),
+        ("share", 0.0),
+        ("num_components", 2),
+        ("zero_proportion", 1.0),
+        ("strength", -1.0),
+        ("initial_std", 0.0),
+        ("zero_shape", 0.0),
+        ("zero_rate", -1.0),
+        ("shape", float("nan")),
+        ("rate", 0.0),
+        ("learning_rate", 0.0),
+        ("means_learning_rate", float("inf")),
+        ("mixture_learning_rate", 0.0),
+    ],
+)
+def test_bad_hyperparameters_are_said(
+    digits: experiment.Parts, argument: str, value: Any
+) -> None:
+    arguments = {"target": 0.5, argument: value}
+    with pytest.raises(ValueError, match=rf"^{argument} is {value}"):
+        sws(digits, **arguments)
