@@ -1,22 +1,17 @@
-"""Training: state, step, loop, checkpoints, run directory."""
+"""Training: state, step, loop, placement, checkpoints and run directory."""
 
+from snipjax.training.augment import flip_and_translate
+from snipjax.training.losses import batch_loss, cross_entropy, inference_loss
+from snipjax.training.optimizers import paper_optimizer
+from snipjax.training.state import Batch, Metrics, TrainState, init_state
 from snipjax.training.step import (
     Augment,
-    Batch,
-    Metrics,
     Preprocess,
-    TrainState,
     Transform,
-    batch_loss,
-    cross_entropy,
     epoch_length,
     evaluate,
-    flip_and_translate,
-    inference_loss,
-    init_state,
     metric_sums,
     over_batches,
-    paper_optimizer,
     train_step,
     train_steps,
 )

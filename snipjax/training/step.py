@@ -1,8 +1,8 @@
-"""Training on data that lives on the device, many steps per dispatch."""
+"""One training step, many in one program, and the evaluation of a network."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -10,228 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from snipjax import masks
+from snipjax.training.losses import apply_training, cross_entropy
+from snipjax.training.state import Batch, Metrics, TrainState
 
 Preprocess = Callable[[chex.Array], chex.Array]
 Augment = Callable[[chex.PRNGKey, chex.Array], chex.Array]
 # From a function of the parameters to one of the same values, as jax.checkpoint is.
 Transform = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-class Batch(NamedTuple):
-    """Images and labels: a mini-batch, or a whole data set on the device."""
-
-    images: chex.Array  # [n, height, width, channels]
-    labels: chex.Array  # int32 [n]
-
-
-class Metrics(NamedTuple):
-    """Means over examples: cross entropy in nats, and the share misclassified."""
-
-    loss: chex.Array
-    error: chex.Array
-
-
-class TrainState(NamedTuple):
-    """All that training changes. The mask is in the state of ``optim.sparse``."""
-
-    step: chex.Array  # int32 scalar
-    params: chex.ArrayTree
-    batch_stats: chex.ArrayTree
-    opt_state: optax.OptState
-    key: chex.PRNGKey  # stays; the randomness of a step comes from it and the step
-
-
-def init_state(
-    variables: chex.ArrayTree,
-    optimizer: optax.GradientTransformation,
-    key: chex.PRNGKey,
-) -> TrainState:
-    """Returns the state before the first step.
-
-    Args:
-      variables: Flax variables, with ``params`` and perhaps ``batch_stats``.
-      optimizer: e.g. of :func:`snipjax.optim.sparse`.
-      key: PRNG key of the training run: order of the examples and augmentation.
-
-    Returns:
-      The state at step 0.
-
-    Example:
-      >>> variables = {"params": {"w": jnp.ones(2)}}
-      >>> state = init_state(variables, optax.sgd(0.1), jax.random.key(0))
-      >>> int(state.step)
-      0
-    """
-    params = variables["params"]
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(params),
-        key=key,
-    )
-
-
-def paper_optimizer(
-    learning_rate: float,
-    *,
-    decay_factor: float = 0.1,
-    decay_every: int = 25_000,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-) -> optax.GradientTransformation:
-    """Returns the paper's optimizer: SGD with momentum, weight decay and steps.
-
-    The gradient is that of the loss plus ``weight_decay / 2`` times the squared norm
-    of weights and biases (:func:`snipjax.masks.weights_and_biases`); the learning
-    rate is multiplied by ``decay_factor`` every ``decay_every`` steps.
-
-    Args:
-      learning_rate: of the first steps.
-      decay_factor: what the learning rate is multiplied by.
-      decay_every: steps between two decays.
-      momentum: of SGD, without Nesterov's correction.
-      weight_decay: twice the factor of the squared norm in the loss.
-
-    Returns:
-      An optimizer whose ``update`` needs the params.
-
-    Example:
-      >>> params = {"w": jnp.array([1.0, 2.0])}
-      >>> optimizer = paper_optimizer(0.1, weight_decay=0.5)
-      >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
-      >>> updates  # -0.1 * (gradient + 0.5 * params)
-      {'w': Array([-0.15, -0.3 ], dtype=float32)}
-
-    Lee, Ajanthan, Torr, ICLR 2019, appendix A.
-    """
-    schedule = optax.exponential_decay(
-        learning_rate, decay_every, decay_factor, staircase=True
-    )
-
-    def decayed(params: chex.ArrayTree) -> chex.ArrayTree:
-        return jax.tree_util.tree_map_with_path(masks.weights_and_biases, params)
-
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=decayed),
-        optax.sgd(schedule, momentum),
-    )
-
-
-def cross_entropy(logits: chex.Array, labels: chex.Array) -> chex.Array:
-    """Returns the mean cross entropy in nats, in float32.
-
-    Args:
-      logits: ``[n, classes]``, of any floating-point dtype.
-      labels: integers ``[n]``.
-
-    Returns:
-      A float32 scalar.
-
-    Example:
-      >>> loss = cross_entropy(jnp.zeros((1, 2)), jnp.array([0]))
-      >>> round(float(loss), 4)  # log 2
-      0.6931
-    """
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(
-            logits.astype(jnp.float32), labels
-        )
-    )
-
-
-def inference_loss(
-    model: nn.Module, batch_stats: chex.ArrayTree
-) -> Callable[[chex.ArrayTree, Batch], chex.Array]:
-    """Returns ``(params, batch) -> loss`` with batch norm in inference mode.
-
-    With the statistics of initialization, mean 0 and variance 1, batch norm is then
-    the identity: the loss of the paper's saliency pass.
-
-    Args:
-      model: a network of :mod:`snipjax.models`.
-      batch_stats: the statistics of its batch norms, ``{}`` if it has none.
-
-    Returns:
-      A loss function, as :func:`snipjax.saliency.snip` takes it. What compiles is
-      compiled for this very object: keep it.
-
-    Example:
-      >>> from snipjax import models
-      >>> model = models.create("lenet_300_100", num_classes=2)
-      >>> batch = Batch(jnp.zeros((3, 2, 2, 1)), jnp.array([0, 1, 1]))
-      >>> params = model.init(jax.random.key(0), batch.images)["params"]
-      >>> loss_fn = inference_loss(model, {})
-      >>> round(float(loss_fn(params, batch)), 4)  # log 2, of inputs that are 0
-      0.6931
-    """
-
-    def loss_fn(params: chex.ArrayTree, batch: Batch) -> chex.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        return cross_entropy(
-            model.apply(variables, batch.images, train=False), batch.labels
-        )
-
-    return loss_fn
-
-
-def batch_loss(
-    model: nn.Module, batch_stats: chex.ArrayTree
-) -> Callable[[chex.ArrayTree, Batch], chex.Array]:
-    """Returns ``(params, batch) -> loss`` with batch norm over the batch itself.
-
-    Arguments and result are those of :func:`inference_loss`. New statistics are
-    not kept.
-
-    Example:
-      >>> from snipjax import models
-      >>> model = models.create("lenet_300_100", num_classes=2)
-      >>> batch = Batch(jnp.zeros((3, 2, 2, 1)), jnp.array([0, 1, 1]))
-      >>> params = model.init(jax.random.key(0), batch.images)["params"]
-      >>> round(float(batch_loss(model, {})(params, batch)), 4)
-      0.6931
-    """
-
-    def loss_fn(params: chex.ArrayTree, batch: Batch) -> chex.Array:
-        logits, _ = _apply_training(model, params, batch_stats, batch.images)
-        return cross_entropy(logits, batch.labels)
-
-    return loss_fn
-
-
-def flip_and_translate(
-    key: chex.PRNGKey, images: chex.Array, *, flip: bool, translate: int
-) -> chex.Array:
-    """Returns images flipped left to right or not, and shifted, each at random.
-
-    Args:
-      key: PRNG key.
-      images: ``[n, height, width, channels]``, standardised.
-      flip: whether to flip each image with probability one half.
-      translate: the largest shift in pixels, in each direction; what comes in from
-        outside is 0, the mean colour.
-
-    Returns:
-      Images of the same shape and dtype.
-    """
-    flip_key, shift_key = jax.random.split(key)
-    if flip:
-        flipped = jax.random.bernoulli(flip_key, shape=(images.shape[0], 1, 1, 1))
-        images = jnp.where(flipped, images[:, :, ::-1], images)
-    if translate:
-        pad = ((translate, translate), (translate, translate), (0, 0))
-        corners = jax.random.randint(
-            shift_key, (images.shape[0], 2), 0, 2 * translate + 1
-        )
-
-        def shifted(image: chex.Array, corner: chex.Array) -> chex.Array:
-            return jax.lax.dynamic_slice(
-                jnp.pad(image, pad), (corner[0], corner[1], 0), image.shape
-            )
-
-        images = jax.vmap(shifted)(images, corners)
-    return images
 
 
 def train_step(
@@ -268,7 +53,7 @@ def train_step(
     """
 
     def loss_fn(params: chex.ArrayTree) -> tuple[chex.Array, Any]:
-        logits, batch_stats = _apply_training(
+        logits, batch_stats = apply_training(
             model, params, state.batch_stats, batch.images
         )
         return cross_entropy(logits, batch.labels), (logits, batch_stats)
@@ -510,21 +295,6 @@ def epoch_length(num_examples: int, batch_size: int) -> int:
             "examples; make it smaller"
         )
     return num_examples // batch_size
-
-
-def _apply_training(
-    model: nn.Module,
-    params: chex.ArrayTree,
-    batch_stats: chex.ArrayTree,
-    images: chex.Array,
-) -> tuple[chex.Array, chex.ArrayTree]:
-    logits, changed = model.apply(
-        {"params": params, "batch_stats": batch_stats},
-        images,
-        train=True,
-        mutable=["batch_stats"],
-    )
-    return logits, changed.get("batch_stats", batch_stats)
 
 
 def _epoch_orders(

@@ -1,0 +1,39 @@
+"""Random transformations of images."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def flip_and_translate(
+    key: chex.PRNGKey, images: chex.Array, *, flip: bool, translate: int
+) -> chex.Array:
+    """Returns images flipped left to right or not, and shifted, each at random.
+
+    Args:
+      key: PRNG key.
+      images: ``[n, height, width, channels]``, standardised.
+      flip: whether to flip each image with probability one half.
+      translate: the largest shift in pixels, in each direction; what comes in from
+        outside is 0, the mean colour.
+
+    Returns:
+      Images of the same shape and dtype.
+    """
+    flip_key, shift_key = jax.random.split(key)
+    if flip:
+        flipped = jax.random.bernoulli(flip_key, shape=(images.shape[0], 1, 1, 1))
+        images = jnp.where(flipped, images[:, :, ::-1], images)
+    if translate:
+        pad = ((translate, translate), (translate, translate), (0, 0))
+        corners = jax.random.randint(
+            shift_key, (images.shape[0], 2), 0, 2 * translate + 1
+        )
+
+        def shifted(image: chex.Array, corner: chex.Array) -> chex.Array:
+            return jax.lax.dynamic_slice(
+                jnp.pad(image, pad), (corner[0], corner[1], 0), image.shape
+            )
+
+        images = jax.vmap(shifted)(images, corners)
+    return images

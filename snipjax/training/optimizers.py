@@ -1,0 +1,53 @@
+"""The paper's optimizer."""
+
+import chex
+import jax
+import optax
+
+from snipjax import masks
+
+
+def paper_optimizer(
+    learning_rate: float,
+    *,
+    decay_factor: float = 0.1,
+    decay_every: int = 25_000,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+) -> optax.GradientTransformation:
+    """Returns the paper's optimizer: SGD with momentum, weight decay and steps.
+
+    The gradient is that of the loss plus ``weight_decay / 2`` times the squared norm
+    of weights and biases (:func:`snipjax.masks.weights_and_biases`); the learning
+    rate is multiplied by ``decay_factor`` every ``decay_every`` steps.
+
+    Args:
+      learning_rate: of the first steps.
+      decay_factor: what the learning rate is multiplied by.
+      decay_every: steps between two decays.
+      momentum: of SGD, without Nesterov's correction.
+      weight_decay: twice the factor of the squared norm in the loss.
+
+    Returns:
+      An optimizer whose ``update`` needs the params.
+
+    Example:
+      >>> params = {"w": jnp.array([1.0, 2.0])}
+      >>> optimizer = paper_optimizer(0.1, weight_decay=0.5)
+      >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+      >>> updates  # -0.1 * (gradient + 0.5 * params)
+      {'w': Array([-0.15, -0.3 ], dtype=float32)}
+
+    Lee, Ajanthan, Torr, ICLR 2019, appendix A.
+    """
+    schedule = optax.exponential_decay(
+        learning_rate, decay_every, decay_factor, staircase=True
+    )
+
+    def decayed(params: chex.ArrayTree) -> chex.ArrayTree:
+        return jax.tree_util.tree_map_with_path(masks.weights_and_biases, params)
+
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=decayed),
+        optax.sgd(schedule, momentum),
+    )
