@@ -1,0 +1,46 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields an empty file that takes the place of ``path`` when the block ends.
+
+    The file lies beside ``path`` and is called ``<name>.partial``. An error in the
+    block removes it, and leaves an earlier file untouched.
+
+    Args:
+      path: path of the final file, in a directory that exists.
+
+    Raises:
+      OSError: if the file cannot be written, e.g. because the disk is full.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), "notes.txt")
+      >>> with replacing(path) as partial:
+      ...     _ = partial.write_text("all of it")
+      >>> path.read_text()
+      'all of it'
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode
+        yield partial
+        partial.chmod(mode)  # a library may have narrowed it
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(
+            f"'{path}' cannot be written ({error}); its previous content is untouched. "
+            "Make room, or choose another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
