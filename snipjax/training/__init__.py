@@ -6,20 +6,24 @@ from snipjax.training.optimizers import paper_optimizer
 from snipjax.training.state import Batch, Metrics, TrainState, init_state
 from snipjax.training.step import (
     Augment,
+    Loss,
+    Prepare,
     Preprocess,
     Transform,
     epoch_length,
     evaluate,
     metric_sums,
     over_batches,
+    preparation,
     train_step,
-    train_steps,
 )
 
 __all__ = [
     "Augment",
     "Batch",
+    "Loss",
     "Metrics",
+    "Prepare",
     "Preprocess",
     "TrainState",
     "Transform",
@@ -33,6 +37,6 @@ __all__ = [
     "metric_sums",
     "over_batches",
     "paper_optimizer",
+    "preparation",
     "train_step",
-    "train_steps",
 ]

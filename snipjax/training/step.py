@@ -15,8 +15,12 @@ from snipjax.training.state import Batch, Metrics, TrainState
 
 Preprocess = Callable[[chex.Array], chex.Array]
 Augment = Callable[[chex.PRNGKey, chex.Array], chex.Array]
+# (key, stored batch) -> batch, as a step takes it.
+Prepare = Callable[[chex.PRNGKey, Any], Any]
 # From a function of the parameters to one of the same values, as jax.checkpoint is.
 Transform = Callable[[Callable[..., Any]], Callable[..., Any]]
+# (logits [n, classes], labels [n]) -> the mean over examples.
+Loss = Callable[[chex.Array, chex.Array], chex.Array]
 
 
 def train_step(
@@ -25,17 +29,19 @@ def train_step(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformationExtraArgs,
+    loss: Loss = cross_entropy,
     transform: Transform = lambda loss_fn: loss_fn,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step on a preprocessed batch, and its metrics.
 
     Args:
-      state: where to start from.
+      state: the state before the step.
       batch: images as the model takes them, and labels.
-      model: a network of :mod:`snipjax.models`.
-      optimizer: the one that ``state`` was made with.
-      transform: what is done to the loss, a function of the params, before its
-        gradient is taken, e.g. ``jax.checkpoint``.
+      model: a Flax module, called with ``train``.
+      optimizer: the optimizer that made ``state.opt_state``.
+      loss: ``(logits, labels) -> scalar``, the mean over examples.
+      transform: wraps the loss, a function of the params, before differentiation,
+        e.g. ``jax.checkpoint``.
 
     Returns:
       ``(state, metrics)``; the metrics are those of the params before the step.
@@ -56,97 +62,66 @@ def train_step(
         logits, batch_stats = apply_training(
             model, params, state.batch_stats, batch.images
         )
-        return cross_entropy(logits, batch.labels), (logits, batch_stats)
+        return loss(logits, batch.labels), (logits, batch_stats)
 
     value_and_grad = jax.value_and_grad(transform(loss_fn), has_aux=True)
-    (loss, (logits, batch_stats)), grads = value_and_grad(state.params)
+    (value, (logits, batch_stats)), grads = value_and_grad(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     error = jnp.mean(jnp.argmax(logits, axis=-1) != batch.labels)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, state.key)
-    return state, Metrics(loss, error)
+    return state, Metrics(value, error)
 
 
-def train_steps(
-    state: TrainState,
-    examples: Batch,
-    *,
-    num_steps: int,
-    batch_size: int,
-    model: nn.Module,
-    optimizer: optax.GradientTransformationExtraArgs,
-    preprocess: Preprocess,
-    augment: Augment | None = None,
-) -> tuple[TrainState, Metrics]:
-    """Returns the state after ``num_steps`` steps, and the mean metrics over them.
-
-    Every epoch takes the examples in an order that depends on the state's key and
-    the epoch; what does not fill a batch is left out. Augmentation depends on the
-    key and the step. So it makes no difference in how many calls the steps are done.
+def preparation(preprocess: Preprocess, augment: Augment | None = None) -> Prepare:
+    """Returns the function that preprocesses and augments the images of a batch.
 
     Args:
-      state: where to start from.
-      examples: the training set, as it is stored.
-      num_steps: how many steps, static.
-      batch_size: examples in a batch, static.
-      model: a network of :mod:`snipjax.models`.
-      optimizer: e.g. of :func:`snipjax.optim.sparse`.
-      preprocess: from stored images to what the model takes.
+      preprocess: takes stored images to the inputs of the model.
       augment: ``(key, preprocessed images) -> images``.
 
-    Returns:
-      ``(state, metrics)``.
-
-    Raises:
-      ValueError: if there are fewer examples than a batch holds.
+    Example:
+      >>> prepare = preparation(lambda images: images / 255)
+      >>> batch = Batch(jnp.full((1, 1, 1, 1), 255), jnp.array([0]))
+      >>> float(prepare(jax.random.key(0), batch).images.sum())
+      1.0
     """
 
-    def step(
-        state: TrainState, batch: Batch, key: chex.PRNGKey
-    ) -> tuple[TrainState, Metrics]:
-        del key
-        return train_step(state, batch, model=model, optimizer=optimizer)
+    def prepare(key: chex.PRNGKey, batch: Batch) -> Batch:
+        images = preprocess(batch.images)
+        return Batch(images if augment is None else augment(key, images), batch.labels)
 
-    return over_batches(
-        step,
-        state,
-        examples,
-        start=state.step,
-        key=state.key,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        preprocess=preprocess,
-        augment=augment,
-    )
+    return prepare
 
 
 def over_batches(
-    step: Callable[[Any, Batch, chex.PRNGKey], tuple[Any, Any]],
+    step: Callable[[Any, Any, chex.PRNGKey], tuple[Any, Any]],
     carry: Any,
-    examples: Batch,
+    examples: Any,
     *,
     start: chex.Numeric,
     key: chex.PRNGKey,
     num_steps: int,
     batch_size: int,
-    preprocess: Preprocess,
-    augment: Augment | None = None,
+    prepare: Prepare = lambda key, batch: batch,
 ) -> tuple[Any, Any]:
-    """Returns what ``num_steps`` of any step come to, on batches in a random order.
+    """Runs a step function on mini-batches in a random order, in one program.
 
-    The order of the examples is that of :func:`train_steps`: it depends on the key
-    and the number of the step alone.
+    Every epoch takes the examples in an order that depends on the key and the epoch,
+    and leaves out the rest that does not fill a batch. The randomness of a step depends
+    on the key and its number. So any division of the steps into calls gives the same
+    result.
 
     Args:
-      step: ``(carry, preprocessed batch, key of this step) -> (carry, metrics)``.
-      carry: what the first step starts from; any pytree.
-      examples: the training set, as it is stored.
+      step: ``(carry, prepared batch, key of this step) -> (carry, metrics)``.
+      carry: the state before the first step, any pytree.
+      examples: the training set as it is stored, any pytree of arrays with a leading
+        axis of examples.
       start: the number of the first step, an integer scalar.
-      key: PRNG key of the training run.
-      num_steps: how many steps, static.
-      batch_size: examples in a batch, static.
-      preprocess: from stored images to what the model takes.
-      augment: ``(key, preprocessed images) -> images``.
+      key: the PRNG key of the training run.
+      num_steps: the number of steps, static.
+      batch_size: the number of examples in a batch, static.
+      prepare: ``(key, stored batch) -> batch``: preprocessing and augmentation.
 
     Returns:
       ``(carry, metrics)``, the metrics averaged over the steps.
@@ -155,20 +130,18 @@ def over_batches(
       ValueError: if there are fewer examples than a batch holds.
 
     Example:
-      >>> examples = Batch(jnp.arange(4.0).reshape(4, 1, 1, 1), jnp.zeros(4, int))
-      >>> count = lambda total, batch, key: (total + batch.images.sum(), None)
+      >>> add = lambda total, batch, key: (total + batch.sum(), None)
       >>> total, _ = over_batches(
-      ...     count, 0.0, examples, start=0, key=jax.random.key(0), num_steps=4,
-      ...     batch_size=2, preprocess=lambda x: x)
+      ...     add, 0.0, jnp.arange(4.0), start=0, key=jax.random.key(0), num_steps=4,
+      ...     batch_size=2)
       >>> float(total)  # two epochs of 0 + 1 + 2 + 3
       12.0
     """
     order_key, augment_key = jax.random.split(key)
-    steps_per_epoch = epoch_length(examples.labels.shape[0], batch_size)
+    num_examples = len(jax.tree.leaves(examples)[0])
+    steps_per_epoch = epoch_length(num_examples, batch_size)
     first_epoch = start // steps_per_epoch
-    orders = _epoch_orders(
-        order_key, start, num_steps, steps_per_epoch, examples.labels.shape[0]
-    )
+    orders = _epoch_orders(order_key, start, num_steps, steps_per_epoch, num_examples)
 
     def body(
         numbered: tuple[chex.Array, Any], _: None
@@ -178,12 +151,9 @@ def over_batches(
         indices = jax.lax.dynamic_slice(
             orders, (number // steps_per_epoch - first_epoch, begin), (1, batch_size)
         )[0]
-        images = preprocess(examples.images[indices])
-        # Of this key `flip_and_translate` makes the children 0 and 1, the step has 2.
+        # Augmentation makes the children 0 and 1 of this key, the step has 2.
         step_key = jax.random.fold_in(augment_key, number)
-        if augment is not None:
-            images = augment(step_key, images)
-        batch = Batch(images, examples.labels[indices])
+        batch = prepare(step_key, jax.tree.map(lambda x: x[indices], examples))
         carry, metrics = step(carry, batch, jax.random.fold_in(step_key, 2))
         return (number + 1, carry), metrics
 
@@ -199,18 +169,20 @@ def evaluate(
     *,
     model: nn.Module,
     preprocess: Preprocess,
+    loss: Loss = cross_entropy,
     batch_size: int = 500,
 ) -> Metrics:
     """Returns the mean loss and error over all examples, in inference mode.
 
     Args:
-      params: of the model.
-      batch_stats: of the model, ``{}`` if it has none.
-      examples: the data set, as it is stored; at least one example.
-      model: a network of :mod:`snipjax.models`.
-      preprocess: from stored images to what the model takes.
-      batch_size: examples looked at at a time, static; the means do not depend on
-        it beyond rounding.
+      params: the parameters of the model.
+      batch_stats: the statistics of its batch norms, ``{}`` without any.
+      examples: the data set as it is stored, at least one example.
+      model: a Flax module, called with ``train``.
+      preprocess: takes stored images to the inputs of the model.
+      loss: ``(logits, labels) -> scalar``, the mean over examples.
+      batch_size: the number of examples in memory at a time, static. The means depend
+        on it by rounding only.
 
     Returns:
       Float32 scalars.
@@ -235,7 +207,7 @@ def evaluate(
     def sums(batch: tuple[Batch, chex.Array]) -> Metrics:
         (images, labels), counted = batch
         batch = Batch(preprocess(images), labels)
-        return metric_sums(params, batch_stats, batch, counted, model=model)
+        return metric_sums(params, batch_stats, batch, counted, model=model, loss=loss)
 
     batches = jax.tree.map(batched, (examples, jnp.ones(total, jnp.bool_)))
     return jax.tree.map(lambda x: jnp.sum(x) / total, jax.lax.map(sums, batches))
@@ -248,19 +220,20 @@ def metric_sums(
     counted: chex.Array,
     *,
     model: nn.Module,
+    loss: Loss = cross_entropy,
 ) -> Metrics:
-    """Returns the sums of loss and errors over the examples that count.
+    """Returns the sums of losses and of errors over the examples that count.
 
     Args:
-      params: of the model.
-      batch_stats: of the model, ``{}`` if it has none.
+      params: the parameters of the model.
+      batch_stats: the statistics of its batch norms, ``{}`` without any.
       batch: images as the model takes them, and labels.
-      counted: bools ``[n]``; the others fill up the batch.
-      model: a network of :mod:`snipjax.models`.
+      counted: bools ``[n]``; the other examples fill up the batch.
+      model: a Flax module, called with ``train``.
+      loss: ``(logits, labels) -> scalar``, the mean over examples.
 
     Returns:
-      The sum of cross entropies, a float32 scalar, and the number of errors, an
-      integer one.
+      The sum of losses, a float32 scalar, and the number of errors, an integer.
 
     Example:
       >>> from snipjax import models
@@ -274,17 +247,17 @@ def metric_sums(
     """
     variables = {"params": params, "batch_stats": batch_stats}
     logits = model.apply(variables, batch.images, train=False).astype(jnp.float32)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    losses = jax.vmap(loss)(logits[:, None], batch.labels[:, None])
     wrong = jnp.argmax(logits, axis=-1) != batch.labels
-    return Metrics(jnp.sum(jnp.where(counted, loss, 0.0)), jnp.sum(wrong & counted))
+    return Metrics(jnp.sum(jnp.where(counted, losses, 0.0)), jnp.sum(wrong & counted))
 
 
 def epoch_length(num_examples: int, batch_size: int) -> int:
     """Returns the number of whole batches in an epoch.
 
     Args:
-      num_examples: how many there are.
-      batch_size: how many of them fill a batch.
+      num_examples: the size of the training set.
+      batch_size: the number of examples in a batch.
 
     Raises:
       ValueError: if there are fewer examples than a batch holds.
