@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.prune.batch_size = 128
     config.train.steps = 250 * _STEPS_PER_EPOCH
     config.train.batch_size = 128
-    config.train.decay_every = 30_000
+    config.optimizer.decay_every = 30_000
     config.train.flip = True
     config.train.translate = 4
     config.train.eval_every = _STEPS_PER_EPOCH

@@ -29,9 +29,9 @@ def get_config() -> ConfigDict:
     config.prune.num_batches = 4
     config.train.steps = _EPOCHS * _STEPS_PER_EPOCH
     config.train.batch_size = _BATCH
-    config.train.learning_rate = 0.1 * _BATCH / 256
-    config.train.weight_decay = 1e-4
-    config.train.decay_every = 30 * _STEPS_PER_EPOCH
+    config.optimizer.learning_rate = 0.1 * _BATCH / 256
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.decay_every = 30 * _STEPS_PER_EPOCH
     config.train.eval_every = _STEPS_PER_EPOCH
     config.train.checkpoint_every = _STEPS_PER_EPOCH
     config.train.steps_per_dispatch = 2

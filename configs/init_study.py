@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
         "truncated_normal,xavier,he,fan_in",
     )
     config.train.steps = 20 * _STEPS_PER_EPOCH
-    config.train.decay_every = 10 * _STEPS_PER_EPOCH
+    config.optimizer.decay_every = 10 * _STEPS_PER_EPOCH
     config.train.eval_every = 2 * _STEPS_PER_EPOCH
     config.train.steps_per_dispatch = _STEPS_PER_EPOCH
     config.train.checkpoint_every = 10 * _STEPS_PER_EPOCH

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.seeds = 5
     config.vary = ("prune.batch_size=1,10,100,1000,54000",)
     config.train.steps = 20 * _STEPS_PER_EPOCH
-    config.train.decay_every = 10 * _STEPS_PER_EPOCH
+    config.optimizer.decay_every = 10 * _STEPS_PER_EPOCH
     config.train.eval_every = 2 * _STEPS_PER_EPOCH
     config.train.steps_per_dispatch = _STEPS_PER_EPOCH
     config.train.checkpoint_every = 10 * _STEPS_PER_EPOCH

@@ -16,10 +16,10 @@ def get_config() -> ConfigDict:
     config.dataset.name = "mnist"
     config.dataset.random_labels = True
     config.vary = ("prune.sparsity=0.0,0.9,0.98",)
-    config.train.learning_rate = 0.01
-    config.train.weight_decay = 0.0
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.weight_decay = 0.0
     config.train.steps = 60 * _STEPS_PER_EPOCH
-    config.train.decay_every = 60 * _STEPS_PER_EPOCH
+    config.optimizer.schedule = "constant"
     config.train.eval_every = 2 * _STEPS_PER_EPOCH
     config.train.steps_per_dispatch = _STEPS_PER_EPOCH
     config.train.checkpoint_every = 10 * _STEPS_PER_EPOCH

@@ -1,66 +1,23 @@
-"""The configuration of an experiment: every field, its default, and its checks."""
+"""The configuration of an experiment: its defaults, its checks and its combinations.
+
+Importing this module loads no JAX, so that a mistake is told at once.
+"""
 
 import difflib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-_INITIALIZERS = (
-    "fan_in",
-    "random_normal",
-    "truncated_normal",
-    "xavier",
-    "he",
-    "heuristic_uniform",
-    "glorot_uniform",
-)
-_CHOICES = {
-    "init.scored": _INITIALIZERS,
-    "init.trained": _INITIALIZERS,
-    "prune.method": ("snip", "magnitude", "random", "none"),
-    "prune.prunable": ("weights_and_biases", "kernels"),
-    "prune.select": ("global", "layerwise"),
-    "prune.batch_norm": ("inference", "batch"),
-    "model.dtype": ("float32", "bfloat16"),
-    "dataset.view": ("none", "translate", "translate_flip", "imagenet"),
-}
-# What streams and meshes have alone, and what they have not.
+from snipjax import build
+from snipjax._src import imports
+from snipjax.schema import FIELDS, SEEDS, Field
+
+# Streams and meshes have these alone, or do not have them.
 _LARGE = ("dataset.image_size", "dataset.view", "dataset.workers", "train.remat")
 _NOT_LARGE = ("dataset.random_labels", "prune.batch_class")
-_AT_LEAST = {
-    "seed": 0,
-    "seeds": 1,
-    "seeds_at_once": 0,
-    "signal_seeds": 0,
-    "dataset.image_size": 0,
-    "dataset.workers": 0,
-    "prune.batch_class": -1,
-    "prune.batch_size": 1,
-    "prune.num_batches": 1,
-    "prune.rounds": 1,
-    "train.steps": 0,
-    "train.batch_size": 1,
-    "train.learning_rate": 0.0,
-    "train.momentum": 0.0,
-    "train.weight_decay": 0.0,
-    "train.decay_every": 1,
-    "train.decay_factor": 0.0,
-    "train.eval_every": 1,
-    "train.checkpoint_every": 1,
-    "train.steps_per_dispatch": 1,
-    "train.translate": 0,
-}
-_LESS_THAN = {
-    "seed": 2**32,  # beyond, JAX takes the remainder
-    "train.steps": 2**31,  # counted in int32
-    "train.learning_rate": math.inf,
-    "train.momentum": 1.0,
-    "train.weight_decay": math.inf,
-    "train.decay_factor": math.inf,
-}
 
 
 def default() -> ConfigDict:
@@ -68,111 +25,81 @@ def default() -> ConfigDict:
 
     The fields are typed: assigning to a name that does not exist or a value of
     another type raises.
+
+    Example:
+      >>> config = default()
+      >>> config.optimizer.learning_rate
+      0.1
     """
+    return from_fields(FIELDS)
+
+
+def from_fields(table: Sequence[Field]) -> ConfigDict:
+    """Returns a locked configuration of the fields in a table, at their defaults."""
     config = ConfigDict()
-    config.seed = 0
-    config.mesh = ""  # e.g. "data=4,model=2": the devices of one network
-    config.seeds = 1  # networks of as many seeds, from `seed` on, trained at once
-    config.seeds_at_once = 0  # at most; 0 for as many as the memory holds
-    config.signal_seeds = 0  # seeds to measure snipjax.initializers.signal with
-    config.vary = ()  # e.g. ("prune.sparsity=0.9,0.95",): a run for each combination
-
-    config.dataset = ConfigDict()
-    config.dataset.name = "digits"  # or an image-classification dataset of TFDS
-    config.dataset.random_labels = False  # of the training examples
-    config.dataset.stream = False  # read it batch by batch, with snipjax.data.streams
-    config.dataset.image_size = 0  # pixels, of streamed images; 0 for as stored
-    config.dataset.view = "none"  # a name in snipjax.data.streams.VIEWS
-    config.dataset.workers = 0  # processes that read streamed images; 0 for none
-
-    config.init = ConfigDict()  # names in snipjax.initializers
-    config.init.scored = "fan_in"  # of the sample that saliency is computed on
-    config.init.trained = "fan_in"  # of the fresh sample that is trained
-
-    config.model = ConfigDict()
-    config.model.name = "lenet_300_100"  # a name in snipjax.models
-    config.model.dtype = "float32"  # of the computation; parameters are float32
-
-    config.prune = ConfigDict()
-    config.prune.method = "snip"  # snip, magnitude, random or none
-    config.prune.sparsity = 0.9
-    config.prune.batch_size = 100
-    config.prune.batch_class = -1  # a class to take the examples from; -1 for all
-    config.prune.num_batches = 1  # their gradients are averaged
-    config.prune.rounds = 1  # 1 is single-shot
-    config.prune.prunable = "weights_and_biases"  # or kernels
-    config.prune.exclude = ()  # patterns of leaves to keep dense, e.g. ("head/*",)
-    config.prune.select = "global"  # or layerwise
-    config.prune.min_density = 0.0  # of each leaf, in a global selection
-    config.prune.batch_norm = "inference"  # in the saliency pass; or batch
-    config.prune.fresh_init = True  # train a new sample, not the one scored
-
-    config.train = ConfigDict()
-    config.train.steps = 1000
-    config.train.batch_size = 100
-    config.train.learning_rate = 0.1
-    config.train.decay_factor = 0.1
-    config.train.decay_every = 25_000  # steps
-    config.train.momentum = 0.9
-    config.train.weight_decay = 5e-4  # of weights and biases, not of batch norm
-    config.train.remat = False  # compute blocks again backward, for less memory
-    config.train.flip = False  # left to right, with probability one half
-    config.train.translate = 0  # pixels, at most, in each direction
-    config.train.eval_every = 100  # steps
-    config.train.checkpoint_every = 1000  # steps
-    config.train.steps_per_dispatch = 100  # at most, between looks at the progress
+    for field in table:
+        *sections, name = field.name.split(".")
+        place = config
+        for key in sections:
+            if key not in place:
+                place[key] = ConfigDict()
+            place = place[key]
+        place[name] = field.default
     return config.lock()
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises a ``ValueError`` naming the first field that is unknown, missing or off.
+    """Raises a ``ValueError`` naming the first field that is unknown, missing or wrong.
 
     Args:
-      config: a configuration like :func:`default`'s.
+      config: a configuration like the default.
+
+    Example:
+      >>> config = default()
+      >>> config.seeds = 0
+      >>> validate(config)
+      Traceback (most recent call last):
+      ValueError: config.seeds is 0; it must be >= 1: networks, of seeds from `seed` on
     """
-    check_fields(config, default())
+    check(config, FIELDS)
     given = dict(fields(config))
-    for name, choices in _CHOICES.items():
-        if given[name] not in choices:
-            nearest = difflib.get_close_matches(given[name], choices, n=1, cutoff=0.0)
-            raise ValueError(
-                f"config.{name} is '{given[name]}'; did you mean '{nearest[0]}'? "
-                f"There are {', '.join(choices)}"
-            )
-    for name, least in _AT_LEAST.items():
-        if not given[name] >= least:
-            raise ValueError(f"config.{name} is {given[name]}; it must be >= {least}")
-    for name, bound in _LESS_THAN.items():
-        if not given[name] < bound:
-            raise ValueError(f"config.{name} is {given[name]}; it must be < {bound}")
+    _check_runs(given)
     _check_large(given)
-    names = [name for entry in given["vary"] for name in varied(str(entry))[0]]
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"config.vary has a field twice: {', '.join(sorted(names))}; give all of "
-            "its values in one entry"
-        )
-    if given["seed"] + given["seeds"] > _LESS_THAN["seed"]:
-        raise ValueError(
-            f"config.seed + config.seeds is {given['seed'] + given['seeds']}; it must "
-            f"be <= {_LESS_THAN['seed']}"
-        )
-    if not given["prune.fresh_init"] and given["init.trained"] != given["init.scored"]:
-        raise ValueError(
-            f"config.init.trained is '{given['init.trained']}', but without "
-            "prune.fresh_init the scored sample is trained, which config.init.scored "
-            f"makes '{given['init.scored']}'; make them equal"
-        )
-    if not 0.0 <= given["prune.sparsity"] < 1.0:
-        raise ValueError(
-            f"config.prune.sparsity is {given['prune.sparsity']}, outside [0, 1); it "
-            "is the share of connections to prune, e.g. 0.95"
-        )
-    _check_min_density(given)
+    _check_pruning(given)
+
+
+def check(config: ConfigDict, table: Sequence[Field]) -> None:
+    """Raises a ``ValueError`` naming the first field that does not fit a table.
+
+    Args:
+      config: a configuration.
+      table: the fields that it should have.
+    """
+    check_fields(config, from_fields(table))
+    given = dict(fields(config))
+    for field in table:
+        _check_value(field, given[field.name])
+
+
+def check_fields(config: ConfigDict, like: ConfigDict) -> None:
+    """Raises a ``ValueError`` naming the first unknown, missing or mistyped field.
+
+    Args:
+      config: a configuration.
+      like: a configuration with the right fields and types.
+    """
+    known, given = dict(fields(like)), dict(fields(config))
+    for name in given:
+        if name not in known:
+            raise ValueError(unknown_field(name, like))
+    for name, value in known.items():
+        if name not in given:
+            raise ValueError(f"config has no field '{name}'; start from config.default")
+        _check_type(name, given[name], value)
 
 
 def is_large(config: ConfigDict) -> bool:
-    """Whether an experiment is one of :mod:`snipjax.training.large`: on a mesh, or streamed.
+    """Returns whether an experiment is on a mesh, or reads a stream.
 
     Example:
       >>> is_large(default())
@@ -192,10 +119,10 @@ def mesh_axes(text: str) -> dict[str, int]:
       {'data': 1, 'model': 2}
     """
     axes = {"data": 1, "model": 1}
-    given = []
+    seen = set()
     for entry in text.split(","):
-        name, equals, size = (part.strip() for part in entry.partition("="))
-        if not (equals and size.isascii() and size.isdigit() and int(size)):
+        name, _, size = (part.strip() for part in entry.partition("="))
+        if not (size.isascii() and size.isdigit() and 0 < int(size[:10]) < 2**31):
             raise ValueError(
                 f"config.mesh is '{text}'; it must be axes and their sizes, of at "
                 "least 1, like 'data=4,model=2'"
@@ -205,80 +132,59 @@ def mesh_axes(text: str) -> dict[str, int]:
                 f"config.mesh '{text}' has an axis '{name}'; the axes are "
                 f"{' and '.join(axes)}"
             )
+        if name in seen:
+            raise ValueError(f"config.mesh '{text}' has an axis twice; leave one out")
+        seen.add(name)
         axes[name] = int(size)
-        given.append(name)
-    if len(set(given)) < len(given):
-        raise ValueError(f"config.mesh '{text}' has an axis twice; leave one out")
     return axes
 
 
-def check_fields(config: ConfigDict, like: ConfigDict) -> None:
-    """Raises a ``ValueError`` naming the first field that another has not, or misses.
-
-    Args:
-      config: a configuration.
-      like: one with the fields that it should have, of the types they should be.
-    """
-    known, given = dict(fields(like)), dict(fields(config))
-    for name in given:
-        if name not in known:
-            raise ValueError(unknown_field(name, like))
-    for name, value in known.items():
-        if name not in given:
-            raise ValueError(f"config has no field '{name}'; start from config.default")
-        _check_type(name, given[name], value)
-
-
-def varied(entry: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+def parse_entry(entry: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     """Returns the fields that an entry of ``config.vary`` sets, and their values.
 
     Several fields, joined by ``&``, take each value together; their defaults are of
-    one type, which the values are of.
+    one type.
 
     Raises:
       ValueError: for an entry of another form, an unknown field, or a value of
         another type.
 
     Example:
-      >>> varied("prune.sparsity=0.9,0.95")
+      >>> parse_entry("prune.sparsity=0.9,0.95")
       (('prune.sparsity',), (0.9, 0.95))
     """
-    names, _, values = entry.partition("=")
-    if not all(value.strip() for value in values.split(",")):
+    joined, _, text = entry.partition("=")
+    names, values = joined.split("&"), [value.strip() for value in text.split(",")]
+    if not all(values):
         raise ValueError(
             f"config.vary has '{entry}'; an entry is <field>=<value>,<value>,... like "
             "'prune.sparsity=0.9,0.95'"
         )
     known = dict(fields(default()))
-    names = tuple(names.split("&"))
     for name in names:
         if name not in known:
             raise ValueError(unknown_field(name))
-        if name in ("vary", "seed", "seeds"):
+        if name in ("seed", "seeds") or isinstance(known[name], tuple):
             raise ValueError(
-                f"config.{name} cannot be varied; config.seeds takes several seeds"
+                f"config.{name} cannot be varied; config.seeds takes several seeds, "
+                "and other fields several values"
             )
-        if isinstance(known[name], tuple):
-            raise ValueError(f"config.{name} cannot be varied; it is a tuple itself")
-    for name in names[1:]:
-        for value in values.split(","):
-            _parsed(name, value.strip(), known[name])
-    parsed = tuple(
-        _parsed(names[0], value.strip(), known[names[0]]) for value in values.split(",")
-    )
-    if len(set(parsed)) < len(parsed):
+    parsed = [
+        tuple(_parsed(name, value, known[name]) for value in values) for name in names
+    ]
+    if len(set(parsed[0])) < len(values):
         raise ValueError(f"config.vary has a value twice in '{entry}'; leave one out")
-    return names, parsed
+    return tuple(names), parsed[0]
 
 
 def cells(config: ConfigDict) -> dict[str, ConfigDict]:
     """Returns a configuration for each combination of values in ``config.vary``.
 
     Returns:
-      Configurations that vary nothing, by what they set, in the order of the values.
+      Configurations that vary nothing, by their settings, in the order of the values.
 
     Raises:
-      ValueError: as :func:`varied` and :func:`validate` do.
+      ValueError: for an entry or a combination that is wrong.
 
     Example:
       >>> config = default()
@@ -286,18 +192,16 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
       >>> list(cells(config))
       ['prune.sparsity=0.9', 'prune.sparsity=0.95']
     """
-    entries = [varied(entry) for entry in config.vary]
-    combinations = itertools.product(*(values for _, values in entries))
+    entries = [parse_entry(entry) for entry in config.vary]
     named = {}
-    for values in combinations:
+    for values in itertools.product(*(values for _, values in entries)):
         cell = config.copy_and_resolve_references()
         cell.vary = ()
-        settings = {}
         for (names, _), value in zip(entries, values):
-            settings["&".join(names)] = value
             cell.update_from_flattened_dict(dict.fromkeys(names, value))
         validate(cell)
-        named[" ".join(f"{name}={value}" for name, value in settings.items())] = cell
+        settings = zip(entries, values)
+        named[" ".join(f"{'&'.join(names)}={v}" for (names, _), v in settings)] = cell
     return named
 
 
@@ -316,8 +220,12 @@ def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def field_names(like: ConfigDict | None = None) -> list[str]:
-    """Returns the dotted name of every field of a configuration, or of the default."""
-    return [name for name, _ in fields(default() if like is None else like)]
+    """Returns the dotted names of all fields of a configuration, or of the default."""
+    table = [field.name for field in FIELDS]
+    if like is None:
+        return table
+    given = [name for name, _ in fields(like)]
+    return sorted(given, key=lambda n: table.index(n) if n in table else len(table))
 
 
 def unknown_field(name: str, like: ConfigDict | None = None) -> str:
@@ -325,7 +233,7 @@ def unknown_field(name: str, like: ConfigDict | None = None) -> str:
 
     Args:
       name: the field.
-      like: a configuration with the fields there are; by default :func:`default`'s.
+      like: a configuration with all fields; the default one if left out.
 
     Example:
       >>> unknown_field("prune.sparsty")
@@ -335,48 +243,50 @@ def unknown_field(name: str, like: ConfigDict | None = None) -> str:
     within = [field for field in known if field.startswith(f"{name}.")]
     if within:
         return f"config.{name} is a section; its fields are {', '.join(within)}"
-    sections = sorted({field.split(".")[0] for field in known} - {name})
+    sections = dict.fromkeys(field.split(".")[0] for field in known)
 
-    def likeness(field: str) -> float:
-        # The last part counts twice: often it is right, and its section is not.
-        pairs = (name, field), (name.split(".")[-1], field.split(".")[-1])
-        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+    def likeness(field: str) -> tuple[float, float]:
+        # The last part comes first: often it is right, and its section is not.
+        parts = zip(name.rpartition(".")[::2], field.rpartition(".")[::2])
+        place, last = (difflib.SequenceMatcher(None, *pair).ratio() for pair in parts)
+        return last, place if place > 0.6 else 0.0
 
-    nearest = max(known + sections, key=likeness)
+    nearest = max([*known, *sections], key=likeness)
     return f"config has no field '{name}'; did you mean '{nearest}'?"
 
 
 def wrong_type(name: str, value: str, like: ConfigDict | None = None) -> str:
-    """Returns the message for a value that does not fit the fields of that last name.
+    """Returns the message for a value that does not fit a field's type.
 
     Args:
-      name: the last part of the field's name.
-      value: as it was given.
-      like: a configuration with the fields there are; by default :func:`default`'s.
+      name: the field, or the last part of its name.
+      value: the value as it was given.
+      like: a configuration with all fields; the default one if left out.
 
     Example:
       >>> wrong_type("steps", "many")
       "config field 'train.steps' cannot be many; its default is 1000, an int"
     """
-    fitting = [
-        f"'{field}' cannot be {value}; its default is {default_value!r}, "
-        f"{'an' if isinstance(default_value, int) else 'a'} "
-        f"{type(default_value).__name__}"
-        for field, default_value in fields(default() if like is None else like)
-        if field.split(".")[-1] == name
-    ]
-    return "config field " + " or ".join(fitting or [f"'{name}' cannot be {value}"])
+    values = dict(fields(default() if like is None else like))
+    for field in field_names(like):
+        if name in (field, field.split(".")[-1]):
+            article = "an" if isinstance(values[field], int) else "a"
+            return (
+                f"config field '{field}' cannot be {value}; its default is "
+                f"{values[field]!r}, {article} {type(values[field]).__name__}"
+            )
+    return f"config field '{name}' cannot be {value}"
 
 
 def differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Returns a line per field in which two plain nested configurations differ.
+    """Returns a line for each field in which two plain nested configurations differ.
 
     Example:
       >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
       ['a.b: 1 here, 2 there']
     """
     flat, other_flat = (
-        # Which JSON has no tuples.
+        # JSON has lists for tuples.
         {k: list(v) if isinstance(v, tuple) else v for k, v in fields(values)}
         for values in (config, other)
     )
@@ -388,19 +298,49 @@ def differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
     ]
 
 
-def _check_min_density(given: dict[str, Any]) -> None:
-    minimum, density = given["prune.min_density"], 1 - given["prune.sparsity"]
-    is_pruned = given["prune.method"] != "none"
-    if not 0.0 <= minimum <= (density if is_pruned else 1.0):
+def _check_value(field: Field, value: Any) -> None:
+    name = f"config.{field.name}"
+    if field.choices and not (field.own and imports.is_import_path(value)):
+        if value not in field.choices:
+            nearest = difflib.get_close_matches(value, [*field.choices], 1, cutoff=0.0)
+            own = ", or an import path like mine:function" if field.own else ""
+            raise ValueError(
+                f"{name} is '{value}'; did you mean '{nearest[0]}'? There are "
+                f"{', '.join(field.choices)}{own}"
+            )
+    elif isinstance(field.default, int | float):
+        is_int = isinstance(field.default, int)
+        below = (2**31 if is_int else math.inf) if field.below is None else field.below
+        bound = f"<= {below - 1}" if is_int else f"< {below:g}"
+        if not value >= field.least:
+            bound = f">= {field.least:g}"
+        elif value < below:
+            return
+        raise ValueError(f"{name} is {value}; it must be {bound}: {field.help}")
+
+
+def _check_type(name: str, value: Any, like: Any) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(like, float) and is_number:
+        return
+    if type(value) is not type(like):
         raise ValueError(
-            f"config.prune.min_density is {minimum}; it must be >= 0 and at most the "
-            f"density of the whole, 1 - config.prune.sparsity, which is {density:.6g}"
+            f"config.{name} is {value!r}, of type {type(value).__name__}; it must be "
+            f"of type {type(like).__name__}, like its default {like!r}"
         )
-    if minimum and given["prune.select"] != "global":
+
+
+def _check_runs(given: dict[str, Any]) -> None:
+    names = [name for entry in given["vary"] for name in parse_entry(str(entry))[0]]
+    if len(set(names)) < len(names):
         raise ValueError(
-            f"config.prune.min_density is {minimum}, but config.prune.select is "
-            f"'{given['prune.select']}', which leaves every leaf the same density; set "
-            "one of the two to its default"
+            f"config.vary has a field twice: {', '.join(sorted(names))}; give all of "
+            "its values in one entry"
+        )
+    if given["seed"] + given["seeds"] > SEEDS:
+        raise ValueError(
+            f"config.seed + config.seeds is {given['seed'] + given['seeds']}; it must "
+            f"be <= {SEEDS}"
         )
 
 
@@ -423,22 +363,37 @@ def _check_large(given: dict[str, Any]) -> None:
             )
 
 
-def _parsed(name: str, value: str, like: Any) -> Any:
-    """A value given as text, of the type of another."""
+def _check_pruning(given: dict[str, Any]) -> None:
+    if not given["prune.fresh_init"] and given["init.trained"] != given["init.scored"]:
+        raise ValueError(
+            f"config.init.trained is '{given['init.trained']}', but without "
+            "prune.fresh_init the scored sample is trained, which config.init.scored "
+            f"makes '{given['init.scored']}'; make them equal"
+        )
+    method, minimum = given["prune.method"], given["prune.min_density"]
+    if given["prune.pretrained"] and method not in build.RIVALS:
+        raise ValueError(
+            f"config.prune.pretrained is '{given['prune.pretrained']}', but method "
+            f"'{method}' starts from no trained network; {', '.join(build.RIVALS)} do"
+        )
+    density = 1.0 if method == "none" else 1 - given["prune.sparsity"]
+    if minimum > density:
+        raise ValueError(
+            f"config.prune.min_density is {minimum}; it must be at most the density of "
+            f"the whole, 1 - config.prune.sparsity, which is {density:.6g}"
+        )
+    if minimum and given["prune.select"] != "global":
+        raise ValueError(
+            f"config.prune.min_density is {minimum}, but config.prune.select is "
+            f"'{given['prune.select']}'; set one of the two to its default"
+        )
+
+
+def _parsed(name: str, text: str, like: Any) -> Any:
+    """Returns a value given as text, in the type of another."""
     try:
         if isinstance(like, bool):
-            return {"true": True, "false": False}[value.lower()]
-        return type(like)(value)
+            return {"true": True, "false": False}[text.lower()]
+        return type(like)(text)
     except (KeyError, ValueError):
-        raise ValueError(wrong_type(name.split(".")[-1], value)) from None
-
-
-def _check_type(name: str, value: Any, like: Any) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(like, float) and is_number:
-        return
-    if type(value) is not type(like):
-        raise ValueError(
-            f"config.{name} is {value!r}, of type {type(value).__name__}; it must be "
-            f"of type {type(like).__name__}, like its default {like!r}"
-        )
+        raise ValueError(wrong_type(name, text)) from None

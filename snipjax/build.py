@@ -1,0 +1,350 @@
+"""The one place where the names in a configuration become functions.
+
+A name stands for an import path. An import path of one's own may stand in its place,
+``package.module:name``, to an installed module or one in the current directory.
+
+Importing this module loads no JAX; its functions do.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
+
+from snipjax._src import imports
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+    import optax
+
+    from snipjax import data, training
+    from snipjax._src.types import Criterion, Prunable, Select
+
+# A new criterion is one file, one export, and one line here.
+CRITERIA: Mapping[str, str] = {
+    "snip": "snipjax.saliency:snip",
+    "magnitude": "snipjax.saliency:magnitude",
+    "random": "snipjax.saliency:random",
+    "hessian_diagonal": "snipjax.saliency:obd",
+    "hessian_inverse": "snipjax.saliency:obs",
+}
+# Methods that start from a trained network, and their settings.
+RIVALS: Mapping[str, tuple[str, str]] = {
+    "lwc": ("snipjax.methods:lwc", "snipjax.methods:LWC"),
+    "dns": ("snipjax.methods:dns", "snipjax.methods:DNS"),
+    "lc": ("snipjax.methods:lc", "snipjax.methods:LC"),
+    "sws": ("snipjax.methods:sws", "snipjax.methods:SWS"),
+    "sparse_vd": ("snipjax.methods:sparse_vd", "snipjax.methods:SparseVD"),
+    "obd": ("snipjax.methods:obd", "snipjax.methods:OBD"),
+    "lobs": ("snipjax.methods:lobs", "snipjax.methods:LOBS"),
+}
+METHODS = (*CRITERIA, "none", *RIVALS)
+PRUNABLE: Mapping[str, str] = {
+    "weights_and_biases": "snipjax.masks:weights_and_biases",
+    "kernels": "snipjax.masks:kernels",
+}
+SELECTIONS: Mapping[str, str] = {
+    "global": "snipjax.masks:global_topk",
+    "layerwise": "snipjax.masks:layerwise_topk",
+}
+OPTIMIZERS: Mapping[str, str] = {
+    "sgd": "snipjax.build:sgd",
+    "adam": "snipjax.build:adam",
+    "adamw": "snipjax.build:adamw",
+    "lamb": "snipjax.build:lamb",
+}
+LOSSES: Mapping[str, str] = {"cross_entropy": "snipjax.training:cross_entropy"}
+SCHEDULES = ("step", "cosine", "constant")
+INITIALIZERS = (
+    "fan_in",
+    "random_normal",
+    "truncated_normal",
+    "xavier",
+    "he",
+    "heuristic_uniform",
+    "glorot_uniform",
+)
+VIEWS = ("none", "translate", "translate_flip", "imagenet")
+
+
+def model(config: ConfigDict, num_classes: int) -> nn.Module:
+    """Returns the network that a configuration names.
+
+    A class or function of one's own is called with ``num_classes``, and with ``dtype``
+    if it takes that; it returns a Flax module.
+
+    Args:
+      config: a configuration of an experiment.
+      num_classes: number of logits.
+
+    Raises:
+      ValueError: for an unknown name, or an import path to something else.
+    """
+    import flax.linen as nn
+    import jax.numpy as jnp
+
+    from snipjax import models
+
+    name, dtype = config.model.name, jnp.dtype(config.model.dtype)
+    if not imports.is_import_path(name):
+        return models.create(name, num_classes, dtype=dtype)
+    required, offers = {"num_classes": num_classes}, {"dtype": dtype}
+    if dtype != jnp.float32:
+        required |= offers
+    return imports.call(name, "model.name", nn.Module, required, offers)
+
+
+def with_initializer(network: nn.Module, name: str) -> nn.Module:
+    """Returns a network whose kernels are sampled by the initializer of that name.
+
+    A network without a field ``kernel_init`` has its own initializers, and is
+    returned as it is where the name is the default, ``fan_in``.
+
+    Raises:
+      ValueError: if such a network should have another initializer.
+    """
+    if hasattr(network, "kernel_init"):
+        return network.clone(kernel_init=initializer(name))
+    if name != "fan_in":
+        raise ValueError(
+            f"config.init has '{name}', but {type(network).__name__} has no field "
+            "kernel_init; add one, or leave config.init.scored and trained at 'fan_in'"
+        )
+    return network
+
+
+def initializer(name: str) -> nn.initializers.Initializer:
+    """Returns the initializer of that name."""
+    from snipjax import initializers
+
+    return initializers.by_name(name)
+
+
+def dataset(config: ConfigDict, data_dir: str | None = None) -> data.Dataset:
+    """Returns the data that a configuration names, in memory or as streams.
+
+    A function of one's own returns a :class:`snipjax.data.Dataset`; it is called with
+    ``data_dir`` if it takes that.
+
+    Args:
+      config: a configuration of an experiment.
+      data_dir: TFDS data directory.
+
+    Raises:
+      ValueError: for data that cannot be had.
+    """
+    from snipjax import data
+
+    name = config.dataset.name
+    if imports.is_import_path(name):
+        offers = {"data_dir": data_dir}
+        required = offers if data_dir is not None else {}
+        loaded = imports.call(name, "dataset.name", data.Dataset, required, offers)
+    else:
+        loaded = data.load(name, data_dir, stream=config.dataset.stream)
+    if config.dataset.random_labels:
+        return data.with_random_labels(loaded)
+    return loaded
+
+
+def criterion(config: ConfigDict) -> Criterion | None:
+    """Returns the criterion that a configuration names; None for another method.
+
+    For no pruning it is the magnitude, of which all is kept.
+
+    Raises:
+      ValueError: for an import path to something that cannot be called as one.
+    """
+    name = config.prune.method
+    if name in RIVALS:
+        return None
+    path = CRITERIA.get("magnitude" if name == "none" else name, name)
+    return imports.load_function(
+        path, "prune.method", ("loss_fn", "params", "batch"), ("key",)
+    )
+
+
+def method(config: ConfigDict) -> tuple[Callable[..., Any], Any] | None:
+    """Returns the method that a configuration names, and its settings.
+
+    Returns:
+      A function of :mod:`snipjax.methods` and an instance of its settings; None where
+      the configuration names a criterion.
+
+    Raises:
+      ValueError: for settings that the method does not take.
+    """
+    name = config.prune.method
+    if name not in RIVALS:
+        return None
+    function, settings = (imports.load(path, "prune.method") for path in RIVALS[name])
+    try:
+        return function, settings(**config[name])
+    except ValueError as error:
+        raise ValueError(f"config.{name}: {error}") from None
+
+
+def prunable(config: ConfigDict) -> Prunable:
+    """Returns the predicate of what may be pruned, ``(key_path, leaf) -> bool``."""
+    from snipjax import masks
+
+    name = config.prune.prunable
+    path = PRUNABLE.get(name, name)
+    predicate = imports.load_function(path, "prune.prunable", ("key_path", "leaf"))
+    return masks.excluding(predicate, *config.prune.exclude)
+
+
+def select(config: ConfigDict) -> Select:
+    """Returns the selection, ``(scores, sparsity, prunable) -> mask``."""
+    from snipjax import masks
+
+    if config.prune.min_density:
+        return masks.with_minimum_density(config.prune.min_density)
+    name = config.prune.select
+    path = SELECTIONS.get(name, name)
+    return imports.load_function(
+        path, "prune.select", ("scores", "sparsity", "prunable")
+    )
+
+
+def loss(config: ConfigDict) -> Callable[..., Any]:
+    """Returns the loss, ``(logits, labels) -> scalar``, a mean over examples."""
+    name = config.train.loss
+    return imports.load_function(
+        LOSSES.get(name, name), "train.loss", ("logits", "labels")
+    )
+
+
+def augment(config: ConfigDict) -> training.Augment | None:
+    """Returns the augmentation of preprocessed images, if there is any."""
+    from snipjax import training
+
+    flip, translate = config.train.flip, config.train.translate
+    if not (flip or translate):
+        return None
+    return functools.partial(
+        training.flip_and_translate, flip=flip, translate=translate
+    )
+
+
+def schedule(config: ConfigDict) -> optax.Schedule:
+    r"""Returns the learning rate of each step.
+
+    During a warm-up of :math:`n` steps, step :math:`t` takes the schedule's value times
+    :math:`\min(1, (t + 1) / n)`. The cosine reaches zero at the last step of training.
+
+    Example:
+      >>> from snipjax import config as configs
+      >>> config = configs.default()
+      >>> config.optimizer.learning_rate, config.optimizer.warmup_steps = 1.0, 4
+      >>> [float(schedule(config)(step)) for step in range(5)]
+      [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    import jax.numpy as jnp
+    import optax
+
+    settings = config.optimizer
+    rate = settings.learning_rate
+    decayed = {
+        "step": functools.partial(
+            optax.exponential_decay,
+            rate,
+            settings.decay_every,
+            settings.decay_factor,
+            staircase=True,
+        ),
+        "cosine": functools.partial(
+            optax.cosine_decay_schedule, rate, max(1, config.train.steps)
+        ),
+        "constant": functools.partial(optax.constant_schedule, rate),
+    }[settings.schedule]()
+    if not settings.warmup_steps:
+        return decayed
+    return lambda step: (
+        decayed(step) * jnp.minimum(1.0, (step + 1) / settings.warmup_steps)
+    )
+
+
+def optimizer(
+    config: ConfigDict, learning_rate: optax.ScalarOrSchedule | None = None
+) -> optax.GradientTransformation:
+    """Returns the optimizer of the dense network; the paper's by default.
+
+    An optimizer of one's own is called with the learning rate, and with ``momentum``
+    and ``weight_decay`` if it takes them, as most of optax do.
+
+    Args:
+      config: a configuration of an experiment.
+      learning_rate: number or schedule to take instead of the configured schedule.
+
+    Raises:
+      ValueError: for an import path to something else.
+    """
+    import optax
+
+    settings = config.optimizer
+    rate = schedule(config) if learning_rate is None else learning_rate
+    return imports.call(
+        OPTIMIZERS.get(settings.name, settings.name),
+        "optimizer.name",
+        optax.GradientTransformation,
+        {"learning_rate": rate},
+        {"momentum": settings.momentum, "weight_decay": settings.weight_decay},
+    )
+
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns SGD of the loss plus half the decay times the squared norm."""
+    import optax
+
+    return optax.chain(_penalty(weight_decay), optax.sgd(learning_rate, momentum))
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns Adam of the loss plus half the decay times the squared norm."""
+    import optax
+
+    return optax.chain(_penalty(weight_decay), optax.adam(learning_rate, b1=momentum))
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns Adam with decoupled weight decay."""
+    import optax
+
+    return optax.adamw(
+        learning_rate, b1=momentum, weight_decay=weight_decay, mask=_decayed
+    )
+
+
+def lamb(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns LAMB, Adam with a trust ratio for each leaf, for large batches."""
+    import optax
+
+    return optax.lamb(
+        learning_rate, b1=momentum, weight_decay=weight_decay, mask=_decayed
+    )
+
+
+def _penalty(weight_decay: float) -> optax.GradientTransformation:
+    import optax
+
+    return optax.add_decayed_weights(weight_decay, mask=_decayed)
+
+
+def _decayed(params: Any) -> Any:
+    import jax
+
+    from snipjax import masks
+
+    return jax.tree_util.tree_map_with_path(masks.weights_and_biases, params)
