@@ -1,4 +1,4 @@
-"""Steps per second from a stream, against the same step fed from the device's memory.
+"""Compares steps per second from a stream with the same step fed from memory.
 
 The two take turns in one process. With ``--threads 0 --workers 0`` nothing is read
 ahead but by the thread that puts batches on the device.
@@ -15,25 +15,26 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from snipjax import models, training
-from snipjax.data import datasets, streams
+from snipjax import data, models, training
 from snipjax.training import console
 
-_VIEW = streams.translated_and_flipped
+_VIEW = data.VIEWS["translate_flip"].train
 
 
 def training_step(name: str, num_classes: int, batch: Any) -> Callable[[Any], Any]:
     """Returns a function that takes a step on a batch of images as they are stored."""
     model = models.create(name, num_classes)
     optimizer = training.paper_optimizer(0.01)
-    mean, std = datasets.mean_and_std(np.asarray(batch.images))
+    mean, std = data.mean_and_std(
+        data.Arrays(np.asarray(batch.images), np.asarray(batch.labels))
+    )
     init = jax.jit(functools.partial(model.init, train=False))
     variables = init(jax.random.key(0), batch.images[:1].astype(np.float32))
     state = training.init_state(variables, optimizer, jax.random.key(1))
 
     @functools.partial(jax.jit, donate_argnums=0)
     def compiled(state: training.TrainState, batch: Any) -> Any:
-        images = datasets.standardize(batch.images, mean, std)
+        images = data.standardize(batch.images, mean, std)
         batch = training.Batch(images, batch.labels)
         return training.train_step(state, batch, model=model, optimizer=optimizer)
 
@@ -58,9 +59,9 @@ def seconds_per_step(
     return (time.perf_counter() - start) / steps
 
 
-def host_seconds_per_image(source: streams.Source, image_size: int) -> float:
+def host_seconds_per_image(source: data.Source, image_size: int) -> float:
     """Returns the processor's time to read, decode and resize one, in one thread."""
-    batches = streams.batches(
+    batches = data.batches(
         source, batch_size=100, seed=0, image_size=image_size, view=_VIEW, threads=0
     )
     next(batches)
@@ -72,7 +73,7 @@ def host_seconds_per_image(source: streams.Source, image_size: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", default="cifar10", help="as streams.open takes it")
+    parser.add_argument("--dataset", default="cifar10", help="as data.load takes it")
     parser.add_argument("--data_dir", help="as that of train.py")
     parser.add_argument("--model", default="alexnet_s", help="of snipjax.models")
     parser.add_argument("--image_size", type=int, default=64)
@@ -84,9 +85,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
 
-    sources = streams.open(args.dataset, args.data_dir)
-    stream = streams.batches(
-        sources.train,
+    dataset = data.load(args.dataset, args.data_dir, stream=True)
+    stream = data.batches(
+        dataset.train,
         batch_size=args.batch_size,
         seed=0,
         image_size=args.image_size,
@@ -97,10 +98,10 @@ def main() -> None:
     )
     # Of each worker, in its process and in ours, and on the device.
     ahead = args.buffer * (2 * max(args.workers, 1) + 1)
-    with streams.to_device(stream, buffer=args.buffer) as streamed:
+    with data.to_device(stream, buffer=args.buffer) as streamed:
         kept = [next(streamed) for _ in range(4)]
         in_memory = itertools.cycle(kept)
-        step = training_step(args.model, sources.num_classes, kept[0])
+        step = training_step(args.model, dataset.num_classes, kept[0])
         jax.block_until_ready(step(kept[0]))
         pairs = [
             (
@@ -122,7 +123,7 @@ def main() -> None:
         f"{1 / row.against_seconds:.3g} from memory: ratio {1 / row.ratio:.3f} (target "
         "at least 0.9)"
     )
-    host = host_seconds_per_image(sources.train, args.image_size)
+    host = host_seconds_per_image(dataset.train, args.image_size)
     console.say(f"{1e6 * host:.0f} microseconds of one core to make an image")
 
 

@@ -7,10 +7,12 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
+
+if TYPE_CHECKING:  # processes that decode images do without it
+    import jax
 
 # A thread that waits longer than this for its batch has to be left behind.
 _SECONDS_TO_END = 30.0
@@ -33,19 +35,20 @@ def to_device(
     a global array; without one, it goes to the default device.
 
     Args:
-      batches: an iterator, as that of :func:`snipjax.data.streams.batches`. From now on it
-        belongs to the thread, which closes it.
-      sharding: of every leaf, e.g. ``NamedSharding(mesh, PartitionSpec("data"))``,
-        which splits the leading axis.
-      buffer: how many batches may be on the device beside the one in use.
+      batches: an iterator like the result of :func:`snipjax.data.batches`. From now on
+        it belongs to the thread, which closes it.
+      sharding: the sharding of every leaf, e.g.
+        ``NamedSharding(mesh, PartitionSpec("data"))``, which splits the leading axis.
+      buffer: the number of batches that may be on the device beside the one in use.
 
     Returns:
-      An iterator of batches of ``jax.Array``. It raises what ``batches`` raises. Its
+      An iterator of batches of ``jax.Array``. It raises the errors of ``batches``. Its
       ``close()`` ends the thread and closes ``batches``, with their workers; so does
       leaving a ``with`` statement, dropping the iterator, or ending the program.
 
     Raises:
       ValueError: ``buffer`` is less than 1.
+      OSError: from the iterator. A worker of ``batches`` was killed.
 
     Example:
       >>> import numpy as np
@@ -59,7 +62,7 @@ def to_device(
 
 
 class OnDevice:
-    """Batches on the device; see :func:`to_device`."""
+    """Iterates over batches on the device, with a ``close()`` that ends its thread."""
 
     def __init__(
         self,
@@ -125,6 +128,8 @@ def _fill(
 
 
 def _put(batch: Any, sharding: jax.sharding.Sharding | None) -> Any:
+    import jax
+
     batch = jax.tree.map(_own, batch)
     if sharding is None:
         return jax.device_put(batch)
@@ -134,7 +139,7 @@ def _put(batch: Any, sharding: jax.sharding.Sharding | None) -> Any:
 
 
 def _own(leaf: np.ndarray) -> np.ndarray:
-    """A copy of what lies in the memory of a worker, which so is free again.
+    """Returns a copy of an array in the memory of a worker, to free that memory.
 
     JAX would hold on to it, on a CPU for as long as the batch is used.
     """

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from snipjax.data import datasets
-from snipjax.data.streams.sources import Example, Splits, digest_of
+from snipjax.data.sources import DatasetError, Example, Splits, digest
 
-_VALIDATION = ("validation", "val", "valid")
+_SPLITS = {"validation": ("validation", "val", "valid"), "test": ("test",)}
 _SUFFIXES = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png"),
     *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
@@ -23,10 +22,10 @@ def splits(path: str | os.PathLike[str]) -> Splits:
     """Returns the images of ``<path>/train/<class>/`` or of ``<path>/<class>/``.
 
     Where there is a folder ``train``, ``validation`` (or ``val``, ``valid``) and
-    ``test`` beside it are the other splits; any other folder there is warned of.
-    Classes are the sorted names of the folders in the training split, and a single
-    one is warned of. Images of a class may lie in folders of its folder. Files that
-    are not images by their name, and whatever starts with a dot, are ignored.
+    ``test`` beside it are the other splits; a warning names any other folder there.
+    Classes are the sorted names of the folders in the training split; a single one is
+    warned of. Images of a class may lie in folders of its folder. Files that are not
+    images by their name, and names that start with a dot, are ignored.
 
     Args:
       path: the folder.
@@ -41,45 +40,38 @@ def splits(path: str | os.PathLike[str]) -> Splits:
     """
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
-        raise datasets.DatasetError(
+        raise DatasetError(
             f"There is no folder {root}. Give folder:/path with the path of a folder "
             "that holds a folder of images for each class."
         )
-    if not (root / "train").is_dir():
-        classes = _classes(root)
-        _warn_of_single(root, classes)
-        return Splits(_folder(root, classes), None, None, len(classes), tuple(classes))
-    classes = _classes(root / "train")
-    _warn_of_single(root / "train", classes)
-    validation = next((name for name in _VALIDATION if (root / name).is_dir()), None)
-    splits = {"train", "test", validation}
-    others = {entry.name for entry in _entries(root) if entry.is_dir()} - splits
-    if others:
-        warnings.warn(
-            f"{', '.join(sorted(others))} in {root} is no split and not looked at; "
-            f"splits are train, {' or '.join(_VALIDATION)}, and test",
-            stacklevel=2,
-        )
-    return Splits(
-        _folder(root / "train", classes),
-        _folder(root / validation, classes) if validation else None,
-        _folder(root / "test", classes) if (root / "test").is_dir() else None,
-        len(classes),
-        tuple(classes),
-    )
-
-
-def _warn_of_single(root: Path, classes: list[str]) -> None:
+    has_splits = (root / "train").is_dir()
+    train = root / "train" if has_splits else root
+    classes = _classes(train)
     if len(classes) == 1:
         warnings.warn(
-            f"{root} has a single class, '{classes[0]}', which there is nothing to "
-            "tell from",
+            f"{train} has a single class, {classes[0]!r}: there is nothing to tell it "
+            "from",
             stacklevel=3,
         )
+    parts = {"train": _folder(train, classes)}
+    if has_splits:
+        others = {entry.name for entry in _entries(root) if entry.is_dir()} - {"train"}
+        for split, names in _SPLITS.items():
+            name = next((name for name in names if name in others), None)
+            if name is not None:
+                parts[split] = _folder(root / name, classes)
+                others.remove(name)
+        for other in sorted(others):
+            warnings.warn(
+                f"ignoring folder {other!r} in {root}: splits are train, "
+                "validation (or val, or valid) and test",
+                stacklevel=3,
+            )
+    return Splits(parts, len(classes), tuple(classes))
 
 
 class Folder:
-    """The images of one split as a source."""
+    """One split as a source: its images are files."""
 
     channels = 3
 
@@ -100,13 +92,13 @@ class Folder:
         return os.fsdecode(os.path.join(self._root, self._files[index]))  # noqa: PTH118
 
     def digest(self) -> str:
-        return digest_of(b"\0".join(self._files.tolist()))
+        return digest(b"\0".join(self._files.tolist()))
 
 
 def _classes(root: Path) -> list[str]:
     classes = sorted(entry.name for entry in _entries(root) if entry.is_dir())
     if not classes:
-        raise datasets.DatasetError(
+        raise DatasetError(
             f"{root} has no folders in it. Put the images of each class in a folder of "
             f"its own, as {root / 'cat' / '1.jpg'}."
         )
@@ -116,7 +108,7 @@ def _classes(root: Path) -> list[str]:
 def _folder(root: Path, classes: list[str]) -> Folder:
     unknown = sorted(set(_classes(root)) - set(classes))
     if unknown:
-        raise datasets.DatasetError(
+        raise DatasetError(
             f"{root / unknown[0]} is a class that the training split does not have. "
             f"Its classes are {', '.join(classes[:10])}{', ...' * (len(classes) > 10)}."
         )
@@ -134,7 +126,7 @@ def _images(folder: Path) -> list[str]:
     images = [name for name in names if name.lower().endswith(_SUFFIXES)]
     if not images:
         files = f"none of its {len(names)} files is one by its name, " if names else ""
-        raise datasets.DatasetError(
+        raise DatasetError(
             f"The class folder {folder} has no images: {files}"
             f"{', '.join(_SUFFIXES)} are looked for. Remove the folder, or put images "
             "in it."
@@ -143,7 +135,7 @@ def _images(folder: Path) -> list[str]:
 
 
 def _files_below(folder: Path) -> Iterator[str]:
-    """Paths of the files in a folder and its folders, from it on."""
+    """Yields the paths of the files below a folder, relative to it."""
     for entry in _entries(folder):
         if not entry.is_dir():
             yield entry.name

@@ -1,7 +1,7 @@
-"""Views: which part of an image is seen, and whether mirrored.
+"""Views: the part of an image that is seen, mirrored or not.
 
-A view is a function ``(rng, (width, height)) -> Crop``. Whatever the crop, it becomes
-a square of the size that a stream was asked for.
+A view is a function ``(rng, (width, height)) -> Crop``. Every crop becomes a square of
+the size that a stream was asked for.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 class Crop(NamedTuple):
     """A box in pixels of the image, and whether it is mirrored.
 
-    What the box has outside of the image is black.
+    The part of the box outside of the image is black.
     """
 
     left: float
@@ -28,7 +28,7 @@ View = Callable[[np.random.Generator, tuple[int, int]], Crop]
 
 
 class Views(NamedTuple):
-    """How images are seen in training and in evaluation."""
+    """Has one view for training and one for evaluation."""
 
     train: View
     evaluation: View
@@ -51,8 +51,8 @@ def whole(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
 def center_crop(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
     """Returns the central square, 224/256 of the shorter side wide.
 
-    That is the usual evaluation on ImageNet: the shorter side becomes 256 pixels,
-    and of these the central 224 are seen.
+    This is the usual evaluation on ImageNet: the shorter side becomes 256 pixels, and
+    the central 224 of these are seen.
 
     Args:
       rng: not used.
@@ -75,7 +75,7 @@ def random_resized_crop(rng: np.random.Generator, size: tuple[int, int]) -> Crop
     aspect ratio.
 
     Args:
-      rng: what the box is drawn from.
+      rng: the generator that the box is drawn from.
       size: width and height of the image.
 
     Example:
@@ -99,17 +99,17 @@ def random_resized_crop(rng: np.random.Generator, size: tuple[int, int]) -> Crop
     return Crop((width - w) / 2, (height - h) / 2, w, h, flip)
 
 
-def translated(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
+def random_translation(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
     """Returns the image, shifted in both directions by up to an eighth of its size.
 
-    Of 32 pixels that is up to 4, the usual augmentation on CIFAR.
+    For 32 pixels these are up to 4, the usual augmentation on CIFAR.
 
     Args:
-      rng: what the shift is drawn from, in whole pixels.
+      rng: the generator that the shift is drawn from, in whole pixels.
       size: width and height of the image.
 
     Example:
-      >>> translated(np.random.default_rng(0), (32, 32))
+      >>> random_translation(np.random.default_rng(0), (32, 32))
       Crop(left=3, top=1, width=32, height=32, flip=False)
     """
     left, top = (
@@ -118,23 +118,25 @@ def translated(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
     return Crop(left, top, *size)
 
 
-def translated_and_flipped(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
-    """Returns the image, :func:`translated`, and mirrored or not.
+def random_translation_and_flip(
+    rng: np.random.Generator, size: tuple[int, int]
+) -> Crop:
+    """Returns the image, shifted by up to an eighth of its size, and mirrored or not.
 
     Args:
-      rng: what both are drawn from.
+      rng: the generator that both are drawn from.
       size: width and height of the image.
 
     Example:
-      >>> translated_and_flipped(np.random.default_rng(0), (32, 32)).flip
+      >>> random_translation_and_flip(np.random.default_rng(0), (32, 32)).flip
       True
     """
-    return translated(rng, size)._replace(flip=bool(rng.random() < 0.5))
+    return random_translation(rng, size)._replace(flip=bool(rng.random() < 0.5))
 
 
 VIEWS = {
     "imagenet": Views(random_resized_crop, center_crop),
-    "translate_flip": Views(translated_and_flipped, whole),
-    "translate": Views(translated, whole),
+    "translate_flip": Views(random_translation_and_flip, whole),
+    "translate": Views(random_translation, whole),
     "none": Views(whole, whole),
 }

@@ -7,14 +7,13 @@ import re
 
 import numpy as np
 
-from snipjax.data import datasets
-from snipjax.data.streams.sources import Example, Splits, digest_of
+from snipjax.data.sources import DatasetError, Example, Splits, digest
 
 _TEST_EXAMPLES = 0.1
 
 
 def splits(spec: str) -> Splits:
-    """Returns so many training images, and a tenth of that to validate and to test.
+    """Returns computed training images, and a tenth as many to validate and to test.
 
     Args:
       spec: ``<examples>x<height>x<width>x<channels>/<classes>``.
@@ -26,32 +25,31 @@ def splits(spec: str) -> Splits:
       DatasetError: ``spec`` is not of that form, or one of its numbers is 0.
 
     Example:
-      >>> train, _, test, num_classes, _ = splits("1000x32x32x3/10")
-      >>> len(train), len(test), num_classes
+      >>> parts, num_classes, _ = splits("1000x32x32x3/10")
+      >>> len(parts["train"]), len(parts["test"]), num_classes
       (1000, 100, 10)
     """
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)x([134])/(\d+)", spec)
     numbers = [int(number) for number in match.groups()] if match else [0]
     if 0 in numbers:
-        raise datasets.DatasetError(
+        raise DatasetError(
             f"'synthetic:{spec}' is not the name of a synthetic dataset. Give "
             "synthetic:<examples>x<height>x<width>x<channels>/<classes> with 1, 3 or 4 "
             "channels, for example synthetic:50000x32x32x3/10."
         )
-    total, *shape, num_classes = numbers
+    total, height, width, channels, num_classes = numbers
     held = max(1, round(total * _TEST_EXAMPLES))
-    starts = (0, total, total + held)
-    return Splits(
-        *(
-            Synthetic(start, size, tuple(shape), num_classes)
-            for start, size in zip(starts, (total, held, held))
-        ),
-        num_classes,
-    )
+    shape = (height, width, channels)
+    parts = {
+        "train": Synthetic(0, total, shape, num_classes),
+        "validation": Synthetic(total, held, shape, num_classes),
+        "test": Synthetic(total + held, held, shape, num_classes),
+    }
+    return Splits(parts, num_classes)
 
 
 class Synthetic:
-    """Noise around the colour of a class; example ``i`` has class ``i % classes``."""
+    """Noise around the color of a class; example ``i`` has class ``i % classes``."""
 
     def __init__(
         self, start: int, size: int, shape: tuple[int, int, int], num_classes: int
@@ -65,15 +63,15 @@ class Synthetic:
 
     def __getitem__(self, index: int) -> Example:
         label = index % self._num_classes
-        noise = _rng(0, self._start + index).bytes(math.prod(self._shape))
-        noise = np.frombuffer(noise, np.uint8).reshape(self._shape) >> 1
+        drawn = _rng(0, self._start + index).bytes(math.prod(self._shape))
+        noise = np.frombuffer(drawn, np.uint8).reshape(self._shape) >> 1
         return noise + _rng(1, label).integers(0, 128, self.channels, np.uint8), label
 
     def where(self, index: int) -> str:
         return f"synthetic example {self._start + index}"
 
     def digest(self) -> str:
-        return digest_of(str((self._start, self._size, self._shape, self._num_classes)))
+        return digest(str((self._start, self._size, self._shape, self._num_classes)))
 
 
 def _rng(stream: int, index: int) -> np.random.Generator:
