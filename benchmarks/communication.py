@@ -39,7 +39,7 @@ def programs(plan: Any) -> dict[str, list[Any]]:
     parts, mesh = plan.parts, plan.mesh
     state = large.abstract_state(plan)
     shape = (plan.config.prune.batch_size, *parts.train.images.shape[1:])
-    placed = sharding.of_batch(mesh)
+    placed = sharding.batch_sharding(mesh)
     batch = training.Batch(
         jax.ShapeDtypeStruct(shape, "uint8", sharding=placed),
         jax.ShapeDtypeStruct(shape[:1], "int32", sharding=placed),
@@ -55,7 +55,7 @@ def programs(plan: Any) -> dict[str, list[Any]]:
 
     with jax.set_mesh(mesh):
         compiled = {
-            "saliency": jax.jit(scores, out_shardings=sharding.of(mesh, state.params))
+            "saliency": jax.jit(scores, out_shardings=sharding.tree_shardings(mesh, state.params))
             .lower(state.params, state.batch_stats, batch)
             .compile(),
             "selection": jax.jit(select).lower(state.params).compile(),

@@ -1,12 +1,11 @@
 """Training: state, step, loop, placement, checkpoints and run directory."""
 
 from snipjax.training.augment import flip_and_translate
-from snipjax.training.losses import batch_loss, cross_entropy, inference_loss
+from snipjax.training.losses import Loss, batch_loss, cross_entropy, inference_loss
 from snipjax.training.optimizers import paper_optimizer
 from snipjax.training.state import Batch, Metrics, TrainState, init_state
 from snipjax.training.step import (
     Augment,
-    Loss,
     Prepare,
     Preprocess,
     Transform,

@@ -115,9 +115,8 @@ def _async_options() -> ocp.AsyncOptions:
     Orbax has one limit for a process's own writing and for its waiting for the others,
     which cannot tell a process with much to write from one whose disk is full. So it
     is longer than any write takes, and bounds neither. What ends the waiting is that
-    the other comes, with what it has written or with an error
-    (:func:`snipjax.training.distributed.meeting`), or that it is dead and its heartbeats are
-    missed (:func:`snipjax.training.distributed.initialize`).
+    the other comes, with its part or with an error (:func:`distributed.meeting`), or
+    that it is dead and its heartbeats are missed (:func:`distributed.initialize`).
     """
     if jax.process_count() == 1:
         return ocp.AsyncOptions(timeout_secs=_SECONDS_TO_WRITE)

@@ -9,6 +9,9 @@ import optax
 
 from snipjax.training.state import Batch
 
+# (logits [n, classes], labels [n]) -> the mean over examples.
+Loss = Callable[[chex.Array, chex.Array], chex.Array]
+
 
 def cross_entropy(logits: chex.Array, labels: chex.Array) -> chex.Array:
     """Returns the mean cross entropy in nats, in float32.
@@ -33,7 +36,7 @@ def cross_entropy(logits: chex.Array, labels: chex.Array) -> chex.Array:
 
 
 def inference_loss(
-    model: nn.Module, batch_stats: chex.ArrayTree
+    model: nn.Module, batch_stats: chex.ArrayTree, *, loss: Loss = cross_entropy
 ) -> Callable[[chex.ArrayTree, Batch], chex.Array]:
     """Returns ``(params, batch) -> loss`` with batch norm in inference mode.
 
@@ -60,15 +63,13 @@ def inference_loss(
 
     def loss_fn(params: chex.ArrayTree, batch: Batch) -> chex.Array:
         variables = {"params": params, "batch_stats": batch_stats}
-        return cross_entropy(
-            model.apply(variables, batch.images, train=False), batch.labels
-        )
+        return loss(model.apply(variables, batch.images, train=False), batch.labels)
 
     return loss_fn
 
 
 def batch_loss(
-    model: nn.Module, batch_stats: chex.ArrayTree
+    model: nn.Module, batch_stats: chex.ArrayTree, *, loss: Loss = cross_entropy
 ) -> Callable[[chex.ArrayTree, Batch], chex.Array]:
     """Returns ``(params, batch) -> loss`` with batch norm over the batch itself.
 
@@ -86,7 +87,7 @@ def batch_loss(
 
     def loss_fn(params: chex.ArrayTree, batch: Batch) -> chex.Array:
         logits, _ = apply_training(model, params, batch_stats, batch.images)
-        return cross_entropy(logits, batch.labels)
+        return loss(logits, batch.labels)
 
     return loss_fn
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from snipjax.training.losses import apply_training, cross_entropy
+from snipjax.training.losses import Loss, apply_training, cross_entropy
 from snipjax.training.state import Batch, Metrics, TrainState
 
 Preprocess = Callable[[chex.Array], chex.Array]
@@ -19,8 +19,6 @@ Augment = Callable[[chex.PRNGKey, chex.Array], chex.Array]
 Prepare = Callable[[chex.PRNGKey, Any], Any]
 # From a function of the parameters to one of the same values, as jax.checkpoint is.
 Transform = Callable[[Callable[..., Any]], Callable[..., Any]]
-# (logits [n, classes], labels [n]) -> the mean over examples.
-Loss = Callable[[chex.Array, chex.Array], chex.Array]
 
 
 def train_step(

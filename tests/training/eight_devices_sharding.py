@@ -17,14 +17,14 @@ from jax.sharding import PartitionSpec as P
 from snipjax import masks, optim, pruning, saliency, training
 from snipjax.training import distributed, sharding
 
-MESH = sharding.mesh_of("data=4,model=2")
+MESH = sharding.make_mesh("data=4,model=2")
 SHAPES = {"a": (6, 4), "b": (5,), "c": (3, 3, 2, 8), "d": (7, 3)}
 SPECS = {"a": P("model"), "b": P(), "c": P(None, None, None, "model"), "d": P()}
 
 
 def scattered(tree: chex.ArrayTree) -> Any:
     """The tree on the mesh, small leaves split too."""
-    return jax.device_put(tree, sharding.of(MESH, tree, small=1))
+    return jax.device_put(tree, sharding.tree_shardings(MESH, tree, small=1))
 
 
 def select(scores: chex.ArrayTree, sparsity: float) -> chex.ArrayTree:
@@ -58,29 +58,29 @@ class TestMesh:
         assert MESH.size == 8
 
     def test_takes_the_first_devices(self) -> None:
-        mesh = sharding.mesh_of("model=2")
+        mesh = sharding.make_mesh("model=2")
         assert list(mesh.devices.flat) == jax.devices()[:2]
 
     def test_without_a_text_is_all_devices_along_data(self) -> None:
-        assert dict(sharding.mesh_of("").shape) == {"data": 8, "model": 1}
+        assert dict(sharding.make_mesh("").shape) == {"data": 8, "model": 1}
 
     def test_of_more_devices_says_how_to_have_them(self) -> None:
         remedy = "XLA_FLAGS=--xla_force_host_platform_device_count=16"
         with pytest.raises(ValueError, match=remedy):
-            sharding.mesh_of("data=8,model=2")
+            sharding.make_mesh("data=8,model=2")
 
 
 class TestRule:
     def test_splits_the_largest_dimension_that_the_axis_divides(self) -> None:
         leaves = {name: jnp.zeros(shape) for name, shape in SHAPES.items()}
-        placed = sharding.of(MESH, leaves, small=1)
+        placed = sharding.tree_shardings(MESH, leaves, small=1)
         for name, leaf in leaves.items():
             expected = NamedSharding(MESH, SPECS[name])
             assert placed[name].is_equivalent_to(expected, leaf.ndim), name
 
     def test_leaves_small_ones_whole(self) -> None:
         leaves = {"small": jnp.zeros((2, 8)), "large": jnp.zeros((2, 9))}
-        placed = sharding.of(MESH, leaves, small=17)
+        placed = sharding.tree_shardings(MESH, leaves, small=17)
         assert placed["small"].spec == P()
         assert placed["large"].spec == P("model")
 
@@ -89,7 +89,7 @@ class TestRule:
         mask = masks.ones(params)
         optimizer = optim.sparse(training.paper_optimizer(0.1), mask)
         state = training.init_state({"params": params}, optimizer, jax.random.key(0))
-        placed = sharding.of(MESH, state)
+        placed = sharding.tree_shardings(MESH, state)
         split = [
             jax.tree_util.keystr(path)
             for path, leaf in jax.tree_util.tree_leaves_with_path(placed)
@@ -103,10 +103,10 @@ class TestRule:
         assert {shard.data.shape for shard in leaf.addressable_shards} == {(4, 4)}
 
     def test_splits_batches_over_both_axes(self) -> None:
-        batch = jax.device_put(jnp.zeros((16, 3)), sharding.of_batch(MESH))
+        batch = jax.device_put(jnp.zeros((16, 3)), sharding.batch_sharding(MESH))
         assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 3)}
         stack = jax.device_put(
-            jnp.zeros((5, 16, 3)), sharding.of_batch(MESH, leading=1)
+            jnp.zeros((5, 16, 3)), sharding.batch_sharding(MESH, leading=1)
         )
         assert {shard.data.shape for shard in stack.addressable_shards} == {(5, 2, 3)}
 
@@ -133,7 +133,7 @@ class TestSelection:
 
     def test_exchanges_scalars_only(self) -> None:
         scores = {"a": jnp.ones((64, 64)), "b": jnp.ones((128, 32))}
-        placed = sharding.of(MESH, scores)
+        placed = sharding.tree_shardings(MESH, scores)
         select = jax.jit(lambda s: masks.global_topk(s, 0.9), in_shardings=(placed,))
         program = select.lower(scores).compile()
         exchanged = sharding.collectives(program)
@@ -161,8 +161,8 @@ class TestSaliency:
             return jnp.sum(x @ params["w"] @ params["v"])
 
         _, mask = pruning.prune(loss_fn, params, x, 0.9)
-        of_mesh = jax.device_put(params, sharding.of(MESH, params, small=1))
-        batch = jax.device_put(x, sharding.of_batch(MESH))
+        of_mesh = jax.device_put(params, sharding.tree_shardings(MESH, params, small=1))
+        batch = jax.device_put(x, sharding.batch_sharding(MESH))
         sharded = sharding.fully_sharded(MESH, loss_fn)
         gradient = saliency.sensitivity(sharded, of_mesh, batch)
         # d loss / d c_v[j, k] = v[j, k] * sum_i (x w)[i, j]
@@ -189,7 +189,7 @@ class TestFullySharded:
         expected = jax.grad(deep)(params, x)
         of_mesh = scattered(params)
         gradient = jax.jit(jax.grad(sharding.fully_sharded(MESH, deep)))(
-            of_mesh, jax.device_put(x, sharding.of_batch(MESH))
+            of_mesh, jax.device_put(x, sharding.batch_sharding(MESH))
         )
         for ours, theirs, param in zip(gradient, expected, of_mesh):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -198,7 +198,7 @@ class TestFullySharded:
     def test_never_has_all_parameters_on_one_device(self) -> None:
         layers, width, batch = 16, 256, 8
         params = [jax.ShapeDtypeStruct((width, width), jnp.float32)] * layers
-        placed = sharding.of(MESH, params)
+        placed = sharding.tree_shardings(MESH, params)
 
         def step(params: list[chex.Array], x: chex.Array) -> list[chex.Array]:
             grad = jax.grad(sharding.fully_sharded(MESH, deep))(params, x)
@@ -206,7 +206,7 @@ class TestFullySharded:
 
         lowered = jax.jit(
             step,
-            in_shardings=(placed, sharding.of_batch(MESH)),
+            in_shardings=(placed, sharding.batch_sharding(MESH)),
             out_shardings=placed,
             donate_argnums=0,
         ).lower(params, jax.ShapeDtypeStruct((batch, width), jnp.float32))
@@ -233,7 +233,7 @@ class TestFullySharded:
             transform = functools.partial(sharding.fully_sharded, MESH)
             ours, our_metrics = jax.jit(functools.partial(step, transform=transform))(
                 scattered(state),
-                jax.device_put(training.Batch(images, labels), sharding.of_batch(MESH)),
+                jax.device_put(training.Batch(images, labels), sharding.batch_sharding(MESH)),
             )
         close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
         jax.tree.map(close, ours.params, expected.params)
@@ -297,9 +297,9 @@ class TestCollectives:
 
 def test_what_was_on_the_host_is_not_kept_there() -> None:
     """Or one leaf after the other would come to the whole parameters."""
-    mesh = sharding.mesh_of("data=1,model=8")
+    mesh = sharding.make_mesh("data=1,model=8")
     values = np.arange(8_192.0, dtype=np.float32).reshape(128, 64)
-    array = jax.device_put(values, sharding.of(mesh, values))
+    array = jax.device_put(values, sharding.tree_shardings(mesh, values))
     assert not array.is_fully_replicated
     first, second = distributed.on_host(array), distributed.on_host(array)
     np.testing.assert_array_equal(first, values)

@@ -174,7 +174,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 from test_seeds import quick
 from snipjax.training import seeds
 result = seeds.run(quick(), sys.argv[1])
-print(*(seeds.mesh_of(members).size for members in (1, 2, 3, 4)))
+print(*(seeds.make_mesh(members).size for members in (1, 2, 3, 4)))
 print(*(member["params_sha256"] for member in result["members"]))
 """
     workdir = finished[0].parent / "spread"

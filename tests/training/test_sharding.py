@@ -28,7 +28,7 @@ class TestMesh:
     )
     def test_mistakes_are_errors(self, text: str, problem: str) -> None:
         with pytest.raises(ValueError, match=problem):
-            sharding.mesh_of(text)
+            sharding.make_mesh(text)
 
     def test_must_divide_batches(self) -> None:
         class Mesh:

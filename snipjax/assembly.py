@@ -1,0 +1,399 @@
+"""The parts of an experiment that a configuration names, and Algorithm 1's two halves.
+
+:func:`score` goes from a sample of the weights to a mask, :func:`start` from a mask to
+the state before the first step of training. Both are for one network; a placement has
+them for all networks of a run.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from snipjax import build, data, masks, optim, pruning, training
+from snipjax import config as schema
+from snipjax.training import console, on_mesh, sharding, side_by_side
+from snipjax.training.loop import rounded
+from snipjax.training.placement import Placement, Task
+from snipjax.training.state import Batch, TrainState, init_state
+
+_SCORED_LOSS = {"inference": training.inference_loss, "batch": training.batch_loss}
+
+
+class Keys(NamedTuple):
+    """The sources of randomness of an experiment's parts."""
+
+    scored_init: chex.PRNGKey  # the sample that saliency is computed on
+    saliency_batch: chex.PRNGKey
+    criterion: chex.PRNGKey
+    fresh_init: chex.PRNGKey  # the sample that is trained
+    training: chex.PRNGKey
+
+
+class Setup(NamedTuple):
+    """The parts of an experiment, the same for every seed.
+
+    Attributes:
+      config: the configuration.
+      dataset: the data, with sources to read.
+      task: the network and its training.
+      init: ``(key, name of an initializer) -> variables``.
+      image_shape: height, width and channels.
+      facts: plain values by which to know the data again.
+      arrays: the data on the device, unless they are streamed.
+      stream: the data as a stream, for a network on a mesh.
+      mesh: the devices of one network, if it is split.
+    """
+
+    config: ConfigDict
+    dataset: data.Dataset
+    task: Task
+    init: Callable[[chex.PRNGKey, str], chex.ArrayTree]
+    image_shape: tuple[int, int, int]
+    facts: dict[str, Any]
+    arrays: side_by_side.Arrays | None = None
+    stream: on_mesh.Stream | None = None
+    mesh: Mesh | None = None
+
+    def placement(self, seeds: range) -> Placement:
+        """Returns the place of the networks of some seeds."""
+        like = abstract_state(self)
+        if self.mesh is None:
+            return side_by_side.side_by_side(self.task, self.arrays, like, seeds)
+        steps = self.config.train.steps
+        return on_mesh.on_mesh(self.task, self.stream, self.mesh, like, seeds, steps)
+
+
+def algorithm(setup: Setup) -> tuple[Callable[..., Any], ...]:
+    """Returns the functions ``score``, ``start`` and ``saliency_batch`` of a setup."""
+    functions = score, start, saliency_batch
+    return tuple(functools.partial(function, setup) for function in functions)
+
+
+def make_keys(seed: chex.Numeric) -> Keys:
+    """Returns the keys of an experiment's parts."""
+    return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+
+
+def score(
+    setup: Setup, seed: chex.Numeric, batch: Batch, jit: Callable[..., Any] = jax.jit
+) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    """Scores the connections of a sampled network, and selects the most salient.
+
+    Lines 1 to 6 of Algorithm 1.
+
+    Args:
+      setup: the parts of the experiment.
+      seed: the seed of the network.
+      batch: a mini-batch of :func:`saliency_batch`.
+      jit: compiles the programs of :func:`snipjax.pruning.score_and_mask`.
+
+    Returns:
+      ``(scores, mask)``, pytrees like the parameters.
+    """
+    config, keys = setup.config.prune, make_keys(seed)
+    variables = setup.init(keys.scored_init, setup.config.init.scored)
+    return pruning.score_and_mask(
+        scored_loss(setup, variables),
+        variables["params"],
+        batch,
+        0.0 if config.method == "none" else config.sparsity,
+        criterion=build.criterion(setup.config),
+        select=build.select(setup.config),
+        prunable=build.prunable(setup.config),
+        num_batches=None if config.num_batches == 1 else config.num_batches,
+        rounds=config.rounds,
+        key=keys.criterion,
+        jit=jit,
+    )
+
+
+def start(setup: Setup, seed: chex.Numeric, mask: chex.ArrayTree) -> TrainState:
+    """Returns the state of a pruned network before its first step.
+
+    Line 7 of Algorithm 1. The network is a fresh sample if the configuration says so,
+    as in the paper's reference implementation, else the one that was scored.
+
+    Args:
+      setup: the parts of the experiment.
+      seed: the seed of the network.
+      mask: the connections to keep.
+    """
+    config, keys = setup.config, make_keys(seed)
+    if config.prune.fresh_init:
+        variables = setup.init(keys.fresh_init, config.init.trained)
+    else:
+        variables = setup.init(keys.scored_init, config.init.scored)
+    variables = {**variables, "params": masks.apply(mask, variables["params"])}
+    return init_state(
+        variables, optim.sparse(setup.task.optimizer, mask), keys.training
+    )
+
+
+def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
+    """Returns the mini-batch for saliency, or a stack of several.
+
+    Args:
+      setup: the parts of the experiment. From arrays the batch is preprocessed, from a
+        stream it has uint8 images.
+      seed: the seed of the network; a stream has the configuration's.
+    """
+    config = setup.config.prune
+    if setup.stream is not None:
+        return setup.stream.first(setup.mesh, config.batch_size, config.num_batches)
+    train = setup.arrays.train
+    indices = jax.random.choice(
+        make_keys(seed).saliency_batch,
+        scorable(setup.config, train.labels),
+        (config.batch_size * config.num_batches,),
+        replace=False,
+    )
+    batch = Batch(setup.task.preprocess(train.images[indices]), train.labels[indices])
+    if config.num_batches == 1:
+        return batch
+    return jax.tree.map(
+        lambda x: x.reshape(config.num_batches, config.batch_size, *x.shape[1:]), batch
+    )
+
+
+def scored_loss(setup: Setup, variables: chex.ArrayTree) -> Callable[..., chex.Array]:
+    """Returns ``(params, mini-batch for saliency) -> loss``.
+
+    Args:
+      setup: the parts of the experiment.
+      variables: the sample that is scored, for its batch statistics.
+    """
+    task = setup.task
+    loss = _SCORED_LOSS[setup.config.prune.batch_norm](
+        task.model, variables.get("batch_stats", {}), loss=task.loss
+    )
+    if setup.stream is None:
+        return loss
+
+    def of_uint8(params: chex.ArrayTree, batch: Batch) -> chex.Array:
+        return loss(params, Batch(task.preprocess(batch.images), batch.labels))
+
+    return task.transform(of_uint8)
+
+
+def abstract_state(setup: Setup) -> TrainState:
+    """Returns shapes and dtypes of one network's state; shardings too on a mesh."""
+    state = jax.eval_shape(functools.partial(_dense_state, setup))
+    return state if setup.mesh is None else sharding.abstract(setup.mesh, state)
+
+
+def _dense_state(setup: Setup) -> TrainState:
+    variables = setup.init(make_keys(0).fresh_init, setup.config.init.trained)
+    mask = masks.ones(variables["params"], build.prunable(setup.config))
+    return start(setup, 0, mask)
+
+
+def assemble(config: ConfigDict, data_dir: str | None = None) -> Setup:
+    """Returns the parts of an experiment, its data loaded or opened.
+
+    Args:
+      config: a configuration like :func:`snipjax.config.default`'s.
+      data_dir: the TFDS data directory; by default TFDS's own.
+
+    Raises:
+      ValueError: if a name is unknown, the data cannot be had or are too few, a mesh
+        needs other devices or does not divide the batches, or streamed images have no
+        one size.
+    """
+    build.model(config, 1)  # a wrong name is said before loading
+    mesh = None
+    if schema.is_large(config):
+        mesh = sharding.make_mesh(
+            schema.mesh_axes(config.mesh) if config.mesh else None
+        )
+        for name in ("train", "prune"):
+            size, field = config[name].batch_size, f"{name}.batch_size"
+            sharding.check_divides(mesh, size, field)
+    dataset = _loaded(config, data_dir)
+    check_batch_sizes(config, dataset)
+    return (
+        _in_memory(config, dataset)
+        if mesh is None
+        else _streamed(config, dataset, mesh)
+    )
+
+
+def _loaded(config: ConfigDict, data_dir: str | None) -> data.Dataset:
+    name, started = config.dataset.name, time.monotonic()
+    console.say(f"loading {name}")
+    dataset = build.dataset(config, data_dir)
+    console.say(
+        f"loaded {name} in {time.monotonic() - started:.1f} s: "
+        f"{len(dataset.train):,} examples to train on, "
+        f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test"
+    )
+    return dataset
+
+
+def _in_memory(config: ConfigDict, dataset: data.Dataset) -> Setup:
+    mean, std = data.mean_and_std(dataset.train)
+    task = _task(config, dataset, mean, std)
+    shape = dataset.train.images.shape[1:]
+    return Setup(
+        config,
+        dataset,
+        task,
+        init=_initialization(task.model, shape),
+        image_shape=shape,
+        facts=_facts(dataset, shape, mean, std),
+        arrays=side_by_side.Arrays(*map(_on_device, dataset[1:4])),
+    )
+
+
+def _streamed(config: ConfigDict, dataset: data.Dataset, mesh: Mesh) -> Setup:
+    views = data.VIEWS[config.dataset.view]
+    size = image_size(config, dataset)
+    mean, std = data.mean_and_std(dataset.train, image_size=size, view=views.evaluation)
+    task = _task(config, dataset, mean, std)
+    transforms = [functools.partial(sharding.fully_sharded, mesh)]
+    if config.train.remat:
+        model, remat = rematerialized(task.model)
+        transforms.append(remat)
+        task = task._replace(model=model)
+    task = task._replace(
+        transform=lambda loss_fn: functools.reduce(
+            lambda f, transform: transform(f), transforms, loss_fn
+        )
+    )
+    shape = (size, size, dataset.train.channels)
+    return Setup(
+        config,
+        dataset,
+        task,
+        init=_initialization(
+            task.model, shape, functools.partial(sharding.constrained, mesh)
+        ),
+        image_shape=shape,
+        facts=_facts(dataset, shape, mean, std),
+        stream=on_mesh.Stream(
+            dataset, size, views, config.seed, config.dataset.workers
+        ),
+        mesh=mesh,
+    )
+
+
+def _task(
+    config: ConfigDict, dataset: data.Dataset, mean: np.ndarray, std: np.ndarray
+) -> Task:
+    return Task(
+        model=build.model(config, dataset.num_classes),
+        optimizer=build.optimizer(config),
+        batch_size=config.train.batch_size,
+        preprocess=functools.partial(data.standardize, mean=mean, std=std),
+        augment=build.augment(config),
+        loss=build.loss(config),
+    )
+
+
+def _initialization(
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    place: Callable[[chex.ArrayTree], chex.ArrayTree] = lambda tree: tree,
+) -> Callable[[chex.PRNGKey, str], chex.ArrayTree]:
+    @functools.partial(jax.jit, static_argnames="initializer")
+    def init(key: chex.PRNGKey, initializer: str) -> chex.ArrayTree:
+        sampled = build.with_initializer(model, initializer)
+        # A model's sample depends on the images' shape alone.
+        return place(sampled.init(key, jnp.zeros((1, *image_shape)), train=False))
+
+    return init
+
+
+def _facts(
+    dataset: data.Dataset,
+    image_shape: tuple[int, int, int],
+    mean: np.ndarray,
+    std: np.ndarray,
+) -> dict[str, Any]:
+    return data.facts(dataset) | {
+        "image_shape": list(image_shape),
+        "mean": [rounded(float(value)) for value in mean],
+        "std": [rounded(float(value)) for value in std],
+    }
+
+
+def _on_device(examples: data.Arrays) -> Batch:
+    return Batch(jnp.asarray(examples.images), jnp.asarray(examples.labels))
+
+
+def image_size(config: ConfigDict, dataset: data.Dataset) -> int:
+    """Returns height and width of the images in a batch of a stream.
+
+    Args:
+      config: the configuration; its ``dataset.image_size`` is 0 for the size of images
+        that are arrays.
+      dataset: the data, whose first image is looked at.
+
+    Raises:
+      ValueError: if the size is 0, and images are files or not square.
+    """
+    if config.dataset.image_size:
+        return config.dataset.image_size
+    image, _ = dataset.train[0]
+    if not isinstance(image, np.ndarray) or image.shape[0] != image.shape[1]:
+        raise ValueError(
+            f"config.dataset.image_size is 0, but the images of {dataset.name} are not "
+            "squares of one size; give the size to see them in, e.g. 224"
+        )
+    return image.shape[0]
+
+
+def rematerialized(model: nn.Module) -> tuple[nn.Module, training.Transform]:
+    """Returns a model of less memory in the backward pass, and a wrapper of its loss.
+
+    Blocks that a model can compute again keep their inputs only; other models keep the
+    results of products and convolutions.
+
+    Args:
+      model: a Flax module.
+    """
+    policies = jax.checkpoint_policies
+    if hasattr(model, "remat"):
+        return model.clone(remat=policies.nothing_saveable), lambda loss_fn: loss_fn
+    return model, functools.partial(jax.checkpoint, policy=policies.dots_saveable)
+
+
+def scorable(config: ConfigDict, labels: chex.Array) -> np.ndarray:
+    """Returns the indices of the training examples that saliency may use."""
+    if config.prune.batch_class < 0:
+        return np.arange(len(labels))
+    return np.flatnonzero(np.asarray(labels) == config.prune.batch_class)
+
+
+def check_batch_sizes(config: ConfigDict, dataset: data.Dataset) -> None:
+    """Raises a ``ValueError`` if there are fewer examples than a batch takes.
+
+    Args:
+      config: the configuration.
+      dataset: its data.
+    """
+    training.epoch_length(len(dataset.train), config.train.batch_size)
+    size, count = config.prune.batch_size, config.prune.num_batches
+    available, of_class = len(dataset.train), ""
+    if config.prune.batch_class >= 0:
+        available = len(scorable(config, dataset.train.labels))
+        of_class = f" of class {config.prune.batch_class}"
+        if not available:
+            raise ValueError(
+                f"config.prune.batch_class is {config.prune.batch_class}, but the "
+                f"classes of {config.dataset.name} are 0 to {dataset.num_classes - 1}; "
+                "-1 is all of them"
+            )
+    if size * count > available:
+        raise ValueError(
+            f"config.prune.batch_size * num_batches is {size * count}, but there are "
+            f"only {available} training examples{of_class}; make them smaller"
+        )

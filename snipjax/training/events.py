@@ -1,0 +1,54 @@
+"""Scalars of a run for TensorBoard."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Events:
+    """Writes scalars for TensorBoard, each to its file as soon as it is added."""
+
+    def __init__(self, directory: Path, start: int) -> None:
+        """Opens a directory of events; later steps in its files no longer count.
+
+        Args:
+          directory: the directory of the files, made if it is missing.
+          start: the step that the run starts or goes on from.
+        """
+        directory.mkdir(exist_ok=True)
+        self._directory, self._start, self._writer = directory, start, None
+
+    def add(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of a step.
+
+        Args:
+          step: their horizontal coordinate.
+          scalars: by the name that TensorBoard shows, e.g. ``train/loss``.
+        """
+        # Imports PyTorch where that is installed, which takes longer than all else
+        # that is done before the first step.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        if self._writer is None:
+            file = str(self._directory / "events")
+            self._writer = EventsWriter(file, f".{self._start}")
+            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(event_pb2.Event(step=self._start + 1, session_log=started))
+        values = [
+            summary_pb2.Summary.Value(tag=name, simple_value=value)
+            for name, value in scalars.items()
+        ]
+        summary = summary_pb2.Summary(value=values)
+        self._write(event_pb2.Event(step=step, summary=summary))
+
+    def close(self) -> None:
+        """Closes the file, if anything was written."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+        self._writer.flush()

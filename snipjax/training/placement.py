@@ -1,0 +1,88 @@
+"""The parts of training that every placement of networks on devices shares.
+
+Networks of several seeds lie side by side, each whole on one device
+(`side_by_side.py`). One network may also be split over a mesh, with a stream of batches
+(`on_mesh.py`). The training loop sees no difference.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from snipjax import optim
+from snipjax.training import loop
+from snipjax.training.losses import cross_entropy
+from snipjax.training.state import Batch, Metrics, TrainState
+from snipjax.training.step import Augment, Loss, Preprocess, Transform, train_step
+
+
+class Task(NamedTuple):
+    """A network and its training, whatever the seed and the devices.
+
+    Attributes:
+      model: a Flax module, called with ``train``.
+      optimizer: the optimizer of the dense network.
+      batch_size: the number of examples in a mini-batch.
+      preprocess: takes stored images to the inputs of the model.
+      augment: ``(key, preprocessed images) -> images``.
+      loss: ``(logits, labels) -> scalar``, the mean over examples.
+      transform: wraps the loss before differentiation, e.g. ``jax.checkpoint``.
+    """
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    batch_size: int
+    preprocess: Preprocess
+    augment: Augment | None = None
+    loss: Loss = cross_entropy
+    transform: Transform = lambda loss_fn: loss_fn
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Returns the state after one step on a prepared batch, and its metrics."""
+        return train_step(
+            state,
+            batch,
+            model=self.model,
+            optimizer=optim.sparse(self.optimizer, state.opt_state.mask),
+            loss=self.loss,
+            transform=self.transform,
+        )
+
+
+class Placement(NamedTuple):
+    """The place of some networks.
+
+    Attributes:
+      seeds: the seed of each network.
+      like: shapes and dtypes of the state of all networks, and shardings on a mesh.
+      score: ``(score, batch) -> (scores, mask)`` of all networks, from the functions
+        ``(seed, batch, jit) -> (scores, mask)`` and ``seed -> batch`` for one.
+      start: ``(start, mask) -> state`` of all networks, from ``(seed, mask) -> state``
+        for one.
+      training: ``first step -> context of loop.Programs``.
+      networks: ``state -> the state of each network``, one after the other; it takes
+        any tree of variables too.
+      put: ``state -> state`` on the devices of the placement.
+      portable: ``state -> state`` as a checkpoint holds it.
+    """
+
+    seeds: range
+    like: TrainState
+    score: Callable[[Callable[..., Any], Callable[..., Any]], Any]
+    start: Callable[[Callable[..., TrainState], chex.ArrayTree], TrainState]
+    training: Callable[[int], AbstractContextManager[loop.Programs]]
+    networks: Callable[[Any], Iterator[Any]]
+    put: Callable[[TrainState], TrainState]
+    portable: Callable[[Any], Any]
+
+
+def snapshot(state: TrainState) -> dict[str, chex.ArrayTree]:
+    """Returns a copy of the variables of a state."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), variables)

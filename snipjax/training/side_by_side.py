@@ -1,0 +1,269 @@
+"""Networks side by side: one or many seeds, each network whole on one device."""
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from snipjax.training import loop
+from snipjax.training.placement import Placement, Task, snapshot
+from snipjax.training.state import Batch, Metrics, TrainState
+from snipjax.training.step import evaluate, over_batches, preparation
+
+# The axes of networks in a training state; all networks have the step in common.
+AXES = TrainState(None, 0, 0, 0, 0)
+_WHOLE, _NETWORKS = PartitionSpec(), PartitionSpec("networks")
+_SPECS = TrainState(_WHOLE, _NETWORKS, _NETWORKS, _NETWORKS, _NETWORKS)
+# A state may take this share of the memory: training holds a second one, and gradients.
+_SHARE_OF_MEMORY = 0.1
+
+
+class Arrays(NamedTuple):
+    """The examples of an experiment as arrays."""
+
+    train: Batch
+    validation: Batch
+    test: Batch
+
+
+def side_by_side(
+    task: Task, arrays: Arrays, like: TrainState, seeds: range
+) -> Placement:
+    """Returns the placement of networks that each fit a device, with all of the data.
+
+    All devices have as many networks. A CPU's device takes its own one after the other
+    inside one program: there batched products of matrices are slower than as many
+    single ones. Elsewhere they go under `jax.vmap`.
+
+    Args:
+      task: the network and its training.
+      arrays: the data on any device.
+      like: shapes and dtypes of the state of one network.
+      seeds: the seeds of the networks. A state has a network for each along the leading
+        axis of every leaf but the step.
+    """
+    mesh = network_mesh(len(seeds))
+    prepare = preparation(task.preprocess, task.augment)
+    if mesh.size > 1:
+        arrays = jax.device_put(arrays, NamedSharding(mesh, _WHOLE))
+
+    def on_devices(function: Callable[..., Any], out_specs: Any) -> Callable[..., Any]:
+        if mesh.size == 1:
+            return function
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(_SPECS, _WHOLE),
+            out_specs=out_specs,
+            check_vma=False,  # networks have nothing to do with each other
+        )
+
+    @functools.partial(jax.jit, static_argnames="num_steps", donate_argnums=0)
+    def train_steps(
+        state: TrainState, examples: Batch, *, num_steps: int
+    ) -> tuple[TrainState, Metrics]:
+        def network(state: TrainState, examples: Batch) -> tuple[TrainState, Metrics]:
+            return over_batches(
+                lambda state, batch, key: task.step(state, batch),
+                state,
+                examples,
+                start=state.step,
+                key=state.key,
+                num_steps=num_steps,
+                batch_size=task.batch_size,
+                prepare=prepare,
+            )
+
+        def steps(state: TrainState, examples: Batch) -> tuple[TrainState, Metrics]:
+            after, metrics = over_networks(network, state, examples)
+            return after._replace(step=state.step + num_steps), metrics
+
+        return on_devices(steps, (_SPECS, _NETWORKS))(state, examples)
+
+    @jax.jit
+    def evaluation(state: TrainState, examples: Batch) -> Metrics:
+        def network(state: TrainState, examples: Batch) -> Metrics:
+            return evaluate(
+                state.params,
+                state.batch_stats,
+                examples,
+                model=task.model,
+                preprocess=task.preprocess,
+                loss=task.loss,
+            )
+
+        return on_devices(functools.partial(over_networks, network), _NETWORKS)(
+            state, examples
+        )
+
+    programs = loop.Programs(
+        train_steps=lambda state, step, num_steps: train_steps(
+            state, arrays.train, num_steps=num_steps
+        ),
+        evaluate=lambda state: {
+            "val": evaluation(state, arrays.validation),
+            "test": evaluation(state, arrays.test),
+        },
+        snapshot=snapshot,
+        choose=choose,
+    )
+
+    def each(tree: Any) -> Iterator[Any]:
+        # The step is a scalar, which all have in common.
+        for index in range(len(seeds)):
+            yield jax.tree.map(lambda x: x[index] if x.ndim else x, tree)  # noqa: B023
+
+    def stacked(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype)
+
+    return Placement(
+        seeds=seeds,
+        like=TrainState(like.step, *jax.tree.map(stacked, like[1:])),
+        score=functools.partial(for_each_seed, seeds),
+        start=lambda start, mask: jax.vmap(start, out_axes=AXES)(
+            jnp.asarray(seeds, jnp.uint32), mask
+        ),
+        training=lambda step: contextlib.nullcontext(programs),
+        networks=each,
+        put=functools.partial(spread, mesh),
+        # A run may go on with other devices.
+        portable=lambda tree: jax.device_put(tree, jax.local_devices()[0]),
+    )
+
+
+def over_networks(function: Callable[..., Any], state: TrainState, *args: Any) -> Any:
+    """Returns ``function(network, *args)`` for every network of a state, stacked.
+
+    Args:
+      function: takes the state of one network.
+      state: the state of all networks of a device.
+      *args: the same for all.
+    """
+
+    def network(*rest: Any) -> Any:
+        return function(TrainState(state.step, *rest), *args)
+
+    if len(state.key) == 1:
+        only = network(*jax.tree.map(lambda x: x[0], state[1:]))
+        return jax.tree.map(lambda x: x[None], only)
+    if jax.default_backend() != "cpu":
+        return jax.vmap(network)(*state[1:])
+    return jax.lax.map(lambda rest: network(*rest), state[1:])
+
+
+def for_each_seed(
+    seeds: range, function: Callable[..., Any], batch: Callable[[chex.Array], Any]
+) -> Any:
+    """Returns ``function(seed, batch(seed))`` for every seed, stacked.
+
+    One seed runs as it is. On a CPU several run one after the other: a mini-batch may
+    be most of the data set there, and the memory need not hold those of all seeds.
+    Elsewhere they run under `jax.vmap`.
+
+    Args:
+      seeds: the seeds.
+      function: traceable, ``(seed, batch) -> tree``.
+      batch: traceable, ``seed -> mini-batch``.
+    """
+    on_device = jnp.asarray(seeds, jnp.uint32)
+    if len(seeds) == 1:
+        result = function(on_device[0], batch(on_device[0]))
+        expand = jax.jit(
+            lambda tree: jax.tree.map(lambda x: x[None], tree), donate_argnums=0
+        )
+        return expand(result)
+    if jax.default_backend() != "cpu":
+        return jax.jit(jax.vmap(function))(on_device, jax.vmap(batch)(on_device))
+    compiled = jax.jit(function)
+    # Blocking, or the host could run ahead and make the mini-batches of all.
+    results = [jax.block_until_ready(compiled(seed, batch(seed))) for seed in on_device]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def network_mesh(networks: int) -> Mesh:
+    """Returns the devices for some networks, of which each has equally many.
+
+    Args:
+      networks: the number of networks. All devices have some if it is a multiple of
+        their number.
+
+    Example:
+      >>> network_mesh(1).size
+      1
+    """
+    devices = jax.local_devices()[:networks]
+    used = max(n for n in range(1, len(devices) + 1) if networks % n == 0)
+    return Mesh(np.array(devices[:used]), ("networks",))
+
+
+def groups(
+    seeds: range, state: Any, batch: Any, at_once: int = 0
+) -> list[tuple[int, int]]:
+    """Returns the first and last seeds of groups that the memory holds side by side.
+
+    Args:
+      seeds: consecutive seeds.
+      state: shapes and dtypes of the training state of one network.
+      batch: shapes and dtypes of its mini-batch for saliency.
+      at_once: the number of seeds in a group; 0 for as many as fit.
+
+    Example:
+      >>> groups(range(3), jnp.zeros(2), jnp.zeros(2), at_once=2)
+      [(0, 1), (2, 2)]
+    """
+    devices = jax.local_device_count()
+    size = min(at_once or _number_that_fits(state, batch), len(seeds))
+    if size > devices:  # all devices have as many
+        size -= size % devices
+    starts = range(seeds.start, seeds.stop, size)
+    return [(first, min(first + size, seeds.stop) - 1) for first in starts]
+
+
+def spread(mesh: Mesh, state: TrainState) -> TrainState:
+    """Returns a state of networks side by side, with as many on each device.
+
+    Args:
+      mesh: a mesh of :func:`network_mesh`.
+      state: the state of all networks, on any device.
+    """
+    if mesh.size == 1:
+        return state
+    shardings = jax.tree.map(functools.partial(NamedSharding, mesh), _SPECS)
+    return TrainState(*map(jax.device_put, state, shardings))
+
+
+def choose(is_better: np.ndarray, new: Any, old: Any) -> Any:
+    """Returns the new leaves of networks that are better, and the old of the others.
+
+    Args:
+      is_better: bool ``[networks]``.
+      new: pytree of arrays with a leading axis of networks.
+      old: pytree like it.
+    """
+    if is_better.all():
+        return new
+    return jax.tree.map(
+        lambda x, y: jnp.where(is_better.reshape(-1, *[1] * (x.ndim - 1)), x, y),
+        new,
+        old,
+    )
+
+
+def _number_that_fits(state: Any, batch: Any) -> int:
+    """The number of networks that take their share of the memory."""
+    stats = jax.devices()[0].memory_stats() or {}
+    memory = stats.get("bytes_limit") or (
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    )
+    # On a CPU there is one mini-batch at a time.
+    trees = state if jax.default_backend() == "cpu" else (state, batch)
+    size = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(trees))
+    return max(1, int(_SHARE_OF_MEMORY * memory / size))
