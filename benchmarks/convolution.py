@@ -9,6 +9,7 @@ its own convolution on one thread. `snipjax.ops` takes its thresholds from these
 """
 
 import argparse
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
@@ -21,7 +22,8 @@ from flax import linen
 from jax import lax
 
 from benchmarks import timing
-from snipjax.ops import convolution as ops
+from snipjax import ops
+from snipjax.ops import patches, winograd
 
 Function = Callable[..., chex.Array]
 
@@ -66,13 +68,19 @@ LAYERS = (
 )
 POOLS = {"max_pool": linen.max_pool, "avg_pool": linen.avg_pool}
 IN_SCAN = ("LeNet-5 2", "VGG 4", "VGG 9", "few channels", "dilated")
-# Constants of `snipjax.ops` that choose a form.
+# Thresholds of `snipjax.ops` that choose a form, by the attribute that holds them.
 FORMS = {
     "chosen": {},
-    "patches": {"_WINOGRAD_CHANNELS": 2**30},
-    "winograd": {"_WINOGRAD_CHANNELS": 1},
-    "winograd, all at once": {"_WINOGRAD_CHANNELS": 1, "_TILES": 2**30},
-    "patches, all at once": {"_WINOGRAD_CHANNELS": 2**30, "_PATCH_BYTES": 2**40},
+    "patches": {(winograd, "CHANNELS"): 2**30},
+    "winograd": {(winograd, "CHANNELS"): 1},
+    "winograd, all at once": {
+        (winograd, "CHANNELS"): 1,
+        (winograd, "TILES"): 2**30,
+    },
+    "patches, all at once": {
+        (winograd, "CHANNELS"): 2**30,
+        (patches, "PATCH_BYTES"): 2**40,
+    },
 }
 
 
@@ -125,13 +133,15 @@ def _compiled(function: Callable[..., Any], *args: chex.Array) -> Callable[[], A
 
 
 def _forms(layer: Layer) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The layer's gradient by each form that can compute it, and by lax."""
+    """Yields the layer's gradient by each form that can compute it, and by lax."""
     window = (layer.kernel, layer.stride, layer.dilation, layer.groups)
     is_winograd = window == (3, 1, 1, 1)
-    for form, constants in FORMS.items():
+    for form, thresholds in FORMS.items():
         if is_winograd or "winograd" not in form:
-            jax.clear_caches()  # what was traced with other constants
-            with mock.patch.dict(vars(ops), constants):
+            jax.clear_caches()  # programs traced with other thresholds
+            with contextlib.ExitStack() as stack:
+                for (module, name), value in thresholds.items():
+                    stack.enter_context(mock.patch.object(module, name, value))
                 yield form, _layer_gradient(layer, ops.conv_general_dilated)
     yield "lax", _layer_gradient(layer, lax.conv_general_dilated)
 
