@@ -1,0 +1,382 @@
+"""The command line of an experiment: from arguments to a run, mistakes in one line.
+
+JAX is imported once the arguments are right, for that takes longer than the checks.
+"""
+
+import contextlib
+import difflib
+import os
+import re
+import runpy
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from snipjax import config as configs
+from snipjax.schema import FIELDS
+
+# Flags that say where something is run, not what.
+_PLACES = ("workdir", "data_dir", "coordinator_address", "num_processes", "process_id")
+_PROCESSES = _PLACES[2:]
+# Fields whose one value may have commas itself are no sweep.
+_SWEPT = re.compile(r"--?config\.((?!vary|mesh|prune\.exclude)[\w.]+)")
+_DEVICES = "xla_force_host_platform_device_count"
+_NOT_LOADED = (
+    "Configuration is not available because of an earlier failure to load:"  # absl's
+)
+
+
+def start(argv: list[str], description: str) -> NoReturn:
+    """Runs a command line, and ends the process with its exit code."""
+    exit_code = main(argv, description)
+    sys.stdout.flush()
+    if exit_code:
+        distributed = sys.modules.get("snipjax.training.distributed")
+        if distributed is not None:
+            distributed.let_others_end()
+        os._exit(exit_code)  # or the threads of a failed write go on logging
+    sys.exit()
+
+
+def main(argv: list[str], description: str) -> int:
+    """Runs the experiment of a command line.
+
+    Args:
+      argv: the program's name and its arguments.
+      description: the first lines of the help.
+
+    Returns:
+      The exit code: 0, or 1 where a part of a study failed, 2 for a mistake of the
+      user, which is told in one line, 130 for an interrupt.
+    """
+    if {"-h", "-help", "--help"} & set(argv[1:]):
+        print(usage(description, known_config(argv)))
+        return 0
+    logging.set_verbosity(logging.FATAL)  # absl's errors are raised, and told below
+    warnings.showwarning = show_warning
+    try:
+        config = parse(argv)
+        join_processes(config)
+        run = runner(config)
+        keep_compilations()
+        outcome = run(
+            config,
+            flags.FLAGS.workdir or default_workdir(config),
+            data_dir=flags.FLAGS.data_dir,
+            command=f"python train.py {shlex.join(without_places(argv[1:]))}",
+        )
+    except KeyboardInterrupt:
+        print("train.py: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        # Lines after the first may be commands to paste, which one line would spoil.
+        lines = str(error).strip().replace("\n", "\n  ")
+        print(f"train.py: {lines}", file=sys.stderr)
+        return 2
+    return 1 if is_study(config) and outcome.failures else 0
+
+
+def is_study(config: ConfigDict) -> bool:
+    """Returns whether a configuration is of a study, with fields of its own."""
+    return "study" in config
+
+
+def join_processes(config: ConfigDict) -> None:
+    """Joins the processes that run this command together, where there are several.
+
+    Raises:
+      ValueError: if they are told of, but the configuration is for one alone.
+    """
+    told = [flags.FLAGS[name].value for name in _PROCESSES]
+    if is_study(config) or not configs.is_large(config):
+        if any(value is not None for value in told):
+            raise ValueError(
+                "several processes train one network on a mesh; give its axes, e.g. "
+                "--config.mesh=data=8"
+            )
+        return
+    from snipjax.training import distributed
+
+    distributed.initialize(*told)
+
+
+def runner(config: ConfigDict) -> Callable[..., Any]:
+    """Returns the function that runs a configuration."""
+    if is_study(config):
+        from snipjax.studies import table1
+
+        return table1.run
+    if config.seeds > 1:
+        use_every_core(config.seeds)
+    if config.vary:
+        from snipjax import sweep
+
+        return sweep.run
+    from snipjax import experiment
+
+    return experiment.run
+
+
+def use_every_core(most: int) -> None:
+    """Makes every core of the CPU a device of JAX, to spread networks over.
+
+    Args:
+      most: number of devices that there is work for.
+    """
+    import jax
+    import loky
+
+    # JAX may be at work already, on the devices that it has; or be told otherwise.
+    with contextlib.suppress(RuntimeError):
+        is_told = _DEVICES in os.environ.get("XLA_FLAGS", "")
+        if jax.config.read("jax_num_cpu_devices") < 0 and not is_told:
+            jax.config.update("jax_num_cpu_devices", min(most, loky.cpu_count()))
+
+
+def keep_compilations() -> None:
+    """Makes JAX keep compiled programs on disk, for a second start.
+
+    They are in ``$JAX_COMPILATION_CACHE_DIR`` if that is set, else in the user's cache.
+    """
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        directory = str(cache / "snipjax" / "compilations")
+        jax.config.update("jax_compilation_cache_dir", directory)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # A program that cannot be kept, or was cut off by a kill, is compiled: no news.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation")
+
+
+def parse(argv: list[str]) -> ConfigDict:
+    """Returns the configuration that a command line asks for.
+
+    Raises:
+      ValueError: for anything misspelt, missing or of a wrong type.
+    """
+    like = known_config(argv)
+    # A study has lists of its own, such as its methods.
+    argv, vary = (argv, []) if is_study(like) else split_sweeps(argv)
+    for argument in argv[1:]:
+        check_flag(argument, like)
+    try:
+        arguments = flags.FLAGS(argv)
+        config = flags.FLAGS.config
+        if config is not None:
+            config.items()  # a file that could not be read says so here
+    except Exception as error:  # a config file is code, and can raise anything
+        raise ValueError(explanation(error, like)) from None
+    if len(arguments) > 1:
+        raise ValueError(f"unexpected argument '{arguments[1]}'; options begin with --")
+    if not flags.FLAGS["config"].present:
+        raise ValueError("--config is missing, e.g. configs/digits_lenet300.py")
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"--config: get_config() returned a {type(config).__name__}, not the "
+            "ConfigDict it made with snipjax.config.default()"
+        )
+    if is_study(config):
+        from snipjax.studies import table1
+
+        table1.validate(config)
+        return config
+    config.vary = (*without_given(config.vary, argv[1:] + vary), *vary)
+    configs.validate(config)
+    configs.cells(config)
+    if config.signal_seeds and not config.vary:
+        raise ValueError(
+            "config.signal_seeds is for runs of several settings; give several values "
+            "of a field, e.g. --config.init.scored=fan_in,he"
+        )
+    return config
+
+
+def check_flag(argument: str, like: ConfigDict) -> None:
+    """Raises a ``ValueError`` for a flag of no field, with the nearest there is.
+
+    Args:
+      argument: an argument of the command line.
+      like: a configuration with all fields.
+    """
+    known = configs.field_names(like)
+    name = argument.lstrip("-").split("=")[0]
+    section, dot, field = name.partition(".")
+    if section == "config" and dot and field not in known:
+        raise ValueError(configs.unknown_field(field, like))
+    if argument.startswith("--") and dot and section != "config":
+        names = [f"config.{field}" for field in known]
+        ends = [field for field in names if field.endswith(f".{name}")]
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown flag '--{name}'; did you mean '--{[*ends, *close][0]}'?"
+        )
+
+
+def without_given(vary: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Returns the entries of ``config.vary`` whose fields are not given as flags.
+
+    Raises:
+      ValueError: if a flag is for one of several fields that vary together.
+    """
+    given = {
+        argument.lstrip("-").removeprefix("config.").split("=")[0]
+        for argument in arguments
+    }
+    rest = []
+    for entry in vary:
+        names = entry.split("=")[0].split("&")
+        if len(names) > 1 and given & set(names):
+            raise ValueError(
+                f"the config varies {' and '.join(names)} together; give both in "
+                f"--config.vary, e.g. --config.vary=\"('{'&'.join(names)}=...',)\""
+            )
+        if not given & set(names):
+            rest.append(entry)
+    return rest
+
+
+def split_sweeps(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the arguments of one value, and the others as entries of ``config.vary``.
+
+    ``--config.prune.sparsity=0.9,0.95`` asks for a run with each. The values may be an
+    argument of their own, and have spaces around them.
+
+    Raises:
+      ValueError: if one of several values is empty.
+
+    Example:
+      >>> split_sweeps(["--config.seed=1", "--config.prune.sparsity", "0.9, 0.95"])
+      (['--config.seed=1'], ['prune.sparsity=0.9,0.95'])
+    """
+    rest: list[str] = []
+    entries = []
+    for arguments in with_values(argv):
+        flag, _, values = "=".join(arguments).partition("=")
+        match = _SWEPT.fullmatch(flag)
+        if not (match and "," in values):
+            rest += arguments
+            continue
+        parts = [value.strip() for value in values.split(",")]
+        if not all(parts):
+            raise ValueError(
+                f"config.{match[1]} is '{values}', with an empty value; write one "
+                "value without a comma, and several with no space after a comma, like "
+                f"--config.{match[1]}=<value>,<value>"
+            )
+        entries.append(f"{match[1]}={','.join(parts)}")
+    return rest, entries
+
+
+def with_values(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """Yields each argument, together with the next one where that is its value."""
+    is_value = False
+    for argument, following in zip(arguments, [*arguments[1:], "--end"]):
+        if is_value:
+            is_value = False
+            continue
+        is_flag = argument.startswith("-") and "=" not in argument
+        is_value = is_flag and not re.match("--?[a-z]", following)
+        yield [argument, following] if is_value else [argument]
+
+
+def without_places(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments that say what to run, without those that say where."""
+    return [
+        part
+        for argument, *value in with_values(arguments)
+        if argument.lstrip("-").split("=")[0] not in _PLACES
+        for part in (argument, *value)
+    ]
+
+
+def known_config(argv: Sequence[str]) -> ConfigDict:
+    """Returns a configuration with the fields that a command line may set.
+
+    They are those of a study where the file makes the configuration of one.
+    """
+    for argument, *value in with_values(argv):
+        name, _, file = "=".join([argument, *value]).partition("=")
+        if name.lstrip("-") != "config":
+            continue
+        file, _, choice = file.partition(":")
+        try:
+            # Studies import JAX, which other files need not wait for.
+            if "snipjax.studies" in Path(file).read_text():
+                get_config = runpy.run_path(file)["get_config"]
+                config = get_config(*filter(None, [choice]))
+                if is_study(config):
+                    return config
+        except Exception:  # which loading it as a flag raises again, and explains
+            break
+    return configs.default()
+
+
+def explanation(error: Exception, like: ConfigDict) -> str:
+    """Returns the error of a bad flag or config file in short.
+
+    Those of absl and ml_collections have tracebacks and the whole configuration.
+    """
+    message = str(error).removeprefix(_NOT_LOADED)
+    missing_file = re.search(r"No such file or directory: '(.*?)'", message)
+    if missing_file:
+        return f"--config: there is no file '{missing_file[1]}'"
+    unknown_field = re.search(r'(?:Key \\?|instead of )"(\w+)', message)
+    if unknown_field:
+        return f"--config: {configs.unknown_field(unknown_field[1], like)}"
+    wrong_type = re.search(r"override field '(\w+)'.*?(\S+) is of original", message)
+    if wrong_type:
+        return f"--config: {configs.wrong_type(wrong_type[1], wrong_type[2], like)}"
+    if "Traceback" in message:
+        return f"--config: {message.strip().splitlines()[-1]}"
+    if isinstance(error, flags.Error):
+        return message
+    return f"--config: {type(error).__name__}: {message}"
+
+
+def show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Prints a warning as a line, without the line of code it comes from."""
+    print(f"train.py: warning: {message}", file=sys.stderr)
+
+
+def usage(description: str, like: ConfigDict) -> str:
+    """Returns the help: the flags, and every field of a configuration."""
+    values = dict(configs.fields(like))
+    known = {field.name: field for field in FIELDS}
+    lines = []
+    for name in configs.field_names(like):
+        lines.append(f"  --config.{name} (default {values[name]!r})")
+        if name in known:
+            choices = [*known[name].choices, *["import path"] * known[name].own]
+            suffix = f": {', '.join(choices)}" if choices else ""
+            lines.append(f"    {known[name].help}{suffix}")
+    return (
+        f"{description}\nFlags:\n{flags.FLAGS.main_module_help()}\n\n"
+        f"Fields of the configuration, each a flag:\n" + "\n".join(lines)
+    )
+
+
+def default_workdir(config: ConfigDict) -> Path:
+    """Returns ``runs/<config file>-<method>-<sparsity>-seed<seed>``.
+
+    For a study, where more methods and seeds may come later, ``runs/<config file>``.
+    """
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    if is_study(config):
+        data = "" if config.dataset.name == "mnist" else f"-{config.dataset.name}"
+        return Path("runs") / f"{name}{data}{'-quick' if config.quick else ''}"
+    prune = config.prune
+    sparsity = "" if prune.method == "none" else f"-{prune.sparsity:g}"
+    seed = f"seed{config.seed}"
+    if config.seeds > 1:
+        seed = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
+    varied = "".join(f"-{entry}" for entry in config.vary)
+    directory = f"{name}-{prune.method}{sparsity}-{seed}{varied}"
+    return Path("runs") / re.sub("[ /:]", "_", directory)[:200]
