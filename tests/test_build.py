@@ -15,10 +15,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from snipjax import build, initializers, masks, models, saliency, training
+from snipjax import build, data, initializers, masks, models, saliency, training
 from snipjax import config as configs
 from snipjax._src import imports
-from snipjax.data import streams
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MINE = """
@@ -33,6 +32,14 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+
+def small(data_dir=None):
+    images = jnp.zeros((4, 8, 8, 1), jnp.uint8)
+    source = data.Arrays(images, jnp.arange(4))
+    return data.Dataset(str(data_dir), source, source, source, 4, ("a", "b", "c", "d"))
+
+def nothing():
+    return None
 
 def net(num_classes):
     return Net(num_classes)
@@ -56,7 +63,8 @@ def everything(scores, sparsity, prunable):
     return masks.ones(scores, prunable)
 
 def plain(learning_rate, weight_decay):
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate))
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(decay, optax.sgd(learning_rate))
 """
 PARAMS = {
     "dense": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)},
@@ -104,8 +112,8 @@ class TestNames:
             assert callable(imports.load(path, "any"))
 
     def test_are_those_of_the_rooms(self) -> None:
-        assert build.INITIALIZERS == tuple(initializers.INITIALIZERS)
-        assert {*build.VIEWS} == {"none", *streams.VIEWS}
+        assert {*build.INITIALIZERS} == {*initializers.INITIALIZERS}
+        assert {*build.VIEWS} == {"none", *data.VIEWS}
 
     @pytest.mark.parametrize("name", build.RIVALS)
     def test_settings_of_a_method_are_its_own_defaults(self, name: str) -> None:
@@ -150,9 +158,9 @@ class TestNames:
     def test_a_prunable_predicate_leaves_patterns_out(self) -> None:
         config = config_with(prune__prunable="kernels", prune__exclude=("head/*",))
         params = {"head": {"kernel": jnp.ones((2, 2))}, **PARAMS}
-        prunable = masks.are_prunable(params, build.prunable(config))
-        flat = {k: v for k, v in configs.fields(prunable) if v}
-        assert flat == {"dense.kernel": True}
+        # dense/bias, dense/kernel, head/kernel, norm/bias, norm/scale
+        found = masks.are_prunable(params, build.prunable(config))
+        assert found == [False, True, False, False, False]
 
     def test_a_selection(self) -> None:
         assert build.select(config_with()) is masks.global_topk
@@ -162,6 +170,19 @@ class TestNames:
         select = build.select(config_with(prune__min_density=0.1, prune__sparsity=0.5))
         mask = select(scores, 0.5, masks.kernels)
         assert int(mask["a"].sum()) == 1 and int(mask["b"].sum()) == 9
+
+    def test_data_in_memory_or_as_a_stream(self) -> None:
+        digits = build.dataset(config_with())
+        assert digits.num_classes == 10 and len(digits.train.labels) == len(
+            digits.train
+        )
+        shuffled = build.dataset(config_with(dataset__random_labels=True))
+        expected = data.with_random_labels(digits).train.labels
+        np.testing.assert_array_equal(shuffled.train.labels, expected)
+        name = "synthetic:100x8x8x3/5"
+        stream = config_with(dataset__name=name, dataset__stream=True)
+        assert not hasattr(build.dataset(stream).train, "images")
+        assert hasattr(build.dataset(config_with(dataset__name=name)).train, "images")
 
     def test_an_augmentation(self) -> None:
         images = jnp.arange(16.0).reshape(1, 4, 4, 1)
@@ -278,6 +299,13 @@ class TestImportPaths:
         with pytest.raises(ValueError, match="unexpected keyword argument 'dtype'"):
             build.model(config_with(model__name="mine:net", model__dtype="bfloat16"), 7)
 
+    def test_data_get_the_directory_they_take(self, mine: str) -> None:
+        config = config_with(dataset__name="mine:small")
+        assert build.dataset(config).name == "None"
+        assert build.dataset(config, "/data").name == "/data"
+        with pytest.raises(ValueError, match="keyword argument 'data_dir'"):
+            build.dataset(config_with(dataset__name="mine:nothing"), "/data")
+
     def test_functions(self, mine: str) -> None:
         config = config_with(
             train__loss="mine:loss",
@@ -286,7 +314,7 @@ class TestImportPaths:
         )
         assert build.loss(config)(jnp.ones(3), jnp.zeros(3)) == 1.0
         prunable = masks.are_prunable(PARAMS, build.prunable(config))
-        assert prunable["dense"] == {"kernel": True, "bias": False}
+        assert prunable == [False, True, False, False]
         mask = build.select(config)(PARAMS, 0.5, build.prunable(config))
         assert bool(mask["dense"]["kernel"].all())
 
@@ -327,8 +355,9 @@ class TestImportPaths:
             ("model.name", "failing:Net", "failed: ZeroDivisionError"),
             ("prune.method", "math:pi", r"a float; it must be a function of \(loss_fn"),
             ("prune.method", "mine:without_key", "unexpected keyword argument 'key'"),
-            ("train.loss", "mine:Net", "does not take"),
+            ("train.loss", "mine:nothing", r"does not take \(logits, labels\)"),
             ("optimizer.name", "mine:net", r"does not take \(learning_rate"),
+            ("dataset.name", "mine:nothing", "makes a NoneType; it must make a .*Data"),
         ],
     )
     def test_a_wrong_one_is_told_in_one_line(
@@ -336,8 +365,12 @@ class TestImportPaths:
     ) -> None:
         config = config_with(**{field.replace(".", "__"): path})
         pattern = rf"^config\.{field} is '{path}'[^\n]*({message})[^\n]*$"
+        builders = {
+            "model.name": lambda config: build.model(config, 10),
+            "dataset.name": build.dataset,
+            "prune.method": build.criterion,
+            "train.loss": build.loss,
+            "optimizer.name": build.optimizer,
+        }
         with pytest.raises(ValueError, match=pattern):
-            build.model(config, 10)
-            build.criterion(config)
-            build.loss(config)
-            build.optimizer(config)
+            builders[field](config)

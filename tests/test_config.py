@@ -2,6 +2,8 @@
 
 import importlib.util
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from snipjax import config as configs
+from snipjax.schema import FIELDS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MNIST_EPOCH, CIFAR_EPOCH = 54_000 // 100, 45_000 // 128
@@ -22,17 +25,21 @@ PAPER = {
     "prune.select": "global",
     "prune.batch_norm": "inference",
     "prune.fresh_init": True,
-    "train.learning_rate": 0.1,
-    "train.decay_factor": 0.1,
-    "train.momentum": 0.9,
-    "train.weight_decay": 5e-4,
+    "optimizer.name": "sgd",
+    "optimizer.schedule": "step",
+    "optimizer.warmup_steps": 0,
+    "optimizer.learning_rate": 0.1,
+    "optimizer.decay_factor": 0.1,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 5e-4,
+    "train.loss": "cross_entropy",
 }
 MNIST = {
     "dataset.name": "mnist",
     "prune.batch_size": 100,
     "train.batch_size": 100,
     "train.steps": 250 * MNIST_EPOCH,
-    "train.decay_every": 25_000,
+    "optimizer.decay_every": 25_000,
     "train.flip": False,
     "train.translate": 0,
 }
@@ -41,24 +48,20 @@ CIFAR = {
     "prune.batch_size": 128,
     "train.batch_size": 128,
     "train.steps": 250 * CIFAR_EPOCH,
-    "train.decay_every": 30_000,
+    "optimizer.decay_every": 30_000,
     "train.flip": True,
     "train.translate": 4,
 }
 EXPECTED = {
     "digits_lenet300": {"dataset.name": "digits", "model.name": "lenet_300_100"},
-    "mnist_lenet300": {
-        **MNIST,
-        "model.name": "lenet_300_100",
-        "prune.sparsity": 0.95,
-    },
+    "mnist_lenet300": {**MNIST, "model.name": "lenet_300_100", "prune.sparsity": 0.95},
     "mnist_lenet5": {**MNIST, "model.name": "lenet_5_caffe", "prune.sparsity": 0.98},
     "mnist_recurrent": {**MNIST, "model.name": "lstm_s", "prune.sparsity": 0.95},
     "cifar_vgg": {**CIFAR, "model.name": "vgg_d", "prune.sparsity": 0.95},
     "cifar_alexnet": {**CIFAR, "model.name": "alexnet_s", "prune.sparsity": 0.9},
     "cifar_wrn": {**CIFAR, "model.name": "wrn_16_8", "prune.sparsity": 0.95},
 }
-# Studies, which depart from the protocol in what they are studies of.
+# Studies, which depart from the protocol in their subject, and their combinations.
 STUDIES = {
     "init_study": 7,
     "mnist_batch_sizes": 5,
@@ -74,12 +77,11 @@ LARGE = {
         "dataset.image_size": 224,
         "model.name": "resnet_50",
         "train.steps": 90 * (round(0.9 * 1_281_167) // 1024),
-        "train.decay_every": 30 * (round(0.9 * 1_281_167) // 1024),
-        "train.learning_rate": 0.4,
+        "optimizer.decay_every": 30 * (round(0.9 * 1_281_167) // 1024),
+        "optimizer.learning_rate": 0.4,
     },
 }
-
-TABLES = {"table1"}  # whose fields are others: tests/test_table1.py
+TABLES = {"table1"}  # whose fields are others: tests/studies
 
 
 def load(name: str) -> ConfigDict:
@@ -89,11 +91,13 @@ def load(name: str) -> ConfigDict:
     return module.get_config()
 
 
-def with_field(name: str, value: Any) -> ConfigDict:
+def config_with(values: dict[str, Any]) -> ConfigDict:
+    """The default configuration with other values, of any type and name."""
     config = configs.default().unlock()
-    section, _, last = name.rpartition(".")
-    with config.ignore_type():
-        setattr(config[section] if section else config, last, value)
+    for name, value in values.items():
+        section, _, last = name.rpartition(".")
+        with config.ignore_type():
+            setattr(config[section] if section else config, last, value)
     return config
 
 
@@ -102,79 +106,109 @@ class TestConfigFiles:
         files = {path.stem for path in CONFIGS.glob("*.py")}
         assert files == EXPECTED.keys() | STUDIES.keys() | LARGE.keys() | TABLES
 
-    @pytest.mark.parametrize("name", LARGE)
-    def test_large_ones_are_of_meshes_or_streams(self, name: str) -> None:
+    @pytest.mark.parametrize("name", [*EXPECTED, *LARGE])
+    def test_follow_the_paper_or_their_own_schedule(self, name: str) -> None:
         config = load(name)
         configs.validate(config)
-        assert configs.is_large(config)
+        expected = LARGE[name] if name in LARGE else {**PAPER, **EXPECTED[name]}
         fields = dict(configs.fields(config))
-        assert {field: fields[field] for field in LARGE[name]} == LARGE[name]
+        assert {field: fields[field] for field in expected} == expected
+        assert configs.is_large(config) == (name in LARGE)
 
     @pytest.mark.parametrize("name", STUDIES)
     def test_studies_are_of_so_many_settings(self, name: str) -> None:
         assert len(configs.cells(load(name))) == STUDIES[name]
 
-    @pytest.mark.parametrize("name", EXPECTED)
-    def test_follow_the_paper(self, name: str) -> None:
-        config = load(name)
-        configs.validate(config)
-        fields = dict(configs.fields(config))
-        assert {field: fields[field] for field in PAPER} == PAPER
-        assert {field: fields[field] for field in EXPECTED[name]} == EXPECTED[name]
-
     @pytest.mark.parametrize("name", [*EXPECTED, *STUDIES, *LARGE])
-    def test_evaluate_at_whole_dispatches(self, name: str) -> None:
-        train = load(name).train
-        assert train.eval_every % train.steps_per_dispatch == 0
-        assert train.checkpoint_every % train.eval_every == 0
-        assert train.steps % train.eval_every == 0
-
-    @pytest.mark.parametrize("name", [*EXPECTED, *STUDIES, *LARGE])
-    def test_are_new_at_each_call_and_locked(self, name: str) -> None:
+    def test_evaluate_at_whole_dispatches_and_are_new_at_each_call(
+        self, name: str
+    ) -> None:
         config = load(name)
+        assert config.train.eval_every % config.train.steps_per_dispatch == 0
+        assert config.train.checkpoint_every % config.train.eval_every == 0
+        assert config.train.steps % config.train.eval_every == 0
         config.seed = 5
         assert load(name).seed == 0
         with pytest.raises(AttributeError, match="stepz"):
             config.train.stepz = 3
 
 
-class TestValidate:
-    def test_the_default_is_valid(self) -> None:
-        configs.validate(configs.default())
+class TestSchema:
+    def test_each_field_is_there_once_with_a_help(self) -> None:
+        names = [field.name for field in FIELDS]
+        assert len({*names}) == len(names)
+        assert {*names} == {name for name, _ in configs.fields(configs.default())}
+        assert all(field.help for field in FIELDS)
 
+    @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+    def test_a_field_takes_its_default_and_nothing_beyond_its_bounds(
+        self, field: Any
+    ) -> None:
+        config = configs.default()
+        configs.check(config, FIELDS)
+        wrong: list[Any] = []
+        if field.choices:
+            wrong = ["", "nonesuch", "None"]
+        elif isinstance(field.default, bool):
+            wrong = [1, "True"]
+        elif isinstance(field.default, int):
+            wrong = [field.least - 1, 2**32, 2**63, 1.0, True, "1"]
+        elif isinstance(field.default, float):
+            wrong = [math.nan, math.inf, "1.0"]
+        for value in wrong:
+            with pytest.raises(ValueError, match=rf"config\.{field.name} is "):
+                configs.check(config_with({field.name: value}), FIELDS)
+
+    def test_import_paths_stand_for_names_of_functions_alone(self) -> None:
+        path = "mine.parts:thing"
+        own = ("prune.method", "prune.prunable", "prune.select", "optimizer.name",
+               "train.loss", "model.name", "dataset.name")  # fmt: skip
+        configs.validate(config_with(dict.fromkeys(own, path)))
+        with pytest.raises(ValueError, match="schedule is 'mine"):
+            configs.validate(config_with({"optimizer.schedule": path}))
+
+    def test_loading_and_checking_imports_no_jax(self) -> None:
+        code = (
+            "import sys; from snipjax import cli, config; "
+            "config.validate(config.default()); sys.exit('jax' in sys.modules)"
+        )
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class TestValidate:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("prune.sparsity", 1.0, r"prune\.sparsity is 1\.0, outside \[0, 1\)"),
-            ("prune.sparsity", -0.1, r"prune\.sparsity is -0\.1, outside \[0, 1\)"),
-            ("prune.sparsity", math.nan, r"prune\.sparsity is nan, outside \[0, 1\)"),
-            ("prune.sparsity", "0.9", r"prune\.sparsity is '0\.9', of type str"),
-            ("prune.method", "snp", r"prune\.method is 'snp'; did you mean 'snip'\?"),
+            ("prune.sparsity", 1.0, r"is 1\.0; it must be < 1: the share of conn"),
+            ("prune.sparsity", -0.1, r"is -0\.1; it must be >= 0"),
+            ("prune.method", "snp", r"is 'snp'; did you mean 'snip'\? There are snip,"),
+            ("prune.method", "obdd", r"did you mean 'obd'\?.*or an import path like"),
             ("prune.prunable", "biases", r"weights_and_biases, kernels"),
-            ("prune.select", "locally", r"global, layerwise"),
             ("prune.exclude", "head/*", r"exclude is 'head/\*', .*of type tuple"),
-            ("prune.min_density", -0.1, r"min_density is -0\.1; it must be >= 0"),
             ("prune.min_density", 0.2, r"at most the density .* which is 0\.1"),
-            ("prune.batch_norm", "train", r"inference, batch"),
-            ("prune.rounds", 0, r"prune\.rounds is 0; it must be >= 1"),
-            ("prune.fresh_init", 1, r"prune\.fresh_init is 1, of type int"),
-            ("model.dtype", "float64", r"float32, bfloat16"),
-            ("train.steps", -1, r"train\.steps is -1; it must be >= 0"),
-            ("train.steps", 10.0, r"train\.steps is 10\.0, of type float"),
-            ("train.steps", True, r"train\.steps is True, of type bool"),
-            ("train.steps", 2**31, r"train\.steps is 2147483648; it must be <"),
-            ("train.batch_size", 0, r"train\.batch_size is 0; it must be >= 1"),
-            ("train.learning_rate", math.nan, r"train\.learning_rate is nan"),
-            ("train.decay_every", 0, r"train\.decay_every is 0; it must be >= 1"),
-            ("seed", -1, r"seed is -1; it must be >= 0"),
-            ("seed", 2**32, r"seed is 4294967296; it must be < 4294967296"),
-            ("seeds", 0, r"seeds is 0; it must be >= 1"),
+            ("prune.pretrained", "runs/dense", r"method 'snip' starts from no trained"),
+            ("optimizer.name", "adma", r"did you mean 'adam'\?"),
+            ("optimizer.momentum", 1, r"momentum is 1\.0; it must be < 1"),
+            ("model.dtype", "float64", r"float32, bfloat16$"),
+            ("seeds", 100_000_000, r"seeds is 100000000; it must be <= 10000"),
+            ("seed", 2**32, r"seed is 4294967296; it must be <= 4294967295"),
+            ("train.steps", 2**31, r"is 2147483648; it must be <= 2147483647"),
+            ("lwc.rounds", 0, r"lwc\.rounds is 0; it must be >= 1"),
             ("init.scored", "hee", r"init\.scored is 'hee'; did you mean 'he'\?"),
+            ("mesh", "data", r"mesh is 'data'; it must be axes and their sizes"),
+            ("mesh", "data=0", "it must be axes and their sizes"),
+            ("mesh", "data=99999999999", "it must be axes and their sizes"),
+            ("mesh", "rows=2", "has an axis 'rows'; the axes are data and model"),
+            ("mesh", "data=2,data=2", "has an axis twice"),
+            ("train.remat", True, "which is for runs with config.mesh or"),
             ("vary", ("prune.sparsty=0.5",), r"no field .*'prune\.sparsity'"),
             ("vary", ("prune.sparsity",), r"an entry is <field>=<value>,<value>"),
+            ("vary", ("seeds_at_once=1,",), "an entry is <field>=<value>,<value>"),
             ("vary", ("prune.sparsity=a,b",), r"'prune\.sparsity' cannot be a"),
             ("vary", ("prune.sparsity=0.9,0.90",), "a value twice"),
-            ("vary", ("seeds_at_once=1,",), "an entry is <field>=<value>,<value>"),
+            ("vary", ("seed=1,2",), r"seed cannot be varied; config\.seeds takes"),
+            ("vary", ("prune.exclude=a,b",), r"prune\.exclude cannot be varied"),
+            ("vary", ("vary=a,b",), r"vary cannot be varied"),
             (
                 "vary",
                 ("prune.sparsity=0.9,0.5", "prune.sparsity=0.8,0.7"),
@@ -185,33 +219,60 @@ class TestValidate:
                 ("prune.sparsity&train.steps=0.5,0.6",),
                 r"'train\.steps' cannot be 0\.5",
             ),
-            ("vary", ("seed=1,2",), r"seed cannot be varied; config\.seeds takes"),
-            ("vary", ("prune.exclude=a,b",), r"prune\.exclude cannot be varied"),
             ("train.sparsity", 0.5, r"no field 'train\.sparsity'; .*'prune\.sparsity'"),
         ],
     )
     def test_names_the_field(self, name: str, value: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            configs.validate(with_field(name, value))
+            configs.validate(config_with({name: value}))
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            (
+                {"prune.min_density": 0.01, "prune.select": "layerwise"},
+                r"min_density is 0\.01, but .*'layerwise'",
+            ),
+            ({"prune.fresh_init": False, "init.trained": "he"}, "make them equal"),
+            ({"seed": 2**32 - 1, "seeds": 2}, "seeds is 4294967297; it must be <="),
+            ({"mesh": "data=2", "seeds": 2}, "are for one network at a time"),
+            (
+                {"dataset.stream": True, "vary": ("prune.rounds=1,2",)},
+                "are for one network at a time",
+            ),
+            (
+                {"dataset.stream": True, "prune.batch_class": 1},
+                r"batch_class is 1, which is not for runs with",
+            ),
+        ],
+    )
+    def test_fields_that_contradict_each_other(
+        self, values: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            configs.validate(config_with(values))
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {},
+            {"prune.sparsity": 0},  # an integer is a number
+            {"prune.min_density": 0.01},
+            {"prune.method": "none", "prune.min_density": 0.5},
+            {"prune.method": "lwc", "prune.pretrained": "runs/dense"},
+            {"mesh": "model=2", "train.remat": True},
+            {"sparse_vd.initial_log_variance": -20.0},
+        ],
+    )
+    def test_passes(self, values: dict[str, Any]) -> None:
+        configs.validate(config_with(values))
 
     def test_names_a_field_that_is_missing(self) -> None:
         config = configs.default().unlock()
-        del config.train.momentum
-        with pytest.raises(ValueError, match=r"config has no field 'train\.momentum'"):
+        del config.optimizer.momentum
+        message = r"config has no field 'optimizer\.momentum'"
+        with pytest.raises(ValueError, match=message):
             configs.validate(config)
-
-    def test_a_minimum_density_is_for_a_global_selection(self) -> None:
-        config = configs.default()
-        config.prune.min_density = 0.01
-        configs.validate(config)
-        config.prune.select = "layerwise"
-        with pytest.raises(
-            ValueError, match=r"min_density is 0\.01, but .*'layerwise'"
-        ):
-            configs.validate(config)
-
-    def test_an_integer_is_a_number(self) -> None:
-        configs.validate(with_field("prune.sparsity", 0))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +286,11 @@ class TestValidate:
         ("train.batchsize", "train.batch_size"),
         ("dataset.nmae", "dataset.name"),
         ("model.nmae", "model.name"),
-        ("optimizer.learning_rate", "train.learning_rate"),
+        ("models.name", "model.name"),
+        ("train.learning_rate", "optimizer.learning_rate"),
+        ("learning_rate", "optimizer.learning_rate"),
+        ("train.decay_every", "optimizer.decay_every"),
+        ("obd.damping", "lobs.damping"),
         ("sede", "seed"),
     ],
 )
@@ -236,47 +301,52 @@ def test_unknown_field_gives_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_differences_are_those_of_the_fields() -> None:
-    here = {"seed": 1, "train": {"steps": 10, "flip": True}}
-    there = {"seed": 2, "train": {"steps": 10}}
+    here = {"seed": 1, "train": {"steps": 10, "flip": True}, "vary": ("a",)}
+    there = {"seed": 2, "train": {"steps": 10}, "vary": ["a"]}
     assert configs.differences(here, there) == [
         "seed: 1 here, 2 there",
         "train.flip: True here, absent there",
     ]
-    assert configs.differences(here, here) == []
 
 
 class TestCells:
     def test_every_combination_in_order(self) -> None:
-        config = configs.default()
-        config.vary = ("prune.sparsity=0.9,0.5", "init.scored&init.trained=he,xavier")
-        found = [
-            (cell.prune.sparsity, cell.init.scored, cell.init.trained)
-            for cell in configs.cells(config).values()
-        ]
-        assert found == [
-            (0.9, "he", "he"),
-            (0.9, "xavier", "xavier"),
-            (0.5, "he", "he"),
-            (0.5, "xavier", "xavier"),
-        ]
+        entries = ("prune.sparsity=0.9,0.5", "init.scored&init.trained=he,xavier")
+        found = {
+            name: (cell.prune.sparsity, cell.init.scored, cell.init.trained, cell.vary)
+            for name, cell in configs.cells(config_with({"vary": entries})).items()
+        }
+        assert found == {
+            f"prune.sparsity={sparsity} init.scored&init.trained={initializer}": (
+                sparsity, initializer, initializer, ())
+            for sparsity in (0.9, 0.5)
+            for initializer in ("he", "xavier")
+        }  # fmt: skip
+        assert list(found)[1] == "prune.sparsity=0.9 init.scored&init.trained=xavier"
 
     def test_nothing_varied_is_one_run(self) -> None:
         config = configs.default()
         assert configs.cells(config) == {"": config}
 
     def test_each_is_checked(self) -> None:
-        config = configs.default()
-        config.vary = ("prune.sparsity=0.9,1.5",)
-        with pytest.raises(ValueError, match=r"sparsity is 1\.5, outside \[0, 1\)"):
-            configs.cells(config)
+        with pytest.raises(ValueError, match=r"sparsity is 1\.5; it must be < 1"):
+            configs.cells(config_with({"vary": ("prune.sparsity=0.9,1.5",)}))
 
-    def test_values_have_the_type_of_the_field(self) -> None:
-        assert configs.varied("prune.fresh_init=true,False")[1] == (True, False)
-        assert configs.varied("train.steps=1,20")[1] == (1, 20)
-
-    def test_samples_that_contradict_are_refused(self) -> None:
-        config = configs.default()
-        config.prune.fresh_init = False
-        config.init.trained = "he"
-        with pytest.raises(ValueError, match="make them equal"):
-            configs.validate(config)
+    @pytest.mark.parametrize(
+        ("entry", "values"),
+        [
+            ("prune.fresh_init=true,False", (True, False)),
+            ("train.steps=1, 20", (1, 20)),
+            ("prune.sparsity=0,0.5", (0.0, 0.5)),
+            ("model.name=lenet_5_caffe,mine:Net", ("lenet_5_caffe", "mine:Net")),
+        ],
+    )
+    def test_values_have_the_type_of_the_field(
+        self, entry: str, values: tuple[Any, ...]
+    ) -> None:
+        vary = config_with({"vary": (entry,)})
+        name = entry.split("=")[0]
+        found = [
+            dict(configs.fields(cell))[name] for cell in configs.cells(vary).values()
+        ]
+        assert [(type(v), v) for v in found] == [(type(v), v) for v in values]
