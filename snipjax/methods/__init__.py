@@ -1,43 +1,44 @@
-"""The methods of the SNIP paper's table 1, one file each, on the same training code.
+"""The methods of the SNIP paper's table 1, on any parameters and loss.
 
-Each is a function ``(parts, target, *, pretrained=None, ...) -> Outcome`` whose other
-arguments are the method's own hyperparameters.
+Each is a function ``(problem, sparsity, settings, pretrained) -> Outcome``. The problem
+is the user's own (:class:`Problem`); the settings are a frozen dataclass, whose fields
+are the method's hyperparameters; ``pretrained`` is the outcome of :func:`dense`, from
+which all of them start.
 
 Example:
-  >>> from snipjax import config, experiment, masks
-  >>> parts = experiment.assemble(config.default())  # doctest: +SKIP
-  >>> params, mask, history = snip(parts, 0.95)  # doctest: +SKIP
+  >>> trained = dense(problem)  # doctest: +SKIP
+  >>> params, mask, history = lwc(
+  ...     problem, 0.95, LWC(rounds=3), trained)  # doctest: +SKIP
 """
 
-from snipjax.methods.dns import dns
-from snipjax.methods.fitting import (
-    Fitted,
-    History,
-    Outcome,
-    abstract_params,
-    hyperparameters,
-)
-from snipjax.methods.lc import lc
-from snipjax.methods.lobs import lobs
-from snipjax.methods.lwc import lwc
-from snipjax.methods.obd import obd
-from snipjax.methods.reference import dense, snip
-from snipjax.methods.sparse_vd import sparse_vd
-from snipjax.methods.sws import sws
+from snipjax.methods.dense import dense
+from snipjax.methods.dns import DNS, dns
+from snipjax.methods.lc import LC, lc
+from snipjax.methods.lobs import LOBS, lobs
+from snipjax.methods.lwc import LWC, lwc
+from snipjax.methods.obd import OBD, obd
+from snipjax.methods.problem import Aux, History, Outcome, Problem
+from snipjax.methods.sparse_vd import SparseVD, sparse_vd
+from snipjax.methods.sws import SWS, sws
 
 __all__ = [
-    "Fitted",
+    "DNS",
+    "LC",
+    "LOBS",
+    "LWC",
+    "OBD",
+    "SWS",
+    "Aux",
     "History",
     "Outcome",
-    "abstract_params",
+    "Problem",
+    "SparseVD",
     "dense",
     "dns",
-    "hyperparameters",
     "lc",
     "lobs",
     "lwc",
     "obd",
-    "snip",
     "sparse_vd",
     "sws",
 ]

@@ -2,46 +2,94 @@
 
 The mask T is updated while training, with a probability that decays; all weights W,
 also those it hides, follow the gradient of the loss at W * T.
+
+Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from snipjax import masks, training
-from snipjax.experiment import Parts
-from snipjax.methods import fitting, layers, reference
+from snipjax import masks
+from snipjax.methods import layers, phases
+from snipjax.methods import settings as checks
+from snipjax.methods.dense import trained
+from snipjax.methods.problem import (
+    History,
+    Outcome,
+    Problem,
+    check_sparsity,
+    joined,
+)
+from snipjax.training import Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class DNS:
+    """Hyperparameters of :func:`dns`.
+
+    Attributes:
+      surgery: steps of the surgery, as a share of those of dense training.
+      recovery: steps with the last mask, as a share of the same.
+      gamma: number of steps in which updates of the mask become rare, as a factor.
+      power: power by which they become rare.
+      lower: factor of the threshold a, below which connections are pruned.
+      upper: factor of the threshold b, from which on they are spliced.
+      learning_rate: learning rate of both phases, as a share of dense training's.
+      decays: number of decays of the learning rate in each of both phases.
+
+    Raises:
+      ValueError: if a field is out of range.
+    """
+
+    surgery: float = 0.75
+    recovery: float = 0.5
+    gamma: float = 10.0
+    power: float = 1.0
+    lower: float = 0.9
+    upper: float = 1.1
+    learning_rate: float = 0.3
+    decays: int = 1
+
+    def __post_init__(self) -> None:
+        checks.check_positive(self, "surgery recovery lower learning_rate")
+        checks.check_not_negative(self, "gamma power upper")
+        checks.check(
+            self, "upper", lambda b: self.lower <= b, f"at least lower, {self.lower}"
+        )
+        checks.check_integers(self, "decays", least=0)
 
 
 class Surgery(NamedTuple):
-    """What training changes while the mask moves."""
+    """The carry of training while the mask moves.
 
-    params: chex.ArrayTree  # all of them, hidden ones too
+    Attributes:
+      params: all weights, hidden ones too.
+      opt_state: state of the optimizer.
+      mask: T.
+      number: int32, number of the step.
+      prunes: int32, number of updates of the mask that removed a connection.
+    """
+
+    params: chex.ArrayTree
     opt_state: optax.OptState
     mask: chex.ArrayTree
-    number: chex.Array  # int32, of the step
-    prunes: chex.Array  # int32, how many updates of the mask removed a connection
+    number: chex.Array
+    prunes: chex.Array
 
 
 def dns(
-    parts: Parts,
-    target: float,
-    *,
-    pretrained: fitting.Outcome | None = None,
-    surgery: float = 0.75,
-    recovery: float = 0.5,
-    gamma: float = 10.0,
-    power: float = 1.0,
-    lower: float = 0.9,
-    upper: float = 1.1,
-    learning_rate: float = 0.3,
-    decays: int = 1,
-) -> fitting.Outcome:
-    """Prunes and splices while training, and then trains what is kept.
+    problem: Problem,
+    sparsity: float,
+    settings: DNS = DNS(),
+    pretrained: Outcome | None = None,
+) -> Outcome:
+    """Prunes and splices while training, and then trains the remaining connections.
 
     Before a step of the surgery, with probability ``(1 + gamma t)^-power``, where t
     goes from 0 to 1, the mask T of the weights W is updated to::
@@ -50,54 +98,36 @@ def dns(
         a = lower (mean + c std),   b = upper (mean + c std)
 
     with mean and standard deviation of each layer's ``|W|``, pretrained. The paper
-    gives each layer's c by hand, smaller for smaller layers; here it is proportional
+    gives each layer's c by hand, smaller for smaller layers. Here it is proportional
     to the logarithm of the layer's size, and at every update as large as it takes for
-    T to keep as many connections as the target says. Then
-    ``W -= learning rate * dL/d(W * T)``, for all of W.
+    T to reach the sparsity. Then ``W -= learning rate * dL/d(W * T)``, for all of W.
 
     Args:
-      parts: of :func:`snipjax.experiment.assemble`.
-      target: sparsity to reach, of weights and biases together as configured.
-      pretrained: of :func:`snipjax.methods.dense`, which is trained if left out.
-      surgery: its steps, as a share of those of dense training.
-      recovery: steps with the mask as it is then, as a share of the same.
-      gamma: how fast updates of the mask become rare.
-      power: likewise.
-      lower: factor of the threshold a, below which connections are pruned.
-      upper: factor of the threshold b, from which on they are spliced.
-      learning_rate: of both phases, as a share of that of dense training.
-      decays: of the learning rate in each of both phases.
+      problem: the network, its data and its training.
+      sparsity: the sparsity to reach, of all prunable connections together.
+      settings: hyperparameters.
+      pretrained: outcome of dense training, which is done if it is None.
 
     Returns:
       The parameters of the evaluation, during recovery, with the least error on
       validation; the mask; and the history.
 
     Raises:
-      ValueError: if the target is outside [0, 1), another argument is out of range,
-        or the network has batch norm.
+      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
+        network.
 
-    Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016.
+    Example:
+      >>> params, mask, history = dns(problem, 0.98)  # doctest: +SKIP
+
+    Guo, Yao, Chen, NeurIPS 2016.
     """
-    fitting.check_target(target)
-    fitting.check_share("surgery", surgery)
-    fitting.check_share("recovery", recovery)
-    fitting.require(0 <= gamma < jnp.inf, "gamma", gamma, "at least 0, e.g. 10.0")
-    fitting.require(0 <= power < jnp.inf, "power", power, "at least 0, e.g. 1.0")
-    fitting.require(0 < lower < jnp.inf, "lower", lower, "above 0, e.g. 0.9")
-    fitting.require(
-        lower <= upper < jnp.inf, "upper", upper, f"at least lower, {lower}, e.g. 1.1"
-    )
-    fitting.check_schedule(learning_rate, decays)
-    pretrained = reference.dense(parts, pretrained=pretrained)
-    params, mask = pretrained.params, masks.ones(pretrained.params, parts.prunable)
+    check_sparsity(sparsity)
+    pretrained = trained(problem, pretrained)
+    params, mask = pretrained.params, masks.ones(pretrained.params, problem.prunable)
     mean, scale = mean_and_scale(params, mask)
-    surgery_steps = fitting.share_of(parts, surgery)
-    optimizer = fitting.phase_optimizer(
-        parts, surgery_steps, learning_rate=learning_rate, decays=decays
-    )
-
-    def chance(number: chex.Array) -> chex.Array:
-        return (1 + gamma * number / surgery_steps) ** -power
+    num_steps = problem.share(settings.surgery)
+    rate, decays = settings.learning_rate, settings.decays
+    optimizer = phases.optimizer(problem, num_steps, rate, decays)
 
     def operate(params: chex.ArrayTree, mask: chex.ArrayTree) -> chex.ArrayTree:
         return spliced(
@@ -105,77 +135,84 @@ def dns(
             mask,
             mean,
             scale,
-            sparsity=target,
-            prunable=parts.prunable,
-            lower=lower,
-            upper=upper,
+            sparsity=sparsity,
+            prunable=problem.prunable,
+            lower=settings.lower,
+            upper=settings.upper,
         )
 
-    def step(
-        carry: Surgery, batch: training.Batch, key: chex.PRNGKey
-    ) -> tuple[Surgery, training.Metrics]:
+    def step(carry: Surgery, batch: Any, key: chex.PRNGKey) -> tuple[Surgery, Metrics]:
         return surgery_step(
             carry,
             batch,
             key,
-            parts=parts,
+            problem=problem,
             optimizer=optimizer,
-            chance=chance,
+            chance=update_chance(carry.number / num_steps, settings),
             operate=operate,
         )
 
     zero = jnp.zeros((), jnp.int32)
-    operated = fitting.fit(
-        parts,
-        step,
+    surgery = phases.Phase(problem, step, lambda carry: (carry.params, carry.mask))
+    operated = surgery(
         Surgery(params, optimizer.init(params), mask, zero, zero),
-        num_steps=surgery_steps,
-        deployed=lambda carry: (carry.params, carry.mask),
-        key=fitting.phase_key(parts, 1),
-        phase="surgery",
+        num_steps=num_steps,
+        key=problem.phase_key(1),
+        name="surgery",
     )
-    carry = operated.carry
-    masks.warn_if_disconnected(carry.mask)
-    recovery_steps = fitting.share_of(parts, recovery)
-    recovered = fitting.fit_sparse(
-        parts,
-        carry.params,
-        carry.mask,
-        num_steps=recovery_steps,
-        optimizer=fitting.phase_optimizer(
-            parts, recovery_steps, learning_rate=learning_rate, decays=decays
-        ),
-        key=fitting.phase_key(parts, 2),
-        phase="recovery",
+    params, _, mask, _, prunes = operated.carry
+    masks.warn_if_disconnected(mask)
+    num_steps = problem.share(settings.recovery)
+    optimizer = phases.optimizer(problem, num_steps, rate, decays)
+    recovery = phases.SparsePhase(problem, optimizer)
+    recovered = recovery(
+        recovery.start(params, mask),
+        num_steps=num_steps,
+        key=problem.phase_key(2),
+        name="recovery",
     )
-    history = fitting.joined(
+    history = joined(
         pretrained.history,
         operated.history,
-        fitting.pruning_history(prunes=int(carry.prunes)),
+        History(prunes=int(prunes)),
         recovered.history,
     )
-    return fitting.Outcome(recovered.params, recovered.mask, history)
+    return Outcome(recovered.params, recovered.mask, history)
+
+
+def update_chance(time: chex.Numeric, settings: DNS) -> chex.Numeric:
+    """Returns the probability of an update of the mask.
+
+    Args:
+      time: t, from 0 at the first step of the surgery to 1 at its end.
+      settings: ``gamma`` and ``power``.
+
+    Example:
+      >>> update_chance(1.0, DNS(gamma=3.0, power=2.0))
+      0.0625
+    """
+    return (1 + settings.gamma * time) ** -settings.power
 
 
 def surgery_step(
     carry: Surgery,
-    batch: training.Batch,
+    batch: Any,
     key: chex.PRNGKey,
     *,
-    parts: Parts,
+    problem: Problem,
     optimizer: optax.GradientTransformation,
-    chance: Callable[[chex.Array], chex.Array],
+    chance: chex.Numeric,
     operate: Callable[[chex.ArrayTree, chex.ArrayTree], chex.ArrayTree],
-) -> tuple[Surgery, training.Metrics]:
-    """Returns what one step makes of weights and mask, and the metrics before it.
+) -> tuple[Surgery, Metrics]:
+    """Returns weights and mask after one step, and the metrics before it.
 
     Args:
-      carry: where to start from.
-      batch: preprocessed.
-      key: of whether the mask is updated.
-      parts: of the experiment.
-      optimizer: sees ``dL/d(W * T)``, and all of W.
-      chance: from the step's number to the probability of an update.
+      carry: weights and mask before the step.
+      batch: a prepared batch.
+      key: PRNG key of the decision on the mask.
+      problem: the loss.
+      optimizer: optimizer that sees ``dL/d(W * T)``, and all of W.
+      chance: probability of an update of the mask.
       operate: ``(W, T) -> T``, the update.
 
     Returns:
@@ -188,12 +225,12 @@ def surgery_step(
         return updated, carry.prunes + loses_any(mask, updated)
 
     mask, prunes = jax.lax.cond(
-        jax.random.uniform(key) < chance(carry.number),
+        jax.random.uniform(key) < chance,
         cut,
         lambda mask: (mask, carry.prunes),
         carry.mask,
     )
-    grads, metrics = fitting.gradient(parts, masks.apply(mask, params), batch)
+    grads, metrics = problem.gradient(masks.apply(mask, params), batch)
     updates, opt_state = optimizer.update(grads, carry.opt_state, params)
     params = optax.apply_updates(params, updates)
     return Surgery(params, opt_state, mask, carry.number + 1, prunes), metrics
@@ -202,14 +239,15 @@ def surgery_step(
 def mean_and_scale(
     params: chex.ArrayTree, mask: chex.ArrayTree
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    """Returns what a layer's thresholds are made of: ``mean + c scale``, of ``|W|``.
+    """Returns the parts of a layer's thresholds, which are ``mean + c scale``.
 
-    The scale is the standard deviation times ``log(1 + n)``, of a layer of n prunable
-    connections, so that one c suits small layers and large ones.
+    The mean is of the layer's ``|W|``. The scale is the standard deviation times
+    ``log(1 + n)``, for a layer of n prunable connections, so that one c suits small
+    layers and large ones.
 
     Args:
       params: all weights W.
-      mask: of what is prunable, and is to be looked at.
+      mask: the connections to take into account.
 
     Returns:
       Two pytrees like ``params``, with scalar leaves.
@@ -239,21 +277,21 @@ def spliced(
     """Returns the mask after one update, which prunes and splices.
 
     A kept connection stays if ``|w| / lower >= mean + c scale``, and a hidden one
-    comes back if ``|w| / upper`` is; so c is an order statistic, over all layers, of
+    comes back if ``|w| / upper`` is. So c is an order statistic, over all layers, of
     these quotients less ``mean``, over ``scale``.
 
     Args:
       params: all weights W.
       mask: T before the update.
-      mean: of ``|W|``, for each layer: a pytree like ``params``, with scalar leaves.
-      scale: what c is a multiple of, likewise.
-      sparsity: of the result, exactly.
-      prunable: predicate ``(key_path, leaf) -> bool``, that of the mask.
-      lower: factor of the threshold of what is kept.
-      upper: factor of the threshold of what is hidden.
+      mean: mean of each layer's ``|W|``, a pytree like ``params`` of scalars.
+      scale: factor of c for each layer, likewise.
+      sparsity: sparsity of the result, exactly.
+      prunable: predicate ``(key_path, leaf) -> bool``, the mask's.
+      lower: factor of the threshold of kept connections.
+      upper: factor of the threshold of hidden ones.
 
     Returns:
-      T after it.
+      T after the update.
 
     Example:
       >>> params = {"w": jnp.array([1.0, 1.1, 1.3])}
@@ -276,6 +314,6 @@ def spliced(
 
 
 def loses_any(before: chex.ArrayTree, after: chex.ArrayTree) -> chex.Array:
-    """Returns whether a connection kept before is not kept after, as int32."""
+    """Returns 1 if a connection kept before is not kept after, else 0, as int32."""
     lost = jax.tree.map(lambda b, a: jnp.any(b & ~a), before, after)
     return jnp.any(jnp.stack(jax.tree.leaves(lost))).astype(jnp.int32)

@@ -2,45 +2,94 @@
 
 Learning trains weights w that are drawn to a sparse network theta; compression takes
 theta to be the sparse network nearest to them. As the force grows, both meet.
+
+Carreira-Perpinan, Idelbayev, "Learning-Compression Algorithms for Neural Net Pruning",
+CVPR 2018.
 """
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from snipjax import masks, training
-from snipjax.experiment import Parts
-from snipjax.methods import fitting, reference
+from snipjax import masks
+from snipjax.methods import phases
+from snipjax.methods import settings as checks
+from snipjax.methods.dense import trained
 from snipjax.methods.dns import loses_any
+from snipjax.methods.problem import (
+    History,
+    Outcome,
+    Problem,
+    check_sparsity,
+    joined,
+)
+from snipjax.training import Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class LC:
+    """Hyperparameters of :func:`lc`.
+
+    Attributes:
+      iterations: number of times that L and C are done.
+      learning: steps of each L, as a share of those of dense training.
+      pull: mu of the first L times its learning rate times its steps, over
+        1 - momentum. So it suits a training of any length.
+      growth: factor of mu after each iteration.
+      learning_rate: learning rate of the first L, as a share of dense training's; at
+        most 1 / mu is taken, as the paper advises.
+      decays: number of decays of the learning rate, in all.
+
+    Raises:
+      ValueError: if a field is out of range.
+    """
+
+    iterations: int = 40
+    learning: float = 0.03
+    pull: float = 0.16
+    growth: float = 1.1
+    learning_rate: float = 0.5
+    decays: int = 1
+
+    def __post_init__(self) -> None:
+        checks.check_integers(self, "iterations")
+        checks.check_positive(self, "learning pull learning_rate growth")
+        checks.check(self, "growth", lambda growth: growth >= 1, "at least 1")
+        checks.check_integers(self, "decays", least=0)
 
 
 class Augmented(NamedTuple):
-    """What training changes."""
+    """The carry of training.
+
+    Attributes:
+      weights: w.
+      opt_state: state of the optimizer.
+      theta: the sparse network.
+      multipliers: lambda.
+      mask: true where theta may not be zero.
+      number: int32, number of the step.
+      prunes: int32, number of C steps that removed a connection.
+    """
 
     weights: chex.ArrayTree
     opt_state: optax.OptState
     theta: chex.ArrayTree
     multipliers: chex.ArrayTree
-    mask: chex.ArrayTree  # where theta is not zero
-    number: chex.Array  # int32, of the step
-    prunes: chex.Array  # int32, how many C steps removed a connection
+    mask: chex.ArrayTree
+    number: chex.Array
+    prunes: chex.Array
 
 
 def lc(
-    parts: Parts,
-    target: float,
-    *,
-    pretrained: fitting.Outcome | None = None,
-    iterations: int = 40,
-    learning: float = 0.03,
-    pull: float = 0.16,
-    growth: float = 1.1,
-    learning_rate: float = 0.5,
-    decays: int = 1,
-) -> fitting.Outcome:
+    problem: Problem,
+    sparsity: float,
+    settings: LC = LC(),
+    pretrained: Outcome | None = None,
+) -> Outcome:
     """Minimizes the loss subject to the number of weights that are not zero.
 
     Learning (L) and compression (C) alternate, with ``mu`` growing by ``growth``::
@@ -53,64 +102,45 @@ def lc(
     is the network that is evaluated.
 
     Args:
-      parts: of :func:`snipjax.experiment.assemble`.
-      target: sparsity to reach, of weights and biases together as configured.
-      pretrained: of :func:`snipjax.methods.dense`, which is trained if left out.
-      iterations: how often L and C are done.
-      learning: steps of each L, as a share of those of dense training.
-      pull: how far the first L is drawn: its mu times its learning rate times its
-        steps, over 1 - momentum. Given so, it suits a training of any length.
-      growth: what mu is multiplied by after each iteration.
-      learning_rate: of the first L, as a share of that of dense training; at most
-        1 / mu is taken, as the paper advises.
-      decays: how often it is multiplied by the configured factor, in all.
+      problem: the network, its data and its training.
+      sparsity: the sparsity to reach, of all prunable connections together.
+      settings: hyperparameters.
+      pretrained: outcome of dense training, which is done if it is None.
 
     Returns:
       Theta at the evaluation with the least error on validation, its mask, and the
       history.
 
     Raises:
-      ValueError: if the target is outside [0, 1), another argument is out of range,
-        or the network has batch norm.
+      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
+        network.
 
-    Carreira-Perpinan, Idelbayev, "Learning-Compression Algorithms for Neural Net
-    Pruning", CVPR 2018.
+    Example:
+      >>> params, mask, history = lc(problem, 0.99)  # doctest: +SKIP
+
+    Carreira-Perpinan, Idelbayev, CVPR 2018.
     """
-    fitting.check_target(target)
-    fitting.require(
-        isinstance(iterations, int) and iterations >= 1,
-        "iterations",
-        iterations,
-        "an integer of at least 1, e.g. 40",
-    )
-    fitting.check_share("learning", learning)
-    fitting.require(0 < pull < jnp.inf, "pull", pull, "above 0, e.g. 0.16")
-    fitting.require(1 <= growth < jnp.inf, "growth", growth, "at least 1, e.g. 1.1")
-    fitting.check_schedule(learning_rate, decays)
-    pretrained = reference.dense(parts, pretrained=pretrained)
-    config, steps_of_l = parts.config.train, fitting.share_of(parts, learning)
-    num_steps = iterations * steps_of_l
-    first_rate = learning_rate * config.learning_rate
-    first_mu = pull * (1 - config.momentum) / (first_rate * steps_of_l)
+    check_sparsity(sparsity)
+    pretrained = trained(problem, pretrained)
+    steps_of_l = problem.share(settings.learning)
+    num_steps = settings.iterations * steps_of_l
+    first_rate = settings.learning_rate * problem.learning_rate
+    first_mu = settings.pull * (1 - problem.momentum) / (first_rate * steps_of_l)
 
     def mu_at(number: chex.Array) -> chex.Array:
-        return first_mu * growth ** (number // steps_of_l).astype(jnp.float32)
+        return first_mu * settings.growth ** (number // steps_of_l).astype(jnp.float32)
 
     def rate_at(number: chex.Array) -> chex.Array:
-        decayed = config.decay_factor ** (number * (decays + 1) // num_steps)
+        decays = number * (settings.decays + 1) // num_steps
+        decayed = problem.decay_factor**decays
         return jnp.minimum(first_rate * decayed, 1 / mu_at(number))
 
-    weights = pretrained.params
-    decayed = jax.tree_util.tree_map_with_path(masks.weights_and_biases, weights)
-    optimizer = optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
-        optax.sgd(rate_at, config.momentum),
-    )
+    optimizer = problem.optimizer(rate_at)
 
     def compress(carry: Augmented) -> Augmented:
         mu = mu_at(carry.number - 1)  # that of the L step just done
         theta, mask = projected(
-            carry.weights, carry.multipliers, mu, target, parts.prunable
+            carry.weights, carry.multipliers, mu, sparsity, problem.prunable
         )
         return carry._replace(
             theta=theta,
@@ -120,11 +150,11 @@ def lc(
         )
 
     def step(
-        carry: Augmented, batch: training.Batch, key: chex.PRNGKey
-    ) -> tuple[Augmented, training.Metrics]:
+        carry: Augmented, batch: Any, key: chex.PRNGKey
+    ) -> tuple[Augmented, Metrics]:
         del key
         weights = carry.weights
-        grads, metrics = fitting.gradient(parts, weights, batch)
+        grads, metrics = problem.gradient(weights, batch)
         grads = penalized(grads, carry, mu_at(carry.number))
         updates, opt_state = optimizer.update(grads, carry.opt_state, weights)
         carry = carry._replace(
@@ -135,50 +165,39 @@ def lc(
         is_last_of_l = carry.number % steps_of_l == 0
         return jax.lax.cond(is_last_of_l, compress, lambda x: x, carry), metrics
 
-    (theta, mask), seconds = fitting.timed(
-        lambda w: projected(
-            w, jax.tree.map(jnp.zeros_like, w), 1.0, target, parts.prunable
+    weights, watch = pretrained.params, phases.Stopwatch()
+    zeros, zero = jax.tree.map(jnp.zeros_like, weights), jnp.zeros((), jnp.int32)
+    theta, mask = watch(
+        lambda weights, zeros: projected(
+            weights, zeros, 1.0, sparsity, problem.prunable
         ),
         weights,
+        zeros,
     )
-    removed = int(masks.sparsity(mask) > 0)
-    carry = Augmented(
-        weights=weights,
-        opt_state=optimizer.init(weights),
-        theta=theta,
-        multipliers=jax.tree.map(jnp.zeros_like, weights),
-        mask=mask,
-        number=jnp.zeros((), jnp.int32),
-        prunes=jnp.zeros((), jnp.int32),
-    )
-    fitted = fitting.fit(
-        parts,
-        step,
-        carry,
+    phase = phases.Phase(problem, step, lambda carry: (carry.theta, carry.mask))
+    fitted = phase(
+        Augmented(weights, optimizer.init(weights), theta, zeros, mask, zero, zero),
         num_steps=num_steps,
-        deployed=lambda carry: (carry.theta, carry.mask),
-        key=fitting.phase_key(parts, 1),
-        phase="learning-compression",
+        key=problem.phase_key(1),
+        name="learning-compression",
     )
     masks.warn_if_disconnected(fitted.mask)
-    history = fitting.joined(
-        pretrained.history,
-        fitting.pruning_history(seconds, removed + int(fitted.carry.prunes)),
-        fitted.history,
-    )
-    return fitting.Outcome(fitted.params, fitted.mask, history)
+    prunes = int(masks.sparsity(mask) > 0) + int(fitted.carry.prunes)
+    removed = History(prunes=prunes, seconds=watch.seconds)
+    history = joined(pretrained.history, removed, fitted.history)
+    return Outcome(fitted.params, fitted.mask, history)
 
 
 def penalized(
     grads: chex.ArrayTree, carry: Augmented, mu: chex.Numeric
 ) -> chex.ArrayTree:
-    """Returns the gradient of the loss with that of the penalty added: L step.
+    """Returns the gradient of the loss and the penalty: L step.
 
     The penalty is ``mu / 2 ||w - theta - lambda / mu||^2``, over the leaves that are
     prunable; the others are free.
 
     Args:
-      grads: of the loss at w.
+      grads: gradient of the loss at w.
       carry: w, theta and lambda.
       mu: the penalty's factor.
 
@@ -208,7 +227,7 @@ def projected(
       weights: w.
       multipliers: lambda, a pytree like it.
       mu: the penalty's factor.
-      sparsity: of the result.
+      sparsity: sparsity of the result.
       prunable: predicate ``(key_path, leaf) -> bool``.
 
     Returns:

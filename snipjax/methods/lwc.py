@@ -1,97 +1,104 @@
 """Learning weights and connections: magnitude pruning with each layer's threshold.
 
-A round removes the connections below a threshold and trains what is left; what is
-removed stays so. The threshold of a layer is a quality parameter times the standard
-deviation of its weights. The paper chooses the quality of each layer by its
-sensitivity, less for smaller layers; here it is proportional to the logarithm of the
-layer's size, and as large as leaves the connections that the round is to have. With
-one quality for all layers, the first of LeNet-5-Caffe kept 38 of its 500 weights at
-91.7%, where the paper keeps 66%.
+The threshold of a layer is a quality parameter times the standard deviation of its
+weights. The paper chooses the quality of each layer by its sensitivity, less for
+smaller layers. Here it is proportional to the logarithm of the layer's size, and as
+large as leaves the connections that the round is to have.
+
+Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural
+Networks", NeurIPS 2015.
 """
 
-import functools
+import dataclasses
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from snipjax import masks
-from snipjax.experiment import Parts
-from snipjax.methods import fitting, layers, reference
+from snipjax.methods import layers
+from snipjax.methods.phases import Stopwatch
+from snipjax.methods.problem import Outcome, Problem
+from snipjax.methods.rounds import (
+    Removal,
+    Rounds,
+    prune_and_retrain,
+    round_sparsity,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LWC(Rounds):
+    """Hyperparameters of :func:`lwc`.
+
+    Attributes:
+      rounds: number of rounds.
+      retraining: steps of a round, as a share of those of dense training.
+      learning_rate: learning rate of retraining, as a share of dense training's; a
+        tenth in the paper.
+      decays: number of decays of the learning rate in each round.
+    """
 
 
 def lwc(
-    parts: Parts,
-    target: float,
-    *,
-    pretrained: fitting.Outcome | None = None,
-    rounds: int = 4,
-    retraining: float = 0.25,
-    learning_rate: float = 0.1,
-    decays: int = 2,
-) -> fitting.Outcome:
+    problem: Problem,
+    sparsity: float,
+    settings: LWC = LWC(),
+    pretrained: Outcome | None = None,
+) -> Outcome:
     """Prunes by magnitude and retrains, in rounds.
 
-    In every round, of the connections w that are left in a layer, those with::
+    In every round, the connections w still in a layer are removed for good if::
 
         |w| <= quality * log(1 + size(layer)) * std(layer)
 
-    are removed, for good. The density of the rounds shrinks geometrically to its
-    target; the quality of a round is that with which exactly as many connections
-    remain. What a round is judged best by validation is where the next one starts.
+    The density of the rounds shrinks geometrically to its target. The quality of a
+    round is the one that keeps exactly as many connections.
 
     Args:
-      parts: of :func:`snipjax.experiment.assemble`.
-      target: sparsity to reach, of weights and biases together as configured.
-      pretrained: of :func:`snipjax.methods.dense`, which is trained if left out.
-      rounds: of pruning and retraining.
-      retraining: steps of a round, as a share of those of dense training.
-      learning_rate: of retraining, as a share of that of dense training; a tenth in
-        the paper.
-      decays: of the learning rate in each round.
+      problem: the network, its data and its training.
+      sparsity: the sparsity to reach, of all prunable connections together.
+      settings: hyperparameters.
+      pretrained: outcome of dense training, which is done if it is None.
 
     Returns:
       The parameters of the last round's evaluation with the least error on
       validation, the mask, and the history.
 
     Raises:
-      ValueError: if the target is outside [0, 1), another argument is out of range,
-        or the network has batch norm.
+      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
+        network.
 
-    Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient
-    Neural Networks", NeurIPS 2015.
+    Example:
+      >>> params, mask, history = lwc(
+      ...     problem, 0.9, LWC(rounds=2))  # doctest: +SKIP
+
+    Han, Pool, Tran, Dally, NeurIPS 2015.
     """
-    fitting.check_target(target)
-    fitting.check_count("rounds", rounds)
-    fitting.check_share("retraining", retraining)
-    fitting.check_schedule(learning_rate, decays)
-    pretrained = reference.dense(parts, pretrained=pretrained)
-    params, mask = pretrained.params, masks.ones(pretrained.params, parts.prunable)
-    num_steps = fitting.share_of(parts, retraining)
-    histories = [pretrained.history]
-    for done in range(1, rounds + 1):
-        sparsity = fitting.round_sparsity(target, done, rounds)
-        prune = functools.partial(
-            weakest_removed, sparsity=sparsity, prunable=parts.prunable
+
+    def weakest(
+        params: chex.ArrayTree, mask: chex.ArrayTree, *, sparsity: float
+    ) -> chex.ArrayTree:
+        return weakest_removed(
+            params, mask, sparsity=sparsity, prunable=problem.prunable
         )
+
+    def remove(
+        params: chex.ArrayTree,
+        mask: chex.ArrayTree,
+        number: int,
+        key: chex.PRNGKey,
+        watch: Stopwatch,
+    ) -> Removal:
+        del key
+        target = round_sparsity(sparsity, number, settings.rounds)
         before = masks.sparsity(mask)
-        mask, seconds = fitting.timed(prune, params, mask)
-        masks.warn_if_disconnected(mask)
-        fitted = fitting.fit_sparse(
-            parts,
-            params,
-            mask,
-            num_steps=num_steps,
-            optimizer=fitting.phase_optimizer(
-                parts, num_steps, learning_rate=learning_rate, decays=decays
-            ),
-            key=fitting.phase_key(parts, done),
-            phase=f"retrain {done}",
-        )
-        params = fitted.params
-        is_pruned = int(masks.sparsity(mask) > before)
-        histories += [fitting.pruning_history(seconds, is_pruned), fitted.history]
-    return fitting.Outcome(params, mask, fitting.joined(*histories))
+        mask = watch(weakest, params, mask, sparsity=target)
+        return Removal(params, mask, int(masks.sparsity(mask) > before))
+
+    return prune_and_retrain(
+        problem, sparsity, settings, remove, pretrained=pretrained, keys_per_round=1
+    )
 
 
 def weakest_removed(
@@ -105,9 +112,9 @@ def weakest_removed(
 
     Args:
       params: pytree of float arrays.
-      mask: what is left of them, at least as much as is to remain.
-      sparsity: to reach, exactly.
-      prunable: predicate ``(key_path, leaf) -> bool``, that of the mask.
+      mask: mask before the round, of no more sparsity than is to be reached.
+      sparsity: the sparsity to reach, exactly.
+      prunable: predicate ``(key_path, leaf) -> bool``, the mask's.
 
     Returns:
       A mask that keeps nothing which ``mask`` does not.

@@ -3,96 +3,116 @@
 LeCun, Denker, Solla, "Optimal Brain Damage", NIPS 1989.
 """
 
-import functools
+import dataclasses
+from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from snipjax import masks, training
-from snipjax.experiment import Parts
-from snipjax.methods import fitting, reference
+from snipjax import masks, saliency
+from snipjax.methods import phases
+from snipjax.methods import settings as checks
+from snipjax.methods.problem import Outcome, Problem
+from snipjax.methods.rounds import (
+    Removal,
+    Rounds,
+    prune_and_retrain,
+    round_sparsity,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class OBD(Rounds):
+    """Hyperparameters of :func:`obd`.
+
+    Attributes:
+      rounds: number of rounds.
+      retraining: steps of a round, as a share of those of dense training.
+      learning_rate: learning rate of retraining, as a share of dense training's.
+      decays: number of decays of the learning rate in each round.
+      num_batches: number of training batches that the curvature is the mean over.
+    """
+
+    num_batches: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.check_integers(self, "num_batches")
 
 
 def obd(
-    parts: Parts,
-    target: float,
-    *,
-    pretrained: fitting.Outcome | None = None,
-    rounds: int = 4,
-    retraining: float = 0.25,
-    learning_rate: float = 0.1,
-    decays: int = 2,
-    num_batches: int = 500,
-) -> fitting.Outcome:
+    problem: Problem,
+    sparsity: float,
+    settings: OBD = OBD(),
+    pretrained: Outcome | None = None,
+) -> Outcome:
     r"""Prunes a trained network by optimal brain damage and retrains it, in rounds.
 
-    A round estimates the diagonal ``h`` of the Gauss-Newton matrix of the loss on the
-    training set (:func:`gauss_newton_diagonal`), removes for good the connections of
-    the least :math:`h_j w_j^2 / 2` of all layers together, and trains what is left.
-    The density of the rounds shrinks geometrically to its target.
+    A round estimates the diagonal ``h`` of the curvature on the training set, removes
+    for good the connections of the least :math:`h_j w_j^2 / 2` of all layers together,
+    and trains the others. The density of the rounds shrinks geometrically to its
+    target.
+
+    If the loss returns logits, of which it is the cross entropy, the curvature is the
+    Gauss-Newton matrix (:func:`gauss_newton_diagonal`). Otherwise it is the Hessian of
+    the loss, by :func:`snipjax.saliency.obd`.
 
     Args:
-      parts: of :func:`snipjax.experiment.assemble`.
-      target: sparsity to reach, of weights and biases together as configured.
-      pretrained: of :func:`snipjax.methods.dense`, which is trained if left out.
-      rounds: of pruning and retraining.
-      retraining: steps of a round, as a share of those of dense training.
-      learning_rate: of retraining, as a share of that of dense training.
-      decays: of the learning rate in each round.
-      num_batches: of training examples, that the diagonal is the mean over.
+      problem: the network, its data and its training.
+      sparsity: the sparsity to reach, of all prunable connections together.
+      settings: hyperparameters.
+      pretrained: outcome of dense training, which is done if it is None.
 
     Returns:
       The parameters of the last round's evaluation with the least error on
       validation, the mask, and the history.
 
     Raises:
-      ValueError: if the target is outside [0, 1), another argument is out of range,
-        or the network has batch norm.
+      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
+        network.
 
     Example:
-      >>> params, mask, history = obd(parts, 0.92)  # doctest: +SKIP
+      >>> params, mask, history = obd(problem, 0.92)  # doctest: +SKIP
 
     LeCun, Denker, Solla, "Optimal Brain Damage", NIPS 1989, section 2.3.
     """
-    fitting.check_target(target)
-    fitting.check_count("rounds", rounds)
-    fitting.check_count("num_batches", num_batches)
-    fitting.check_share("retraining", retraining)
-    fitting.check_schedule(learning_rate, decays)
-    pretrained = reference.dense(parts, pretrained=pretrained)
-    params, mask = pretrained.params, masks.ones(pretrained.params, parts.prunable)
-    num_steps = fitting.share_of(parts, retraining)
-    histories = [pretrained.history]
-    for done in range(1, rounds + 1):
-        sparsity = fitting.round_sparsity(target, done, rounds)
-        remove = functools.partial(
-            least_salient_removed, parts, sparsity=sparsity, num_batches=num_batches
-        )
-        before = masks.sparsity(mask)
-        key = fitting.phase_key(parts, 2 * done - 1)
-        mask, seconds = fitting.timed(remove, params, mask, key)
-        masks.warn_if_disconnected(mask)
-        fitted = fitting.fit_sparse(
-            parts,
+
+    def least_salient(
+        examples: chex.ArrayTree,
+        params: chex.ArrayTree,
+        mask: chex.ArrayTree,
+        key: chex.PRNGKey,
+        *,
+        sparsity: float,
+    ) -> chex.ArrayTree:
+        return least_salient_removed(
+            problem,
+            examples,
             params,
             mask,
-            num_steps=num_steps,
-            optimizer=fitting.phase_optimizer(
-                parts, num_steps, learning_rate=learning_rate, decays=decays
-            ),
-            key=fitting.phase_key(parts, 2 * done),
-            phase=f"retrain {done}",
+            key,
+            sparsity=sparsity,
+            num_batches=settings.num_batches,
         )
-        params = fitted.params
-        is_pruned = int(masks.sparsity(mask) > before)
-        histories += [fitting.pruning_history(seconds, is_pruned), fitted.history]
-    return fitting.Outcome(params, mask, fitting.joined(*histories))
+
+    def remove(
+        params: chex.ArrayTree,
+        mask: chex.ArrayTree,
+        number: int,
+        key: chex.PRNGKey,
+        watch: phases.Stopwatch,
+    ) -> Removal:
+        target = round_sparsity(sparsity, number, settings.rounds)
+        before = masks.sparsity(mask)
+        mask = watch(least_salient, problem.train, params, mask, key, sparsity=target)
+        return Removal(params, mask, int(masks.sparsity(mask) > before))
+
+    return prune_and_retrain(problem, sparsity, settings, remove, pretrained=pretrained)
 
 
 def gauss_newton_diagonal(
-    model: nn.Module, params: chex.ArrayTree, images: chex.Array, key: chex.PRNGKey
+    problem: Problem, params: chex.ArrayTree, batch: Any, key: chex.PRNGKey
 ) -> chex.ArrayTree:
     r"""Returns an estimate of the diagonal of the Gauss-Newton matrix, on one batch.
 
@@ -112,28 +132,20 @@ def gauss_newton_diagonal(
     backward recursion does not do.
 
     Args:
-      model: a network of :mod:`snipjax.models`, without batch norm.
-      params: of the model.
-      images: ``[n, ...]`` as the model takes them; the matrix has no need of labels.
+      problem: a problem whose loss returns logits ``[n, classes]``.
+      params: its parameters.
+      batch: a prepared batch of n examples; the matrix does not depend on labels.
       key: PRNG key of the signs.
 
     Returns:
       A pytree like ``params``.
-
-    Example:
-      >>> model = snipjax.models.create("lenet_300_100", num_classes=2)
-      >>> images = jnp.ones((3, 2, 2, 1))
-      >>> params = model.init(jax.random.key(0), images)["params"]
-      >>> h = gauss_newton_diagonal(model, params, images, jax.random.key(1))
-      >>> h["Dense_2"]["kernel"].shape
-      (100, 2)
     """
 
-    def logits_of(params: chex.ArrayTree) -> chex.Array:
-        logits = model.apply({"params": params}, images, train=False)
-        return logits.astype(jnp.float32)
+    def logits_by(params: chex.ArrayTree) -> chex.Array:
+        _, aux = problem.loss(params, batch)
+        return aux.logits.astype(jnp.float32)
 
-    logits, pull_back = jax.vjp(logits_of, params)
+    logits, pull_back = jax.vjp(logits_by, params)
     p = jax.nn.softmax(logits)
     signed = jnp.sqrt(p) * jax.random.rademacher(key, p.shape, p.dtype)
     signed -= p * jnp.sum(signed, axis=-1, keepdims=True)
@@ -142,7 +154,8 @@ def gauss_newton_diagonal(
 
 
 def least_salient_removed(
-    parts: Parts,
+    problem: Problem,
+    examples: chex.ArrayTree,
     params: chex.ArrayTree,
     mask: chex.ArrayTree,
     key: chex.PRNGKey,
@@ -153,37 +166,41 @@ def least_salient_removed(
     """Returns the mask without the connections that the loss will miss least.
 
     Args:
-      parts: of the experiment; the training examples are its.
-      params: of a trained network.
-      mask: what is left of them, at least as much as is to remain.
+      problem: the network, and the size of the batches.
+      examples: the problem's training examples.
+      params: parameters of a trained network.
+      mask: mask before the round, of no more sparsity than is to be reached.
       key: PRNG key of the estimate: order of the examples, and signs.
-      sparsity: to reach, exactly.
-      num_batches: that the diagonal is the mean over.
+      sparsity: the sparsity to reach, exactly.
+      num_batches: number of batches that the curvature is the mean over.
 
     Returns:
       A mask that keeps nothing which ``mask`` does not.
     """
     params = masks.apply(mask, params)
 
-    def add(
-        total: chex.ArrayTree, batch: training.Batch, key: chex.PRNGKey
-    ) -> tuple[chex.ArrayTree, None]:
-        more = gauss_newton_diagonal(parts.model, params, batch.images, key)
-        return jax.tree.map(jnp.add, total, more), None
+    def scores(batch: Any, key: chex.PRNGKey) -> chex.ArrayTree:
+        return saliency.obd(
+            lambda params, batch: problem.loss(params, batch)[0],
+            params,
+            batch,
+            key=key,
+            num_samples=1,
+        )
 
-    total, _ = training.over_batches(
-        add,
-        jax.tree.map(jnp.zeros_like, params),
-        parts.train,
-        start=0,
+    def diagonal(batch: Any, key: chex.PRNGKey) -> chex.ArrayTree:
+        return gauss_newton_diagonal(problem, params, batch, key)
+
+    _, aux = jax.eval_shape(problem.loss, params, problem.example_batch())
+    mean = phases.mean_over_batches(
+        problem,
+        scores if aux.logits is None else diagonal,
+        examples,
         key=key,
-        num_steps=num_batches,
-        batch_size=parts.config.train.batch_size,
-        preprocess=parts.preprocess,
+        num_batches=num_batches,
     )
-
-    def saliency(keep: chex.Array, h: chex.Array, w: chex.Array) -> chex.Array:
-        return jnp.where(keep, h / num_batches * w**2 / 2, -1.0)
-
-    scores = jax.tree.map(saliency, mask, total, params)
-    return masks.global_topk(scores, sparsity, parts.prunable)
+    if aux.logits is not None:
+        mean = jax.tree.map(lambda h, w: h * w**2 / 2, mean, params)
+    never = jnp.finfo(jnp.float32).min
+    scored = jax.tree.map(lambda keep, s: jnp.where(keep, s, never), mask, mean)
+    return masks.global_topk(scored, sparsity, problem.prunable)

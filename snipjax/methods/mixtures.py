@@ -1,0 +1,180 @@
+r"""Mixtures of Gaussians, one of them at zero: the prior of soft weight-sharing.
+
+.. math:: p(w) = \sum_{j=0}^J \pi_j N(w | \mu_j, \lambda_j^{-1}), \quad
+   \mu_0 = 0, \quad \pi_0 \text{ fixed}
+
+with a Gamma prior on every precision :math:`\lambda_j`.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+# Weights whose mixture is computed at a time, few enough to stay in the cache.
+_PIECE = 2**13
+
+
+class Mixture(NamedTuple):
+    """Gaussians ``[components]``; the first is the zero component, of mean 0."""
+
+    means: chex.Array
+    log_precisions: chex.Array
+    log_proportions: chex.Array
+
+
+class Free(NamedTuple):
+    """The trained part of a mixture.
+
+    Attributes:
+      means: ``[components - 1]``, without the zero component's.
+      log_precisions: ``[components]``.
+      logits: ``[components - 1]``; their softmax gives the proportions of all but the
+        zero component.
+    """
+
+    means: chex.Array
+    log_precisions: chex.Array
+    logits: chex.Array
+
+
+def initial_mixture(
+    weights: Iterable[chex.Array], num_components: int, std: float
+) -> Free:
+    """Returns components of equal proportions, evenly spread over the weights.
+
+    Args:
+      weights: arrays, of any shapes.
+      num_components: number of components, the zero component included.
+      std: standard deviation of every component.
+
+    Example:
+      >>> initial_mixture([jnp.array([0.2, -0.6])], 4, 0.25).means
+      Array([-0.6,  0. ,  0.6], dtype=float32)
+    """
+    largest = max(jnp.max(jnp.abs(w)) for w in weights)
+    return Free(
+        means=jnp.linspace(-largest, largest, num_components - 1),
+        log_precisions=jnp.full(num_components, -2 * math.log(std)),
+        logits=jnp.zeros(num_components - 1),
+    )
+
+
+def with_zero_component(free: Free, zero_proportion: float) -> Mixture:
+    """Returns the whole mixture for its trained part.
+
+    Args:
+      free: the trained part.
+      zero_proportion: proportion of the zero component, in (0, 1).
+
+    Example:
+      >>> free = Free(jnp.array([0.5, 1.0]), jnp.zeros(3), jnp.zeros(2))
+      >>> mixture = with_zero_component(free, 0.5)
+      >>> mixture.means, jnp.exp(mixture.log_proportions)
+      (Array([0. , 0.5, 1. ], dtype=float32), Array([0.5 , 0.25, 0.25], dtype=float32))
+    """
+    others = jax.nn.log_softmax(free.logits) + math.log1p(-zero_proportion)
+    return Mixture(
+        jnp.concatenate([jnp.zeros(1), free.means]),
+        free.log_precisions,
+        jnp.concatenate([jnp.full(1, math.log(zero_proportion)), others]),
+    )
+
+
+def log_joint(weights: chex.Array, mixture: Mixture) -> chex.Array:
+    r"""Returns :math:`\log \pi_j N(w_i | \mu_j, \lambda_j^{-1})`.
+
+    Args:
+      weights: array of any shape.
+      mixture: a mixture of J components.
+
+    Returns:
+      An array ``[components, *shape of the weights]``.
+
+    Example:
+      >>> mixture = Mixture(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))
+      >>> log_joint(jnp.array([0.0]), mixture)  # -log(2 pi) / 2
+      Array([[-0.9189385]], dtype=float32)
+    """
+    means, log_precisions, log_proportions = (
+        jnp.expand_dims(x, tuple(range(1, 1 + jnp.ndim(weights)))) for x in mixture
+    )
+    scaled = jnp.exp(log_precisions) * jnp.square(weights - means)
+    return log_proportions + (log_precisions - math.log(2 * math.pi) - scaled) / 2
+
+
+def log_odds(weights: chex.Array, mixture: Mixture) -> chex.Array:
+    """Returns the log odds of the likeliest other component against the zero one.
+
+    A weight belongs to the zero component if its odds are not positive.
+
+    Args:
+      weights: array of any shape.
+      mixture: a mixture of at least two components.
+
+    Returns:
+      An array of the weights' shape.
+
+    Example:
+      >>> mixture = Mixture(jnp.array([0.0, 1.0]), jnp.zeros(2), jnp.zeros(2))
+      >>> log_odds(jnp.array([0.0, 0.5, 1.0]), mixture)
+      Array([-0.5,  0. ,  0.5], dtype=float32)
+    """
+    joint = log_joint(weights, mixture)
+    return jnp.max(joint[1:], axis=0) - joint[0]
+
+
+def negative_log_prior(weights: Iterable[chex.Array], mixture: Mixture) -> chex.Array:
+    r"""Returns :math:`-\sum_i \log \sum_j \pi_j N(w_i | \mu_j, \lambda_j^{-1})`.
+
+    Args:
+      weights: arrays, of any shapes.
+      mixture: the mixture.
+
+    Returns:
+      A scalar.
+
+    Example:
+      >>> mixture = Mixture(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))
+      >>> round(float(negative_log_prior([jnp.zeros(2)], mixture)), 4)  # log(2 pi)
+      1.8379
+    """
+    flat = jnp.concatenate([jnp.ravel(w) for w in weights])
+
+    # Computed again in the backward pass, which costs less than to keep all of it.
+    @jax.checkpoint
+    def one(piece: chex.Array) -> chex.Array:
+        joint = log_joint(piece, mixture)
+        return -jnp.sum(jax.nn.logsumexp(joint, axis=0))
+
+    whole = flat.size - flat.size % _PIECE
+    pieces = jax.lax.map(one, flat[:whole].reshape(-1, _PIECE))
+    return jnp.sum(pieces) + one(flat[whole:])
+
+
+def negative_log_hyper_prior(
+    mixture: Mixture, shapes: chex.Array, rates: chex.Array
+) -> chex.Array:
+    r"""Returns :math:`-\sum_j \log \mathrm{Gamma}(\lambda_j | a_j, b_j)`.
+
+    Up to a constant: :math:`\sum_j (1 - a_j) \log \lambda_j + b_j \lambda_j`.
+
+    Args:
+      mixture: a mixture of J components.
+      shapes: shapes of the Gamma priors, ``[components]``, positive.
+      rates: their rates, ``[components]``, positive.
+
+    Returns:
+      A scalar.
+
+    Example:
+      >>> mixture = Mixture(jnp.zeros(1), jnp.log(jnp.array([2.0])), jnp.zeros(1))
+      >>> loss = negative_log_hyper_prior(mixture, jnp.array([3.0]), jnp.array([5.0]))
+      >>> round(float(loss), 4)  # -2 log 2 + 5 * 2
+      8.6137
+    """
+    log_precisions = mixture.log_precisions
+    return jnp.sum((1 - shapes) * log_precisions + rates * jnp.exp(log_precisions))
