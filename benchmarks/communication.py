@@ -3,7 +3,7 @@
     python -m benchmarks.communication resnet_50 --image_size=64 --classes=1000
 
 Programs are compiled for meshes of 8 to 64 simulated devices, never run, and their
-collectives counted by the algorithms on a ring (`sharding.bytes_per_device`). For up to
+collectives counted by the algorithms on a ring (`collectives.bytes_per_device`). For up to
 4,096 devices the collectives of the smallest mesh are taken, in groups of the size that
 they have there; rows of both kinds show how far the two agree. Each device has the same
 number of examples on every mesh.
@@ -20,48 +20,45 @@ from collections.abc import Sequence
 from typing import Any
 
 _COMPILED, _LARGEST = 64, 4096
-_ROUNDS = (
-    8 + 4 * 32
-)  # of bisection every fourth, from the eighth on: snipjax.masks.selection
+# Every fourth guess is by bisection, from the eighth on: snipjax/masks/selection.py.
+_ROUNDS = 8 + 4 * 32
 
 
-def programs(plan: Any) -> dict[str, list[Any]]:
+def programs(setup: Any) -> dict[str, list[Any]]:
     """Returns the collectives of each program of an experiment.
 
     Args:
-      plan: of :func:`snipjax.training.large.assemble`.
+      setup: the parts of an experiment on a mesh, of `snipjax.assembly.assemble`.
     """
     import jax
 
-    from snipjax import saliency, training
-    from snipjax.training import large, sharding
+    from snipjax import assembly, build, saliency
+    from snipjax.training import collectives, on_mesh, sharding
 
-    parts, mesh = plan.parts, plan.mesh
-    state = large.abstract_state(plan)
-    shape = (plan.config.prune.batch_size, *parts.train.images.shape[1:])
-    placed = sharding.batch_sharding(mesh)
-    batch = training.Batch(
-        jax.ShapeDtypeStruct(shape, "uint8", sharding=placed),
-        jax.ShapeDtypeStruct(shape[:1], "int32", sharding=placed),
-    )
+    task, mesh, config = setup.task, setup.mesh, setup.config
+    state = assembly.abstract_state(setup)
+    batch = on_mesh.abstract_batch(mesh, setup.stream, config.prune.batch_size)
 
-    def scores(params: Any, batch_stats: Any, batch: training.Batch) -> Any:
-        loss_fn = parts.transform(training.inference_loss(parts.model, batch_stats))
-        batch = training.Batch(parts.preprocess(batch.images), batch.labels)
-        return parts.place(saliency.snip(loss_fn, params, batch))
+    def scores(params: Any, batch_stats: Any, batch: Any) -> Any:
+        loss_fn = assembly.scored_loss(setup, {"batch_stats": batch_stats})
+        return sharding.constrained(mesh, saliency.snip(loss_fn, params, batch))
 
     def select(scores: Any) -> Any:
-        return parts.select(scores, plan.config.prune.sparsity, parts.prunable)
+        sparsity, prunable = config.prune.sparsity, build.prunable(config)
+        return build.select(config)(scores, sparsity, prunable)
 
+    placed = sharding.tree_shardings(mesh, state.params)
     with jax.set_mesh(mesh):
         compiled = {
-            "saliency": jax.jit(scores, out_shardings=sharding.tree_shardings(mesh, state.params))
+            "saliency": jax.jit(scores, out_shardings=placed)
             .lower(state.params, state.batch_stats, batch)
             .compile(),
             "selection": jax.jit(select).lower(state.params).compile(),
-            "training step": large.compiled_train_step(plan),
+            "training step": on_mesh.compiled_train_step(
+                task, mesh, state, setup.stream
+            ),
         }
-    return {name: sharding.collectives(it) for name, it in compiled.items()}
+    return {name: collectives.collectives(it) for name, it in compiled.items()}
 
 
 def on_more(exchanged: Sequence[Any], data: int, model: int, more: int) -> list[Any]:
@@ -79,9 +76,11 @@ def on_more(exchanged: Sequence[Any], data: int, model: int, more: int) -> list[
 
 def row(devices: int, exchanged: dict[str, list[Any]], how: str) -> str:
     """Returns a line of the table."""
-    from snipjax.training import sharding
+    from snipjax.training import collectives
 
-    sent = {name: sharding.bytes_per_device(all_) for name, all_ in exchanged.items()}
+    sent = {
+        name: collectives.bytes_per_device(all_) for name, all_ in exchanged.items()
+    }
     return (
         f"{devices:>7}  {sent['saliency'] / 1e6:>13.3f}  "
         f"{_ROUNDS * sent['selection'] / 1e6:>14.4f}  "
@@ -104,8 +103,8 @@ def main() -> None:
     )
     import jax
 
+    from snipjax import assembly
     from snipjax import config as configs
-    from snipjax.training import large
 
     size, model = arguments.image_size, arguments.model
     config = configs.default()
@@ -118,11 +117,11 @@ def main() -> None:
         if devices <= arguments.compiled:
             config.mesh = f"data={devices // model},model={model}"
             config.prune.batch_size = config.train.batch_size = 2 * devices
-            plan = large.assemble(config)
-            exchanged = programs(plan)
+            setup = assembly.assemble(config)
+            exchanged = programs(setup)
             if smallest is None:
                 smallest = exchanged
-                params = jax.tree.leaves(large.abstract_state(plan).params)
+                params = jax.tree.leaves(assembly.abstract_state(setup).params)
                 count = sum(leaf.size for leaf in params)
                 print(
                     f"\n{arguments.network}: {count:,} parameters, "

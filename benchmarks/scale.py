@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from benchmarks import timing
 from benchmarks.selection import status
 from snipjax import masks, models, pruning, training
-from snipjax._src import losses, trees
+from snipjax._src import trees, types
 from snipjax.models import transformer
 from snipjax.training import console
 
@@ -98,7 +98,7 @@ def selection(millions: int, leaf_millions: int) -> dict[str, Any]:
 
 
 def network(
-    loss_fn: losses.LossFn, params: chex.ArrayTree, batch: Any
+    loss_fn: types.LossFn, params: chex.ArrayTree, batch: Any
 ) -> dict[str, Any]:
     """Measures ``pruning.prune``, then one gradient of the same loss and batch."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))

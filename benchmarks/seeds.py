@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from benchmarks import networks, timing
 from snipjax import models, optim, training
-from snipjax.training import seeds
+from snipjax.training import side_by_side
 
 NAME, SEEDS, STEPS, EPOCHS = "lenet_300_100", 20, 270, 20
 COMMAND = (
     *(sys.executable, "train.py", "--config", "configs/mnist_lenet300.py"),
-    *(f"--config.train.steps={540 * EPOCHS}", "--config.train.decay_every=5400"),
+    *(f"--config.train.steps={540 * EPOCHS}", "--config.optimizer.decay_every=5400"),
     "--config.train.steps_per_dispatch=540",
 )
 
@@ -39,14 +39,18 @@ def _optimizer(mask: Any) -> Any:
 
 def steps(state: training.TrainState, examples: training.Batch) -> Any:
     """Returns the state after the steps of one dispatch, as a run takes them."""
-    return training.train_steps(
+    model = models.create(NAME, 10)
+    optimizer = _optimizer(state.opt_state.mask)
+    return training.over_batches(
+        lambda state, batch, key: training.train_step(
+            state, batch, model=model, optimizer=optimizer
+        ),
         state,
         examples,
+        start=state.step,
+        key=state.key,
         num_steps=STEPS,
         batch_size=100,
-        model=models.create(NAME, 10),
-        optimizer=_optimizer(state.opt_state.mask),
-        preprocess=lambda images: images,
     )[0]
 
 
@@ -68,20 +72,20 @@ def repeated(
     return go_on
 
 
-def side_by_side() -> tuple[Callable[[], Any], Callable[[], Any], Callable[[], Any]]:
+def dispatches() -> tuple[Callable[[], Any], Callable[[], Any], Callable[[], Any]]:
     """Returns dispatches of one network, of twenty as a run has them, under vmap."""
 
     def keys() -> jax.Array:  # new ones for each, because states are donated
         return jax.random.split(jax.random.key(0), SEEDS)
 
-    axes = training.TrainState(None, 0, 0, 0, 0)
-
     def as_run(state: training.TrainState, examples: training.Batch) -> Any:
-        members = seeds.over_members(steps, state, examples)
-        return members._replace(step=state.step + STEPS)
+        networks = side_by_side.over_networks(steps, state, examples)
+        return networks._replace(step=state.step + STEPS)
 
-    stacked = jax.vmap(member, out_axes=axes)
-    vmapped = jax.vmap(steps, in_axes=(axes, None), out_axes=axes)
+    stacked = jax.vmap(member, out_axes=side_by_side.AXES)
+    vmapped = jax.vmap(
+        steps, in_axes=(side_by_side.AXES, None), out_axes=side_by_side.AXES
+    )
     return (
         repeated(steps, member(keys()[0])),
         repeated(as_run, stacked(keys())),
@@ -104,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", help="as that of train.py")
     run = functools.partial(seconds_of_run, parser.parse_args().data_dir)
-    one, as_run, vmapped = timing.alternating(side_by_side(), repeats=7)
+    one, as_run, vmapped = timing.alternating(dispatches(), repeats=7)
     twenty = [SEEDS * seconds for seconds in one]
     name = f"{STEPS} steps of {SEEDS} {NAME}"
     rows = [
