@@ -3,7 +3,7 @@
     python -m benchmarks.communication resnet_50 --image_size=64 --classes=1000
 
 Programs are compiled for meshes of 8 to 64 simulated devices, never run, and their
-collectives counted by the algorithms on a ring (`collectives.bytes_per_device`). For up to
+collectives counted by the algorithms on a ring (`bytes_per_device`). For up to
 4,096 devices the collectives of the smallest mesh are taken, in groups of the size that
 they have there; rows of both kinds show how far the two agree. Each device has the same
 number of examples on every mesh.
