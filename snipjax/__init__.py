@@ -1,10 +1,23 @@
 """Pruning neural networks at initialization, as pure functions on pytrees.
 
-The core is four small modules: :mod:`snipjax.saliency` scores connections,
-:mod:`snipjax.masks` turns scores into masks, :mod:`snipjax.pruning` does both in
-one call and :mod:`snipjax.optim` keeps pruned entries at zero during training.
-Importing them loads jax, optax and chex only; everything else in the package is
-imported by name, e.g. ``from snipjax import experiment``.
+:mod:`snipjax.saliency` scores connections, :mod:`snipjax.masks` turns scores into masks,
+:mod:`snipjax.pruning` does both in one call and :mod:`snipjax.optim` keeps pruned entries
+at zero during training. Modules are imported when they are first used.
 """
 
+import importlib
+import types
+
 __version__ = "0.1.0"
+
+_MODULES = ("initializers", "masks", "models", "optim", "pruning", "saliency")
+
+
+def __getattr__(name: str) -> types.ModuleType:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *_MODULES))

@@ -1,5 +1,7 @@
 """Pruning in one call: saliency, selection, and the pruned parameters."""
 
+import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,59 +11,62 @@ import jax.numpy as jnp
 import numpy as np
 
 from snipjax import masks, saliency
-from snipjax._src import trees
-
-Select = Callable[[chex.ArrayTree, float, masks.Prunable], chex.ArrayTree]
+from snipjax._src import checks, trees
+from snipjax._src.types import Criterion, LossFn, Mask, Prunable, Scores, Select
+from snipjax.masks import counting
+from snipjax.saliency.gradient import at_least_float32
 
 
 def prune(
-    loss_fn: saliency.LossFn,
+    loss_fn: LossFn,
     params: chex.ArrayTree,
     batch: Any,
     sparsity: float,
     *,
-    criterion: saliency.Criterion = saliency.snip,
+    criterion: Criterion = saliency.snip,
     select: Select = masks.global_topk,
-    prunable: masks.Prunable = masks.kernels,
+    prunable: Prunable = masks.kernels,
     num_batches: int | None = None,
     rounds: int = 1,
-) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    """Prunes a network once, by the saliency of its connections on a mini-batch.
+    key: chex.PRNGKey | None = None,
+    mask: Mask | None = None,
+) -> tuple[chex.ArrayTree, Mask]:
+    """Prunes a network by the saliency of its connections on a mini-batch.
 
-    Computes ``scores = criterion(loss_fn, params, batch)``, keeps the connections
-    that ``select(scores, sparsity, prunable)`` chooses, and sets the others to zero.
+    Computes ``scores = criterion(loss_fn, params, batch, key=key)``, keeps the
+    connections that ``select(scores, sparsity, prunable)`` chooses, and sets the others
+    to zero.
 
     Args:
       loss_fn: ``(params, batch) -> scalar``, a pure function.
       params: pytree of floating-point arrays.
-      batch: any pytree of arrays that ``loss_fn`` takes, or an iterator of those:
-        the gradient is averaged over them before its absolute value is taken, in
-        memory that does not grow with their number.
-      sparsity: the share of prunable connections to prune, in [0, 1).
-      criterion: ``(loss_fn, params, batch) -> scores``.
-      select: :func:`snipjax.masks.global_topk`, :func:`snipjax.masks.layerwise_topk`
-        or a function like them.
-      prunable: predicate ``(key_path, leaf) -> bool``; :func:`snipjax.masks.kernels`
-        or :func:`snipjax.masks.weights_and_biases`, the paper's choice.
-      num_batches: if given, every leaf of ``batch`` has this many batches along its
-        leading axis, and the criterion sees the mean of their losses. Like an
-        iterator, but usable under ``jit``.
-      rounds: 1 is single-shot. With more, the saliency of what is left is taken
-        again ``rounds`` times while density shrinks geometrically to its target.
+      batch: any pytree of arrays that ``loss_fn`` takes; or several of those, as an
+        iterator or stacked as ``num_batches`` tells. The criterion then sees the mean
+        of their losses, in memory that does not grow with their number.
+      sparsity: share of prunable connections to prune, in [0, 1).
+      criterion: ``(loss_fn, params, batch, *, key) -> scores``, a traceable function.
+      select: ``(scores, sparsity, prunable) -> mask``.
+      prunable: predicate ``(key_path, leaf) -> bool``, or pytree of bools like
+        ``params``; :func:`snipjax.masks.kernels` or the paper's choice,
+        :func:`snipjax.masks.weights_and_biases`.
+      num_batches: number of batches along the leading axis of every leaf of ``batch``.
+      rounds: 1 for single-shot pruning. With more, the saliency of the kept connections
+        is taken again ``rounds`` times while density shrinks geometrically.
+      key: PRNG key for the criterion, in round ``r > 1`` ``fold_in(key, r)``.
+      mask: mask of connections that were pruned before and stay so.
 
     Returns:
       ``(params, mask)``: the pruned params and the mask, pytrees like ``params``.
 
     Raises:
-      ValueError: for a sparsity outside [0, 1), a loss that is not a scalar, a
-        ``loss_fn`` that is not hashable (if the criterion takes a gradient), params
+      ValueError: for a sparsity outside [0, 1), a loss that is not a scalar, params
         that are not floating-point arrays, nothing prunable, a saliency that is not
-        finite (naming the leaf), a leading axis that is not ``num_batches``, or an
-        iterator with ``rounds > 1`` (it can be read only once).
+        finite (naming the leaf), batches of different shapes or a leading axis that is
+        not ``num_batches``.
 
     Warns:
-      UserWarning: if a leaf other than a bias keeps no connection. It points at the
-        line that called this function.
+      UserWarning: if a leaf other than a bias keeps no connection, or connections of
+        score zero had to be kept.
 
     Example:
       >>> def loss_fn(params, batch):
@@ -74,78 +79,200 @@ def prune(
     Lee, Ajanthan, Torr, ICLR 2019, algorithm 1; rounds as in de Jorge et al.,
     "Progressive Skeletonization", ICLR 2021.
     """
-    masks.kept_count(0, sparsity)
-    _check_positive_integer(rounds, "rounds")
-    if isinstance(batch, Iterator):
-        _check_iterator(num_batches, rounds)
-    elif num_batches is not None:
-        _check_leading_axis(batch, num_batches)
-        loss_fn = saliency.MeanLoss(loss_fn)
-    mask = None
-    for done in range(1, rounds + 1):
-        left = params if mask is None else masks.apply(mask, params)
-        scores = criterion(loss_fn, left, batch)
-        trees.check_same_structure(scores, params, "the criterion's scores", "params")
-        mask = mask_of_round(
-            scores,
-            sparsity,
-            before=mask,
-            done=done,
-            rounds=rounds,
-            select=select,
-            prunable=prunable,
-        )
+    scores, mask = _score_and_mask(
+        loss_fn,
+        params,
+        batch,
+        sparsity,
+        criterion=criterion,
+        select=select,
+        prunable=prunable,
+        num_batches=num_batches,
+        rounds=rounds,
+        key=key,
+        mask=mask,
+    )
+    _warn(scores, mask, stacklevel=4)
     return masks.apply(mask, params), mask
 
 
-def mask_of_round(
-    scores: chex.ArrayTree,
+def score_and_mask(
+    loss_fn: LossFn,
+    params: chex.ArrayTree,
+    batch: Any,
     sparsity: float,
     *,
-    before: chex.ArrayTree | None,
-    done: int,
-    rounds: int,
+    criterion: Criterion = saliency.snip,
     select: Select = masks.global_topk,
-    prunable: masks.Prunable = masks.kernels,
-) -> chex.ArrayTree:
-    """Returns the mask that one of the rounds of :func:`prune` chooses.
+    prunable: Prunable = masks.kernels,
+    num_batches: int | None = None,
+    rounds: int = 1,
+    key: chex.PRNGKey | None = None,
+    mask: Mask | None = None,
+) -> tuple[Scores, Mask]:
+    """Returns the saliency of connections and the mask of those to keep.
 
-    With it the density is ``(1 - sparsity) ** (done / rounds)``, and nothing that was
-    pruned before is kept again.
+    Outside of transformations, one program is compiled for the scores, and dies with
+    the call: its memory is what scoring takes, apart from that of the selection.
 
     Args:
-      scores: pytree of floating-point arrays, the saliencies of what is left.
-      sparsity: that of the last round, in [0, 1).
-      before: the mask of the round before, ``None`` in the first.
-      done: the number of the round, from 1 to ``rounds``.
-      rounds: their number.
-      select: as :func:`prune` takes it.
-      prunable: as :func:`prune` takes it.
+      loss_fn: ``(params, batch) -> scalar``, a pure function.
+      params: pytree of floating-point arrays.
+      batch: any pytree of arrays that ``loss_fn`` takes, or several of those, as an
+        iterator or stacked as ``num_batches`` tells.
+      sparsity: share of prunable connections to prune, in [0, 1).
+      criterion: ``(loss_fn, params, batch, *, key) -> scores``, a traceable function.
+      select: ``(scores, sparsity, prunable) -> mask``.
+      prunable: predicate ``(key_path, leaf) -> bool``, or pytree of bools.
+      num_batches: number of batches along the leading axis of every leaf of ``batch``.
+      rounds: number of times that the saliency of the kept connections is taken.
+      key: PRNG key for the criterion, in round ``r > 1`` ``fold_in(key, r)``.
+      mask: mask of connections that were pruned before and stay so.
 
     Returns:
-      A pytree like ``scores``, as ``select`` returns it, with its errors and warnings.
+      ``(scores, mask)``, pytrees like ``params``; the scores are those of the last
+      round.
+
+    Raises:
+      ValueError: for a sparsity outside [0, 1), a loss that is not a scalar, params
+        that are not floating-point arrays, nothing prunable, a saliency that is not
+        finite (naming the leaf), batches of different shapes or a leading axis that is
+        not ``num_batches``.
+
+    Warns:
+      UserWarning: if a leaf other than a bias keeps no connection, or connections of
+        score zero had to be kept.
 
     Example:
-      >>> first = {"w": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
-      >>> mask = mask_of_round(first, 0.75, before=None, done=1, rounds=2)
-      >>> mask["w"].tolist()
-      [[False, False, True, True]]
-      >>> second = {"w": jnp.array([[9.0, 9.0, 2.0, 1.0]])}
-      >>> mask_of_round(second, 0.75, before=mask, done=2, rounds=2)["w"].tolist()
-      [[False, False, True, False]]
-
-    de Jorge et al., "Progressive Skeletonization", ICLR 2021.
+      >>> loss_fn = lambda params, x: jnp.sum(params["w"] * x)
+      >>> params = {"w": jnp.array([[1.0, -3.0]])}
+      >>> scores, mask = score_and_mask(loss_fn, params, jnp.ones(2), 0.5)
+      >>> scores["w"].tolist(), mask["w"].tolist()
+      ([[0.25, 0.75]], [[False, True]])
     """
-    if before is not None:
-        scores = _never_again(before, scores)
-    # The last is given as it is, not but for rounding.
-    is_last = done == rounds
-    return select(
-        scores, sparsity if is_last else 1 - (1 - sparsity) ** (done / rounds), prunable
+    scores, mask = _score_and_mask(
+        loss_fn,
+        params,
+        batch,
+        sparsity,
+        criterion=criterion,
+        select=select,
+        prunable=prunable,
+        num_batches=num_batches,
+        rounds=rounds,
+        key=key,
+        mask=mask,
     )
+    _warn(scores, mask, stacklevel=4)
+    return scores, mask
 
 
-def _never_again(mask: chex.ArrayTree, scores: chex.ArrayTree) -> chex.ArrayTree:
+def mean_loss(loss_fn: LossFn) -> LossFn:
+    """Returns the mean of a loss over batches stacked along a leading axis.
+
+    Batches are taken one after the other. Each is gone through once for the value and
+    the gradient, which adds up in float32; memory does not grow with their number.
+
+    Args:
+      loss_fn: ``(params, batch) -> scalar``.
+
+    Returns:
+      ``(params, batches) -> scalar``, differentiable in the params any number of times,
+      where every leaf of ``batches`` has the batches along its leading axis.
+
+    Example:
+      >>> loss_fn = mean_loss(lambda params, x: jnp.sum(params["w"] * x))
+      >>> float(loss_fn({"w": jnp.ones(2)}, jnp.array([[1.0, 2.0], [3.0, 4.0]])))
+      5.0
+    """
+
+    def checked(params: chex.ArrayTree, batch: Any) -> chex.Array:
+        loss = loss_fn(params, batch)
+        checks.check_loss(loss)
+        return loss
+
+    def mean(function: Callable[..., Any], params: chex.ArrayTree, batches: Any) -> Any:
+        """The mean of a pytree of floats, one batch after the other."""
+
+        def add(total: chex.ArrayTree, batch: Any) -> tuple[chex.ArrayTree, None]:
+            # Or XLA would take what it makes of the parameters alone, such as a copy of
+            # another dtype, out of the loop, and have it for all of them at once.
+            constant, batch = jax.lax.optimization_barrier((params, batch))
+            return jax.tree.map(jnp.add, total, function(constant, batch)), None
+
+        first = jax.tree.map(lambda x: x[0], batches)
+        kinds = jax.eval_shape(function, params, first)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, at_least_float32(x)), kinds)
+        total, _ = jax.lax.scan(add, zeros, batches)
+        count = len(jax.tree.leaves(batches)[0])
+        return jax.tree.map(lambda x: x / count, total), kinds
+
+    @jax.custom_jvp
+    def mean_over(params: chex.ArrayTree, batches: Any) -> chex.Array:
+        loss, kind = mean(checked, params, batches)
+        return loss.astype(kind.dtype)
+
+    @mean_over.defjvp
+    def mean_over_jvp(primals: Any, tangents: Any) -> tuple[chex.Array, chex.Array]:
+        # Differentiated again, what a batch takes is computed again when it is needed.
+        value_and_grad = jax.checkpoint(jax.value_and_grad(checked))
+        (loss, gradient), (kind, _) = mean(value_and_grad, *primals)
+        products = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangents[0])
+        return loss.astype(kind.dtype), sum(jax.tree.leaves(products)).astype(
+            kind.dtype
+        )
+
+    return mean_over
+
+
+def _score_and_mask(
+    loss_fn: LossFn,
+    params: chex.ArrayTree,
+    batch: Any,
+    sparsity: float,
+    *,
+    criterion: Criterion,
+    select: Select,
+    prunable: Prunable,
+    num_batches: int | None,
+    rounds: int,
+    key: chex.PRNGKey | None,
+    mask: Mask | None,
+) -> tuple[Scores, Mask]:
+    masks.kept_count(0, sparsity)
+    checks.check_positive_integer(rounds, "rounds")
+    if isinstance(batch, Iterator):
+        batch, num_batches = _stack(batch, num_batches)
+    checks.check_batch(batch)
+    if num_batches is not None:
+        _check_leading_axis(batch, num_batches)
+        loss_fn = mean_loss(loss_fn)
+    checks.check_floating(params, "params")
+
+    @jax.jit
+    def score(params: chex.ArrayTree, batch: Any, key: Any) -> Scores:
+        return criterion(loss_fn, params, batch, key=key)
+
+    for number in range(1, rounds + 1):
+        left = params if mask is None else masks.apply(mask, params)
+        is_keyed_again = key is not None and number > 1
+        scores = score(
+            left, batch, jax.random.fold_in(key, number) if is_keyed_again else key
+        )
+        checks.check_same_structure(scores, params, "the criterion's scores", "params")
+        # The last is given as it is, not but for rounding.
+        target = (
+            sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)
+        )
+        before = mask
+        mask = select(scores if mask is None else _last(scores, mask), target, prunable)
+        if before is not None:
+            mask = jax.tree.map(jnp.logical_and, mask, before)
+    return scores, mask
+
+
+def _last(scores: Scores, mask: Mask) -> Scores:
+    """Scores with pruned connections below all others."""
     return jax.tree.map(
         lambda keep, s: jnp.where(keep, s, jnp.finfo(jnp.result_type(s)).min),
         mask,
@@ -153,27 +280,32 @@ def _never_again(mask: chex.ArrayTree, scores: chex.ArrayTree) -> chex.ArrayTree
     )
 
 
-def _check_positive_integer(value: Any, what: str) -> None:
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_integer or value < 1:
-        raise ValueError(f"{what} is {value!r}; it must be an integer of at least 1")
-
-
-def _check_iterator(num_batches: int | None, rounds: int) -> None:
+def _stack(batches: Iterator, num_batches: int | None) -> tuple[Any, int]:
     if num_batches is not None:
         raise ValueError(
             "num_batches is for a batch with a leading axis; leave it out where batch "
             "is an iterator"
         )
-    if rounds > 1:
+    read = list(batches)
+    if not read:
         raise ValueError(
-            "batch is an iterator, which can be read only once, but there are "
-            f"{rounds} rounds; stack the batches and pass num_batches"
+            "batch is an iterator that yields nothing; pass at least one batch (an "
+            "iterator can be read only once)"
         )
+    for number, batch in enumerate(read):
+        checks.check_batch(batch)
+        shapes = [jax.tree.map(jnp.shape, one) for one in (batch, read[0])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"batch {number} of the iterator has arrays of shapes {shapes[0]}, and "
+                f"the first has {shapes[1]}; make all batches equally large, e.g. drop "
+                "a last smaller one, which would weigh as much as the others"
+            )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *read), len(read)
 
 
 def _check_leading_axis(batch: Any, num_batches: int) -> None:
-    _check_positive_integer(num_batches, "num_batches")
+    checks.check_positive_integer(num_batches, "num_batches")
     if not jax.tree.leaves(batch):
         raise ValueError(
             f"batch has no arrays, but num_batches={num_batches} asks for that many "
@@ -186,3 +318,29 @@ def _check_leading_axis(batch: Any, num_batches: int) -> None:
                 f"batch leaf '{name}' has shape {shape}, but num_batches={num_batches} "
                 "asks for that many along its leading axis; stack the batches there"
             )
+
+
+def _warn(scores: Scores, mask: Mask, *, stacklevel: int) -> None:
+    """Warns of leaves without connections, and of kept connections of score zero."""
+    if trees.is_traced((scores, mask)):
+        return
+    masks.warn_if_disconnected(mask, stacklevel=stacklevel)
+    pairs = zip(jax.tree.leaves(scores), jax.tree.leaves(mask))
+    pairs = [(jnp.asarray(s), m) for s, m in pairs if jnp.ndim(m)]
+    kept = sum(counting.true_counts([m for _, m in pairs]))
+    positive, kept_zero, cut_zero = (
+        sum(counting.true_counts([test(s, m) for s, m in pairs]))
+        for test in (
+            lambda s, m: s > 0,
+            lambda s, m: (s == 0) & m,
+            lambda s, m: (s == 0) & ~m,
+        )
+    )
+    if kept_zero and cut_zero:
+        warnings.warn(
+            f"{kept:,} connections are kept, but only {positive:,} have a score above "
+            f"zero: {kept_zero:,} of score zero were taken as they come first. "
+            "Parameters that are initialized at zero, half precision or inputs that "
+            "are not used may be the reason; prune more, or initialize otherwise",
+            stacklevel=stacklevel - 1,
+        )

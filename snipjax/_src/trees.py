@@ -1,12 +1,11 @@
-"""Names and checks of pytree leaves, shared by the core modules."""
+"""Names and values of pytree leaves."""
 
 from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 
-KeyPath = tuple[Any, ...]
+from snipjax._src.types import KeyPath
 
 
 def path_name(path: KeyPath) -> str:
@@ -26,58 +25,14 @@ def named_leaves(tree: chex.ArrayTree) -> list[tuple[str, Any]]:
 
 
 def is_traced(tree: chex.ArrayTree) -> bool:
-    """Whether a leaf is being traced, so that its values cannot be looked at."""
+    """Returns whether the value of some leaf cannot be looked at."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def check_arrays(tree: chex.ArrayTree, what: str, advice: str) -> None:
-    """Raises a ``ValueError`` that names the first leaf which is not an array."""
-    for name, leaf in named_leaves(tree):
-        try:
-            jax.typeof(leaf)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"{what} leaf '{name}' is a {type(leaf).__name__}, not an array; "
-                f"{advice}"
-            ) from None
+def placed_like(value: chex.Array, like: chex.Array) -> chex.Array:
+    """Returns ``value`` with the mesh axes of ``like``, of the same shape.
 
-
-def check_floating(tree: chex.ArrayTree, what: str) -> None:
-    """Raises a ``ValueError`` that names the first leaf which is not a float array."""
-    check_arrays(
-        tree,
-        what,
-        "pass the arrays only, e.g. equinox.filter(model, equinox.is_inexact_array)",
-    )
-    for name, leaf in named_leaves(tree):
-        dtype = jax.typeof(leaf).dtype
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(
-                f"{what} leaf '{name}' has dtype {dtype}, which has no gradient; split "
-                "the trainable floating-point leaves off and pass only those"
-            )
-
-
-def check_same_structure(
-    tree: chex.ArrayTree, like: chex.ArrayTree, what: str, like_what: str
-) -> None:
-    """Raises a ``ValueError`` if the two pytrees differ in structure."""
-    if jax.tree.structure(tree) == jax.tree.structure(like):
-        return
-    names = {name for name, _ in named_leaves(tree)}
-    like_names = {name for name, _ in named_leaves(like)}
-    missing, extra = sorted(like_names - names), sorted(names - like_names)
-    difference = "; ".join(
-        text
-        for text in (
-            f"missing leaves: {', '.join(missing)}" if missing else "",
-            f"unknown leaves: {', '.join(extra)}" if extra else "",
-        )
-        if text
-    )
-    if not difference:
-        difference = f"{jax.tree.structure(tree)} against {jax.tree.structure(like)}"
-    raise ValueError(
-        f"{what} does not have the structure of {like_what} ({difference}); build it "
-        f"from the same pytree as {like_what}"
-    )
+    A constant is the same on every device, and a carry that begins with it would
+    change its type inside ``jax.shard_map`` where data is added.
+    """
+    return jax.lax.select(jax.lax.eq(like, like), value, value)

@@ -1,43 +1,43 @@
 """Masks: which connections are kept."""
 
-from snipjax.masks.topk import (
-    Choose,
-    Prunable,
-    Row,
-    Summary,
-    apply,
+from snipjax._src.types import Mask, Prunable, Scores, Select
+from snipjax.masks.budgets import by_group, with_minimum_density
+from snipjax.masks.mask import apply, check_mask, kept_count, ones, sparsity
+from snipjax.masks.prunable import (
     are_prunable,
-    check_mask,
     excluding,
-    global_topk,
-    kept_count,
+    is_bias,
+    is_normalization,
     kernels,
-    layerwise_topk,
-    ones,
-    selected,
-    sparsity,
-    summary,
-    warn_if_disconnected,
     weights_and_biases,
 )
+from snipjax.masks.summary import Row, Summary, summary, warn_if_disconnected
+from snipjax.masks.topk import Rule, global_topk, layerwise_topk, select_leaves
 
 __all__ = [
-    "Choose",
+    "Mask",
     "Prunable",
     "Row",
+    "Rule",
+    "Scores",
+    "Select",
     "Summary",
     "apply",
     "are_prunable",
+    "by_group",
     "check_mask",
     "excluding",
     "global_topk",
+    "is_bias",
+    "is_normalization",
     "kept_count",
     "kernels",
     "layerwise_topk",
     "ones",
-    "selected",
+    "select_leaves",
     "sparsity",
     "summary",
     "warn_if_disconnected",
     "weights_and_biases",
+    "with_minimum_density",
 ]

@@ -1,9 +1,4 @@
-"""Budgets: how many connections each part of a network may keep.
-
-What is here makes functions like :func:`snipjax.masks.global_topk`, to be passed to
-:func:`snipjax.pruning.prune` as ``select``. They work under transformations and on
-sharded arrays as it does, and neither sort nor concatenate scores.
-"""
+"""Budgets: how many connections each part of a network may keep."""
 
 import fractions
 import math
@@ -13,19 +8,18 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax import masks
-from snipjax._src import trees
-from snipjax.masks import selection
-from snipjax.pruning import Select
-
-GroupOf = Callable[[str], str | None]
+from snipjax._src import checks, trees
+from snipjax._src.types import KeyPath, Mask, Prunable, Scores, Select
+from snipjax.masks import selection, topk
+from snipjax.masks.mask import kept_count
+from snipjax.masks.prunable import are_prunable, kernels
 
 
 def by_group(
-    group_of: GroupOf,
+    group: Callable[[str], str | None],
     sparsities: Mapping[str, float],
     *,
-    select: Select = masks.global_topk,
+    select: Select = topk.global_topk,
 ) -> Select:
     """Returns a selection with a sparsity for each group of leaves.
 
@@ -34,16 +28,14 @@ def by_group(
     group, pruned to the sparsity that the selection is called with.
 
     Args:
-      group_of: from a leaf's name, such as ``decoder/layer_3/mlp/kernel``, to that
-        of its group, e.g. of its type of layer, or ``None``.
-      sparsities: for each group the share of its connections to prune, in [0, 1).
-        They hold whatever the sparsity of a round is, where there are several.
-      select: how to select within a group; ``with_minimum_density(...)`` for one.
+      group: from the name of a leaf, such as ``decoder/layer_3/mlp/kernel``, to the
+        name of its group, e.g. its type of layer, or None.
+      sparsities: share of each group's connections to prune, in [0, 1), in every round.
+      select: selection within a group; ``with_minimum_density(...)`` for one.
 
     Returns:
-      ``(scores, sparsity, prunable) -> mask``. Arguments, ties, errors and warnings
-      are those of ``select``; besides, a ``ValueError`` is raised if no prunable leaf
-      is in a group of ``sparsities``.
+      ``(scores, sparsity, prunable) -> mask``, which raises a ``ValueError`` if no
+      prunable leaf is in a group of ``sparsities``.
 
     Raises:
       ValueError: for a sparsity outside [0, 1).
@@ -60,25 +52,33 @@ def by_group(
       Array([[False,  True]], dtype=bool)
     """
     for sparsity in sparsities.values():
-        masks.kept_count(0, sparsity)
+        kept_count(0, sparsity)
 
     def select_by_group(
-        scores: chex.ArrayTree,
-        sparsity: float,
-        prunable: masks.Prunable = masks.kernels,
-    ) -> chex.ArrayTree:
-        masks.kept_count(0, sparsity)
-        groups = _groups(group_of, sparsities, scores, prunable)
-        if not groups:
+        scores: Scores, sparsity: float, prunable: Prunable = kernels
+    ) -> Mask:
+        kept_count(0, sparsity)
+        names = [name for name, _ in trees.named_leaves(scores)]
+        is_prunable = are_prunable(scores, prunable)
+        # None is the group of all others, and of no leaf that is not prunable.
+        found = {n: group(n) for n, chosen in zip(names, is_prunable) if chosen}
+        if not found:
             return select(scores, sparsity, prunable)  # which says what is wrong
-        mask = jax.tree.map(lambda _: jnp.array(True), scores)
-        for group in dict.fromkeys(groups.values()):
-
-            def is_in_group(path: trees.KeyPath, _: chex.Array, group=group) -> bool:
-                return path in groups and groups[path] == group
-
-            budget = sparsity if group is None else sparsities[group]
-            part = select(scores, budget, is_in_group)
+        for missing in sparsities.keys() - found.values():
+            there_are = ", ".join(sorted(map(str, set(found.values()))))
+            raise ValueError(
+                f"no prunable leaf is in the group '{missing}'; the groups are "
+                f"{there_are}"
+            )
+        treedef = jax.tree.structure(scores)
+        mask = treedef.unflatten([jnp.array(True) for _ in names])
+        for one in {g if g in sparsities else None: None for g in found.values()}:
+            in_group = [
+                n in found and (found[n] if found[n] in sparsities else None) == one
+                for n in names
+            ]
+            budget = sparsity if one is None else sparsities[one]
+            part = select(scores, budget, treedef.unflatten(in_group))
             mask = jax.tree.map(lambda m, p: p if jnp.ndim(p) else m, mask, part)
         return mask
 
@@ -89,19 +89,17 @@ def with_minimum_density(minimum: float) -> Select:
     r"""Returns a global selection that leaves every leaf a minimum of connections.
 
     Of the :math:`m` prunable connections :math:`\mathrm{round}(m (1 - sparsity))` are
-    kept, as :func:`snipjax.masks.global_topk` does. Among them are the
-    :math:`\lceil minimum \cdot n_l \rceil` largest of each leaf of :math:`n_l`
-    connections, so that none collapses; the others are the largest of what is left
-    of all leaves together. Of equal scores, those of lower flat index come first.
+    kept. Among them are the :math:`\lceil minimum \cdot n_l \rceil` largest of each leaf
+    of :math:`n_l` connections, so that none collapses; the others are the largest of
+    the rest of all leaves. Of equal scores, those of lower flat index come first.
 
     Args:
-      minimum: the least density of a leaf, in [0, 1]; the product is taken with the
+      minimum: least density of a leaf, in [0, 1]; the product is taken with the
         decimal fraction that prints for it, so that 0.07 of 100 is 7.
 
     Returns:
-      ``(scores, sparsity, prunable) -> mask``. Arguments, errors and warnings are
-      those of :func:`snipjax.masks.global_topk`; besides, a ``ValueError`` is raised
-      if the minima come to more connections than the sparsity leaves.
+      ``(scores, sparsity, prunable) -> mask``, which raises a ``ValueError`` if the
+      minima come to more connections than the sparsity leaves.
 
     Raises:
       ValueError: if ``minimum`` is not a number in [0, 1].
@@ -114,64 +112,30 @@ def with_minimum_density(minimum: float) -> Select:
       >>> mask["b"]
       Array([[False,  True]], dtype=bool)
     """
-    share = _decimal(minimum)
+    meaning = "the share of each leaf's connections to keep in any case, e.g. 0.01"
+    share = fractions.Fraction(
+        repr(checks.check_fraction(minimum, "minimum density", meaning, closed=True))
+    )
 
-    def largest(leaves: list[chex.Array], sparsity: float) -> list[chex.Array]:
-        of_each = [math.ceil(share * leaf.size) for leaf in leaves]
-        total = sum(leaf.size for leaf in leaves)
-        kept = masks.kept_count(total, sparsity)
-        if sum(of_each) > kept:
+    def rule(
+        leaves: list[tuple[KeyPath, chex.Array]], sparsity: float
+    ) -> list[chex.Array]:
+        arrays = [leaf for _, leaf in leaves]
+        minima = [math.ceil(share * leaf.size) for leaf in arrays]
+        total = sum(leaf.size for leaf in arrays)
+        kept = kept_count(total, sparsity)
+        if sum(minima) > kept:
             raise ValueError(
-                f"a minimum density of {minimum} is {sum(of_each):,} of the {total:,} "
+                f"a minimum density of {minimum} is {sum(minima):,} of the {total:,} "
                 f"prunable connections, leaf by leaf rounded up, but a sparsity of "
                 f"{sparsity} keeps {kept:,}; lower one of the two, or leave out small "
                 "leaves such as biases with `prunable`"
             )
-        return selection.largest_of_all_and_each(leaves, kept, of_each)
+        return selection.largest_of_all_and_each(arrays, kept, minima)
 
     def select_with_minimum_density(
-        scores: chex.ArrayTree,
-        sparsity: float,
-        prunable: masks.Prunable = masks.kernels,
-    ) -> chex.ArrayTree:
-        return masks.selected(scores, sparsity, prunable, largest)
+        scores: Scores, sparsity: float, prunable: Prunable = kernels
+    ) -> Mask:
+        return topk.select_leaves(scores, sparsity, prunable, rule)
 
     return select_with_minimum_density
-
-
-def _groups(
-    group_of: GroupOf,
-    sparsities: Mapping[str, float],
-    scores: chex.ArrayTree,
-    prunable: masks.Prunable,
-) -> dict[trees.KeyPath, str | None]:
-    """The group of each prunable leaf by its path, None for those not named."""
-    paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(scores)
-    found = {
-        path: group_of(trees.path_name(path))
-        for (path, _), keep in zip(
-            paths_and_leaves, masks.are_prunable(scores, prunable)
-        )
-        if keep
-    }
-    for group in sparsities:
-        if found and group not in found.values():
-            there_are = ", ".join(sorted(map(str, set(found.values()))))
-            raise ValueError(
-                f"no prunable leaf is in the group '{group}'; group_of puts them in "
-                f"{there_are}"
-            )
-    return {path: name if name in sparsities else None for path, name in found.items()}
-
-
-def _decimal(minimum: float) -> fractions.Fraction:
-    try:
-        value = float(minimum)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if isinstance(minimum, bool | str | bytes) or not 0.0 <= value <= 1.0:
-        raise ValueError(
-            f"the minimum density is {minimum!r}, outside [0, 1]; it is the share of "
-            "each leaf's connections to keep in any case, e.g. 0.01 for 1%"
-        )
-    return fractions.Fraction(repr(value))

@@ -2,39 +2,40 @@
 
 Floats are compared as unsigned integers of the same order, their keys. The k-th
 largest key is bracketed, and the bracket narrowed by counting the keys at or above a
-guess: a sum over every leaf, which takes no memory to speak of and becomes an
-all-reduce of one number on sharded arrays. Guesses are by interpolation, which takes
-few rounds on scores as they are; later every fourth is by bisection, which bounds the
-rounds on any; the first two, where arrays lie on one CPU, come from a small sample.
-Ties at the k-th largest are cut at a flat index found the same way. Where every leaf
-keeps some of its own largest in any case, its count is taken as that many at least.
+guess. Guesses are by interpolation, which takes few rounds on scores as they are; later
+every fourth is by bisection, which bounds the rounds on any; the first two, where
+arrays lie on one CPU, come from a small sample. Ties at the k-th largest are cut at a
+flat index, which the same loop then brackets. Where every leaf keeps some of its own largest in any
+case, its count is taken as that many at least.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from snipjax._src import trees
+from snipjax.masks import counting
 
-# From entries, their flat indices and a guess to whether each is at or above it.
-IsCounted = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
-# How many entries of each leaf are counted, uint32 [leaves].
-Count = Callable[[IsCounted, list[chex.Array], chex.Array], chex.Array]
-
-_PIECE = 255 * 2**13  # entries counted at a time, few enough to stay in the cache
 _SAMPLE = 2**16
 
 
-class Bracket(NamedTuple):
-    """Two values, and how many are at or above each; unsigned integer scalars."""
+class Search(NamedTuple):
+    """A search for the k-th largest key, and then for where its ties are cut.
 
-    low: chex.Array  # at least k are
-    high: chex.Array  # less than k are
+    Of keys, the bracket is in order of the keys; of ties, in order of the number of
+    entries before the end that are cut off.
+    """
+
+    # Two values, and how many entries are kept if each is the threshold: at least k,
+    # and less than k. Unsigned integer scalars.
+    low: chex.Array
+    high: chex.Array
     at_low: chex.Array
     at_high: chex.Array
     # The float32 residuals that the next guess weighs low and high by, which side the
@@ -43,10 +44,23 @@ class Bracket(NamedTuple):
     under: chex.Array
     last_was_low: chex.Array
     guesses: chex.Array
+    # Whether ties are searched, and their key.
+    in_ties: chex.Array
+    key: chex.Array
+
+
+class Threshold(NamedTuple):
+    """Kept are larger keys, and equal ones with a flat index below the end."""
+
+    key: chex.Array
+    end: chex.Array
+
+    def is_kept(self, keys: chex.Array, index: chex.Array) -> chex.Array:
+        return keys >= self.key + (index >= self.end).astype(keys.dtype)
 
 
 class Limits(NamedTuple):
-    """Between what the count of each leaf is taken to be; uint32 [leaves]."""
+    """The least and the most that each leaf's count is taken to be, uint32 [leaves]."""
 
     least: chex.Array
     most: chex.Array
@@ -60,7 +74,7 @@ def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
 
     Args:
       leaves: arrays of floats, not empty.
-      k: how many, from 0 to the number of entries.
+      k: number of entries, from 0 to all.
 
     Returns:
       Bool arrays of the leaves' shapes.
@@ -72,21 +86,22 @@ def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
       >>> largest([jnp.array([3.0, 1.0]), jnp.array([2.0, 3.0])], 3)
       [Array([ True, False], dtype=bool), Array([ True,  True], dtype=bool)]
     """
-    return _largest(leaves, k)
+    return _largest(leaves, k, None)
 
 
 def largest_of_all_and_each(
-    leaves: list[chex.Array], k: int, of_each: Sequence[int]
+    leaves: list[chex.Array], k: int, minima: Sequence[int]
 ) -> list[chex.Array]:
     """Returns masks of ``k`` entries, among them some of the largest of every leaf.
 
-    They are the ``of_each[i]`` largest entries of leaf ``i`` for every ``i``, and the
-    largest of what is left of all leaves together. Ties are as for :func:`largest`.
+    They are the ``minima[i]`` largest entries of leaf ``i`` for every ``i``, and the
+    largest of the rest of all leaves together. Of equal entries, those of lower flat
+    index come first.
 
     Args:
       leaves: arrays of floats, not empty.
-      k: how many, from ``sum(of_each)`` to the number of entries.
-      of_each: for each leaf, from 0 to its number of entries.
+      k: number of entries, from ``sum(minima)`` to all.
+      minima: number of entries of each leaf, from 0 to its size.
 
     Returns:
       Bool arrays of the leaves' shapes.
@@ -96,44 +111,28 @@ def largest_of_all_and_each(
 
     Example:
       >>> leaves = [jnp.array([3.0, 4.0, 5.0]), jnp.array([1.0, 2.0])]
-      >>> largest_of_all_and_each(leaves, 3, of_each=[0, 1])
+      >>> largest_of_all_and_each(leaves, 3, minima=[0, 1])
       [Array([False,  True,  True], dtype=bool), Array([False,  True], dtype=bool)]
     """
-    if k == sum(of_each):
-        return [
-            mask
-            for leaf, least in zip(leaves, of_each)
-            for mask in largest([leaf], least)
-        ]
-    if not any(of_each):
-        return largest(leaves, k)
+    if k == sum(minima):
+        return [largest([leaf], least)[0] for leaf, least in zip(leaves, minima)]
     # Each leaf keeps its own largest, so many as of the largest of all, but at least
     # so many as it should: one threshold for all leaves, which is as high as the sum
     # of these counts lets it be, and a lower one for each leaf that it leaves short.
     sizes = [leaf.size for leaf in leaves]
-    limits = Limits(jnp.array(of_each, jnp.uint32), jnp.array(sizes, jnp.uint32))
+    limits = Limits(np.array(minima, np.uint32), np.array(sizes, np.uint32))
     return [
         _with_own_largest(leaf, mask, least)
-        for leaf, mask, least in zip(leaves, _largest(leaves, k, limits), of_each)
+        for leaf, mask, least in zip(leaves, _largest(leaves, k, limits), minima)
     ]
 
 
-def counts(masks: list[chex.Array]) -> list[chex.Array]:
-    """Returns how many entries of each bool array are true, as uint32 scalars.
-
-    Example:
-      >>> counts([jnp.array([True, False]), jnp.array([True, True])])
-      [Array(1, dtype=uint32), Array(2, dtype=uint32)]
-    """
-    return [_count_true(mask, count=_count_for(mask)) for mask in masks]
-
-
 def _largest(
-    leaves: list[chex.Array], k: int, limits: Limits | None = None
+    leaves: list[chex.Array], k: int, limits: Limits | None
 ) -> list[chex.Array]:
-    """Masks of what is at or above a threshold, that together count as k.
+    """Masks of the entries at or above a threshold, that together count as k.
 
-    A leaf counts within the limits, if any; its mask has what is at or above.
+    A leaf counts within the limits, if any; its mask has all that is at or above.
     """
     total = sum(leaf.size for leaf in leaves)
     if total >= 2**32:
@@ -143,309 +142,189 @@ def _largest(
         )
     if k in (0, total):
         return [jnp.full(leaf.shape, k == total) for leaf in leaves]
-    k = jnp.uint32(k)
     leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
-    bracket = _key_bracket(leaves, k, limits)
-    if _is_on_one_cpu(leaves) and total > 2 * _SAMPLE:
-        bracket = _narrowed_by_a_sample(leaves, bracket, k, limits)
-    keys = _search(_narrow_keys, (leaves,), bracket, k, limits)
-    if trees.is_traced(keys):
-        return jax.lax.cond(
-            keys.at_low == k,
-            lambda: _at_least(leaves, keys.low),
-            lambda: _without_late_ties(leaves, keys, k, limits),
-        )
-    if keys.at_low == k:
-        return _at_least(leaves, keys.low)
-    return _without_late_ties(leaves, keys, k, limits)
+    stride = total // _SAMPLE
+    size = sum(len(range(0, leaf.size, max(stride, 1))) for leaf in leaves)
+    return _masks(
+        leaves,
+        np.uint32(k),
+        _sample_ranks(size, k / total),
+        limits,
+        in_pieces=counting.is_on_one_cpu(leaves),
+        stride=stride if total > 2 * _SAMPLE else None,
+    )
 
 
 def _with_own_largest(leaf: chex.Array, mask: chex.Array, k: int) -> chex.Array:
     """The mask, or that of the leaf's own k largest where these are more."""
-    (count,) = counts([mask])
-    if trees.is_traced(count):
-        return jax.lax.cond(count < k, lambda: largest([leaf], k)[0], lambda: mask)
-    return largest([leaf], k)[0] if count < k else mask
+    if k == 0:
+        return mask
+    if trees.is_traced(mask):
+        return jax.lax.cond(
+            jnp.sum(mask, dtype=jnp.uint32) < k,
+            lambda: largest([leaf], k)[0],
+            lambda: mask,
+        )
+    return largest([leaf], k)[0] if counting.true_counts([mask])[0] < k else mask
 
 
-def _without_late_ties(
-    leaves: list[chex.Array], keys: Bracket, k: chex.Array, limits: Limits | None
+def _sample_ranks(size: int, share: float) -> np.ndarray:
+    """Ranks in a sample between which the k-th largest of all nearly always is.
+
+    They are three standard deviations above and below its expected rank.
+    """
+    rank = size * share
+    margin = 3 * math.sqrt(rank * (1 - share)) + 1
+    ranks = [math.ceil(rank + margin), math.floor(rank - margin)]
+    return np.clip(ranks, 1, max(size - 1, 1)).astype(np.uint32)
+
+
+@functools.partial(jax.jit, static_argnames=("in_pieces", "stride"))
+def _masks(
+    leaves: list[chex.Array],
+    k: chex.Array,
+    sample_ranks: chex.Array,
+    limits: Limits | None,
+    *,
+    in_pieces: bool,
+    stride: int | None,
 ) -> list[chex.Array]:
-    """Masks where the k-th largest key, ``keys.low``, is there more often than wanted.
-
-    The surplus of ties is what lies at or above a flat index.
-    """
-    surplus = keys.at_low - k
-    if limits is None and not trees.is_traced((leaves, keys)):
-        return _before(leaves, keys.low, _end_of_ties_by_leaf(leaves, keys, surplus))
-    if limits is not None:
-        # A leaf has no more ties to lose than it has more than its least count.
-        found = _count_keys(leaves, keys.low, count=_count_for(leaves))
-        spare = jnp.maximum(found, limits.least) - limits.least
-        limits = Limits(jnp.zeros_like(spare), spare)
-    return _before(leaves, keys.low, _end_of_ties(leaves, keys, surplus, limits))
-
-
-def _end_of_ties(
-    leaves: list[chex.Array], keys: Bracket, surplus: chex.Array, limits: Limits | None
-) -> chex.Array:
-    """The flat index at or above which as many ties lie as there are too many."""
-    total = sum(leaf.size for leaf in leaves)
-    bracket = _bracket(
-        jnp.uint32(0), jnp.uint32(total), keys.at_low - keys.at_high, surplus
-    )
-    return _search(_narrow_indices, (leaves, keys.low), bracket, surplus, limits).low
+    hints = None
+    if in_pieces and stride:
+        # Of a leaf of fewer entries than the stride, the first.
+        sample = [leaf.ravel()[::stride] for leaf in leaves]
+        hints = jax.lax.map(
+            lambda rank: _threshold(sample, rank, in_pieces=False).key, sample_ranks
+        )
+    threshold = _threshold(leaves, k, limits, hints, in_pieces=in_pieces)
+    return [
+        threshold.is_kept(_keys(leaf, leaves), index)
+        for leaf, index in zip(leaves, counting.flat_indices(leaves))
+    ]
 
 
-def _end_of_ties_by_leaf(
-    leaves: list[chex.Array], keys: Bracket, surplus: chex.Array
-) -> chex.Array:
-    """The same, counting from the last leaf on and searching in one leaf only."""
-    dtype, offset = _dtype(leaves), sum(leaf.size for leaf in leaves)
-    for leaf in reversed(leaves):
-        leaf = leaf.astype(dtype)
-        offset -= leaf.size
-        ties = _count_equal(leaf, keys.low, count=_count_for(leaf))
-        if ties >= surplus:
-            break
-        surplus -= ties
-    bracket = _bracket(jnp.uint32(0), jnp.uint32(leaf.size), ties, surplus)
-    within = _search(_narrow_indices, ([leaf], keys.low), bracket, surplus)
-    return offset + within.low
-
-
-def _narrowed_by_a_sample(
-    leaves: list[chex.Array], bracket: Bracket, k: chex.Array, limits: Limits | None
-) -> Bracket:
-    """Narrows by two guesses, between which the k-th largest nearly always is.
-
-    They are keys of a sample, three standard deviations of its rank above and below.
-    """
-    total = sum(leaf.size for leaf in leaves)
-    sample = _sample(leaves, total // _SAMPLE)
-    size = sum(leaf.size for leaf in sample)
-    rank = size * int(k) / total
-    margin = 3 * math.sqrt(rank * (1 - rank / size)) + 1
-    for wanted in (math.ceil(rank + margin), math.floor(rank - margin)):
-        if 1 <= wanted < size:
-            wanted = jnp.uint32(wanted)
-            found = _search(
-                _narrow_keys, (sample,), _key_bracket(sample, wanted), wanted
-            )
-            bracket = _narrow_keys(
-                leaves, bracket, k, limits, found.low, count=_count_in_pieces
-            )
-    return bracket
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _sample(leaves: list[chex.Array], stride: int) -> list[chex.Array]:
-    # Of a leaf of fewer entries than the stride, the first.
-    return [leaf.ravel()[::stride] for leaf in leaves]
-
-
-def _search(
-    narrow: Callable[..., Bracket],
-    data: tuple,
-    bracket: Bracket,
+def _threshold(
+    leaves: list[chex.Array],
     k: chex.Array,
     limits: Limits | None = None,
-) -> Bracket:
-    """Narrows until exactly k are at or above ``low``, or ``high`` is next to it."""
-    if trees.is_traced((data, bracket)):
+    hints: chex.Array | None = None,
+    *,
+    in_pieces: bool,
+) -> Threshold:
+    """The threshold at which k entries are kept; hints are guesses to begin with."""
+    total = jnp.uint32(sum(leaf.size for leaf in leaves))
 
-        def narrowed(bracket: Bracket) -> Bracket:
-            # Or XLA would take the keys out of the loop, and have those of all leaves.
-            constant, bracket = jax.lax.optimization_barrier((data, bracket))
-            return narrow(*constant, bracket, k, limits, count=_count)
+    def kept_count(threshold: Threshold) -> chex.Array:
+        counts = counting.count(
+            lambda x, index: threshold.is_kept(_keys(x, leaves), index),
+            leaves,
+            in_pieces=in_pieces,
+        )
+        if limits is not None:
+            counts = jnp.clip(counts, limits.least, limits.most)
+        return jnp.sum(counts, dtype=jnp.uint32)
 
-        return jax.lax.while_loop(lambda b: ~_is_found(b, k), narrowed, bracket)
-    # From the host, the arrays need not be copied into a loop's state.
-    count = _count_for(data)
-    while not _is_found(bracket, k):
-        bracket = narrow(*data, bracket, k, limits, count=count)
-    return bracket
+    def threshold_at(search: Search, value: chex.Array) -> Threshold:
+        return Threshold(
+            key=jnp.where(search.in_ties, search.key, value),
+            end=jnp.where(search.in_ties, total - value.astype(jnp.uint32), total),
+        )
+
+    def is_open(search: Search) -> chex.Array:
+        is_narrow = search.high - search.low <= 1
+        return (search.at_low != k) & ~(search.in_ties & is_narrow)
+
+    def narrowed(search: Search) -> Search:
+        guess = _guess(search)
+        if hints is not None:
+            hint = hints[jnp.minimum(search.guesses, len(hints) - 1)]
+            is_hinted = (search.guesses < len(hints)) & ~search.in_ties
+            hint = jnp.clip(hint, search.low + 1, search.high - 1)
+            guess = jnp.where(is_hinted, hint, guess)
+        count = kept_count(threshold_at(search, guess))
+        search = _narrow(search, k, guess, count)
+        is_turn = ~search.in_ties & (search.high - search.low <= 1)
+        ties = _start_of_ties(search, total, k)
+        return jax.tree.map(lambda t, s: jnp.where(is_turn, t, s), ties, search)
+
+    found = jax.lax.while_loop(is_open, narrowed, _start(leaves, k, limits))
+    return threshold_at(found, found.low)
 
 
-def _count_for(data: chex.ArrayTree) -> Count:
-    return _count_in_pieces if _is_on_one_cpu(data) else _count
-
-
-def _is_on_one_cpu(tree: chex.ArrayTree) -> bool:
-    if trees.is_traced(tree):
-        return False
-    devices = set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree)))
-    return len(devices) == 1 and devices.pop().platform == "cpu"
-
-
-@jax.jit
-def _is_found(bracket: Bracket, k: chex.Array) -> chex.Array:
-    return (bracket.at_low == k) | (bracket.high - bracket.low <= 1)
-
-
-@jax.jit
-def _key_bracket(
-    leaves: list[chex.Array], k: chex.Array, limits: Limits | None = None
-) -> Bracket:
+def _start(leaves: list[chex.Array], k: chex.Array, limits: Limits | None) -> Search:
     # Of floats, which XLA reduces several times faster than their keys; but it takes
     # subnormal ones for zero. A NaN, of which traced scores cannot be cleared, leaves
     # the bracket as wide as it can be.
-    dtype = _dtype(leaves)
+    dtype = jnp.result_type(*leaves)
     tiny = jnp.finfo(dtype).tiny
     least = jnp.min(jnp.stack([jnp.min(leaf.astype(dtype)) for leaf in leaves]))
     most = jnp.max(jnp.stack([jnp.max(leaf.astype(dtype)) for leaf in leaves]))
-    low = _ordered_bits(jnp.minimum(least, -tiny), dtype)
-    high = _ordered_bits(jnp.maximum(most, tiny), dtype)
-    low = jnp.where(jnp.isnan(least), jnp.uint32(0), low)
-    high = jnp.where(jnp.isnan(most), jnp.uint32(2**32 - 2), high)
-    total = jnp.uint32(sum(leaf.size for leaf in leaves))
-    none = jnp.uint32(0) if limits is None else jnp.sum(limits.least)
-    return _bracket(low, high + 1, total, k, at_high=none)
-
-
-def _bracket(
-    low: chex.Array,
-    high: chex.Array,
-    at_low: chex.Array,
-    k: chex.Array,
-    at_high: chex.Numeric = 0,
-) -> Bracket:
-    """The bracket to start from: all are at or above low, none at or above high."""
-    at_high = jnp.uint32(at_high)
-    return Bracket(
+    low = counting.ordered_bits(jnp.minimum(least, -tiny), dtype)
+    high = counting.ordered_bits(jnp.maximum(most, tiny), dtype)
+    low = jnp.where(jnp.isnan(least), jnp.zeros_like(low), low)
+    high = jnp.where(jnp.isnan(most), jnp.full_like(high, 2**32 - 2), high)
+    # That varies from device to device as the scores do.
+    zero = (low ^ low).astype(jnp.uint32)
+    at_low = jnp.uint32(sum(leaf.size for leaf in leaves)) + zero
+    at_high = zero if limits is None else zero + jnp.sum(limits.least)
+    return Search(
         low,
-        high,
+        high + 1,
         at_low,
         at_high,
         over=_residual(at_low, k),
         under=_residual(k, at_high),
-        last_was_low=jnp.array(False),
-        guesses=jnp.uint32(0),
+        last_was_low=zero > 0,
+        guesses=zero,
+        in_ties=zero > 0,
+        key=low,
     )
 
 
-@functools.partial(jax.jit, static_argnames="count")
-def _narrow_keys(
-    leaves: list[chex.Array],
-    bracket: Bracket,
-    k: chex.Array,
-    limits: Limits | None = None,
-    guess: chex.Array | None = None,
-    *,
-    count: Count,
-) -> Bracket:
-    dtype = _dtype(leaves)
-
-    def is_counted(x: chex.Array, index: chex.Array, guess: chex.Array) -> chex.Array:
-        return _ordered_bits(x, dtype) >= guess
-
-    guess = (
-        _guess(bracket) if guess is None else jnp.clip(guess, bracket.low, bracket.high)
+def _start_of_ties(search: Search, total: chex.Array, k: chex.Array) -> Search:
+    return search._replace(
+        low=jnp.zeros_like(search.low),
+        high=total.astype(search.high.dtype),
+        over=(search.at_low - k).astype(jnp.float32),
+        under=(k - search.at_high).astype(jnp.float32),
+        last_was_low=search.in_ties,
+        guesses=jnp.zeros_like(search.guesses),
+        in_ties=search.at_low != k,
+        key=search.low,
     )
-    count_at_least = functools.partial(count, is_counted, leaves)
-    return _narrow(count_at_least, bracket, k, limits, guess)
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _narrow_indices(
-    leaves: list[chex.Array],
-    key: chex.Array,
-    bracket: Bracket,
-    k: chex.Array,
-    limits: Limits | None = None,
-    *,
-    count: Count,
-) -> Bracket:
-    dtype = _dtype(leaves)
-
-    def is_counted(x: chex.Array, index: chex.Array, guess: chex.Array) -> chex.Array:
-        return (_ordered_bits(x, dtype) == key) & (index >= guess)
-
-    count_at_least = functools.partial(count, is_counted, leaves)
-    return _narrow(count_at_least, bracket, k, limits, _guess(bracket))
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _count_keys(
-    leaves: list[chex.Array], key: chex.Array, *, count: Count
-) -> chex.Array:
-    """How many keys of each leaf are at or above one."""
-    dtype = _dtype(leaves)
-
-    def is_counted(x: chex.Array, _: chex.Array, guess: chex.Array) -> chex.Array:
-        return _ordered_bits(x, dtype) >= guess
-
-    return count(is_counted, leaves, key)
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _count_equal(leaf: chex.Array, key: chex.Array, *, count: Count) -> chex.Array:
-    def is_counted(x: chex.Array, _: chex.Array, guess: chex.Array) -> chex.Array:
-        return _ordered_bits(x, x.dtype) == guess
-
-    return count(is_counted, [leaf], key)[0]
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _count_true(mask: chex.Array, *, count: Count) -> chex.Array:
-    def is_counted(x: chex.Array, _: chex.Array, __: chex.Array) -> chex.Array:
-        return x
-
-    return count(is_counted, [mask], jnp.uint32(0))[0]
-
-
-@jax.jit
-def _at_least(leaves: list[chex.Array], key: chex.Array) -> list[chex.Array]:
-    return [_ordered_bits(leaf, _dtype(leaves)) >= key for leaf in leaves]
-
-
-@jax.jit
-def _before(
-    leaves: list[chex.Array], key: chex.Array, end: chex.Array
-) -> list[chex.Array]:
-    def before(leaf: chex.Array, index: chex.Array) -> chex.Array:
-        keys = _ordered_bits(leaf, _dtype(leaves))
-        return (keys > key) | ((keys == key) & (index < end))
-
-    return [before(leaf, index) for leaf, index in zip(leaves, _flat_indices(leaves))]
 
 
 def _narrow(
-    count_at_least: Callable[[chex.Array], chex.Array],
-    bracket: Bracket,
-    k: chex.Array,
-    limits: Limits | None,
-    guess: chex.Array,
-) -> Bracket:
-    count = count_at_least(guess)
-    if limits is not None:
-        count = jnp.clip(count, limits.least, limits.most)
-    count = jnp.sum(count, dtype=jnp.uint32)
+    search: Search, k: chex.Array, guess: chex.Array, count: chex.Array
+) -> Search:
     is_low = count >= k
     # The Illinois rule: an end that stays twice loses half of its weight, or
     # interpolation would creep up to it from one side.
-    stays_again = is_low == bracket.last_was_low
-    less = jnp.where(stays_again & (bracket.guesses > 0), 0.5, 1.0)
-    return Bracket(
-        low=jnp.where(is_low, guess, bracket.low),
-        high=jnp.where(is_low, bracket.high, guess),
-        at_low=jnp.where(is_low, count, bracket.at_low),
-        at_high=jnp.where(is_low, bracket.at_high, count),
-        over=jnp.where(is_low, _residual(count, k), less * bracket.over),
-        under=jnp.where(is_low, less * bracket.under, _residual(k, count)),
+    stays_again = is_low == search.last_was_low
+    less = jnp.where(stays_again & (search.guesses > 0), 0.5, 1.0)
+    over, under = _residual(count, k), _residual(k, count)
+    over = jnp.where(search.in_ties, (count - k).astype(jnp.float32), over)
+    under = jnp.where(search.in_ties, (k - count).astype(jnp.float32), under)
+    return search._replace(
+        low=jnp.where(is_low, guess, search.low),
+        high=jnp.where(is_low, search.high, guess),
+        at_low=jnp.where(is_low, count, search.at_low),
+        at_high=jnp.where(is_low, search.at_high, count),
+        over=jnp.where(is_low, over, less * search.over),
+        under=jnp.where(is_low, less * search.under, under),
         last_was_low=is_low,
-        guesses=bracket.guesses + 1,
+        guesses=search.guesses + 1,
     )
 
 
-def _guess(bracket: Bracket) -> chex.Array:
+def _guess(search: Search) -> chex.Array:
     """A value strictly between low and high."""
-    width = bracket.high - bracket.low
-    share = bracket.over / (bracket.over + bracket.under)
+    width = search.high - search.low
+    share = search.over / (search.over + search.under)
     interpolated = (share * width.astype(jnp.float32)).astype(width.dtype)
-    bisect = (bracket.guesses % 4 == 3) & (bracket.guesses > 7)
+    bisect = (search.guesses % 4 == 3) & (search.guesses > 7)
     step = jnp.where(bisect, width // 2, interpolated)
-    return bracket.low + jnp.clip(step, 1, width - 1)
+    return search.low + jnp.clip(step, 1, width - 1)
 
 
 def _residual(count: chex.Array, k: chex.Array) -> chex.Array:
@@ -454,93 +333,5 @@ def _residual(count: chex.Array, k: chex.Array) -> chex.Array:
     return jnp.sqrt(count.astype(jnp.float32)) - jnp.sqrt(k.astype(jnp.float32))
 
 
-def _dtype(leaves: list[chex.Array]) -> jnp.dtype:
-    return jnp.result_type(*leaves)
-
-
-def _ordered_bits(x: chex.Array, dtype: jnp.dtype) -> chex.Array:
-    """Unsigned integers in the order of the floats; -0.0 and 0.0 are the same."""
-    bits = dtype.itemsize * 8
-    unsigned = jnp.dtype(f"uint{bits}")
-    sign = jnp.array(2 ** (bits - 1), unsigned)
-    pattern = jax.lax.bitcast_convert_type(x.astype(dtype), unsigned)
-    # A negative float's magnitude bits m become sign - m, a positive's sign + m.
-    keys = jnp.where(pattern >= sign, -pattern, pattern | sign)
-    return keys.astype(jnp.promote_types(unsigned, jnp.uint32))
-
-
-def _count(
-    is_counted: IsCounted, leaves: list[chex.Array], guess: chex.Array
-) -> chex.Array:
-    # Of a one that XLA does not know, or it would take the indices out of a loop.
-    guess, one = jax.lax.optimization_barrier((guess, jnp.uint32(1)))
-    return jnp.stack(
-        [
-            jnp.sum(is_counted(leaf, index, guess), dtype=jnp.uint32)
-            for leaf, index in zip(leaves, _flat_indices(leaves, one))
-        ]
-    )
-
-
-def _count_in_pieces(
-    is_counted: IsCounted, leaves: list[chex.Array], guess: chex.Array
-) -> chex.Array:
-    """The same where XLA writes out what it adds up, as it does on the CPU.
-
-    It is written as bytes, which add up as far as 255, and a piece at a time.
-    """
-    totals, offset = [], 0
-    for leaf in leaves:
-        count = functools.partial(_count_piece, is_counted, leaf.ravel(), guess, offset)
-        pieces, rest = divmod(leaf.size, _PIECE)
-        total = count(leaf.size - rest, rest)
-        if pieces:  # a loop, for written out one by one they take minutes to compile
-            total = jax.lax.fori_loop(
-                0,
-                pieces,
-                lambda i, total, count=count: total + count(i * _PIECE, _PIECE),
-                total,
-            )
-        # Adds nothing: it has a leaf wait for the one before, and take its memory.
-        guess += (total > leaf.size).astype(guess.dtype)
-        totals.append(total)
-        offset += leaf.size
-    return jnp.stack(totals)
-
-
-def _count_piece(
-    is_counted: IsCounted,
-    flat: chex.Array,
-    guess: chex.Array,
-    offset: int,
-    start: chex.Numeric,
-    size: int,
-) -> chex.Array:
-    piece = jax.lax.dynamic_slice(flat, (start,), (size,))
-    first = jnp.uint32(offset) + jnp.asarray(start, jnp.uint32)
-    index = first + jnp.arange(size, dtype=jnp.uint32)
-    return _sum_of_bytes(is_counted(piece, index, guess))
-
-
-def _sum_of_bytes(condition: chex.Array) -> chex.Array:
-    length = condition.size // 255
-    table = condition[: 255 * length].reshape(255, length).astype(jnp.uint8)
-    columns = jnp.sum(table, axis=0, dtype=jnp.uint8)
-    return sum(
-        jnp.sum(x, dtype=jnp.uint32) for x in (columns, condition[255 * length :])
-    )
-
-
-def _flat_indices(leaves: list[chex.Array], one: chex.Numeric = 1) -> list[chex.Array]:
-    """Row-major index of every entry, counted on from leaf to leaf (uint32)."""
-    offset, indices = 0, []
-    for leaf in leaves:
-        index = jnp.full(leaf.shape, offset, jnp.uint32)
-        stride = leaf.size
-        for axis, size in enumerate(leaf.shape):
-            stride //= size
-            iota = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-            index += iota * (jnp.uint32(stride) * one)
-        indices.append(index)
-        offset += leaf.size
-    return indices
+def _keys(x: chex.Array, leaves: list[chex.Array]) -> chex.Array:
+    return counting.ordered_bits(x, jnp.result_type(*leaves))

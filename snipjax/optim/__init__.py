@@ -1,8 +1,5 @@
 """Optimizers of sparse networks."""
 
-from snipjax.optim.sparse import (
-    SparseState,
-    sparse,
-)
+from snipjax.optim.sparse import SparseState, sparse
 
 __all__ = ["SparseState", "sparse"]

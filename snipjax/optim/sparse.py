@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from snipjax import masks
-from snipjax._src import trees
+from snipjax._src import checks
 
 
 class SparseState(NamedTuple):
@@ -64,7 +64,7 @@ def sparse(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, SparseState]:
-        trees.check_same_structure(updates, state.mask, "the gradient", "the mask")
+        checks.check_same_structure(updates, state.mask, "the gradient", "the mask")
         kept_params = None if params is None else masks.apply(state.mask, params)
         updates, inner_state = inner.update(
             masks.apply(state.mask, updates),

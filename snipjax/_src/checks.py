@@ -1,0 +1,129 @@
+"""Checks of what users pass to the core. Each raises a ``ValueError`` with the remedy."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snipjax._src import trees
+
+
+def check_arrays(tree: chex.ArrayTree, noun: str, advice: str) -> None:
+    """Raises a ``ValueError`` that names the first leaf which is not an array."""
+    for name, leaf in trees.named_leaves(tree):
+        try:
+            jax.typeof(leaf)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{noun} leaf '{name}' is a {type(leaf).__name__}, not an array; "
+                f"{advice}"
+            ) from None
+
+
+def check_floating(tree: chex.ArrayTree, noun: str) -> None:
+    """Raises a ``ValueError`` that names the first leaf which is not a float array."""
+    check_arrays(
+        tree,
+        noun,
+        "pass the arrays only, e.g. equinox.filter(model, equinox.is_inexact_array)",
+    )
+    for name, leaf in trees.named_leaves(tree):
+        dtype = jax.typeof(leaf).dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"{noun} leaf '{name}' has dtype {dtype}, which has no gradient; split "
+                "the trainable floating-point leaves off and pass only those"
+            )
+
+
+def check_batch(batch: Any) -> None:
+    """Raises a ``ValueError`` that names the first leaf of a batch that is no array."""
+    check_arrays(
+        batch, "batch", "pass a pytree of arrays, or iter(loader) for several batches"
+    )
+
+
+def check_loss(loss: Any) -> None:
+    """Raises a ``ValueError`` for a loss that is no floating-point scalar."""
+    try:
+        kind = jax.typeof(loss)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"loss_fn returned a {type(loss).__name__}; return the scalar loss alone "
+            "(keep auxiliary outputs for the training step)"
+        ) from None
+    if kind.shape != ():
+        raise ValueError(
+            f"loss_fn returned an array of shape {kind.shape}, not a scalar; "
+            "reduce it, e.g. with jnp.mean over the batch"
+        )
+    if not jnp.issubdtype(kind.dtype, jnp.floating):
+        raise ValueError(
+            f"loss_fn returned dtype {kind.dtype}, which has no gradient; "
+            "return a floating-point scalar"
+        )
+
+
+def check_same_structure(
+    tree: chex.ArrayTree, like: chex.ArrayTree, noun: str, like_noun: str
+) -> None:
+    """Raises a ``ValueError`` if the two pytrees differ in structure."""
+    if jax.tree.structure(tree) == jax.tree.structure(like):
+        return
+    names = {name for name, _ in trees.named_leaves(tree)}
+    like_names = {name for name, _ in trees.named_leaves(like)}
+    missing, extra = sorted(like_names - names), sorted(names - like_names)
+    differences = []
+    if missing:
+        differences.append(f"missing leaves: {', '.join(missing)}")
+    if extra:
+        differences.append(f"unknown leaves: {', '.join(extra)}")
+    if not differences:
+        differences.append(
+            f"{jax.tree.structure(tree)} against {jax.tree.structure(like)}"
+        )
+    raise ValueError(
+        f"{noun} does not have the structure of {like_noun} "
+        f"({'; '.join(differences)}); build it from the same pytree as {like_noun}"
+    )
+
+
+def check_positive_integer(value: Any, noun: str) -> None:
+    """Raises a ``ValueError`` unless the value is an integer of at least 1."""
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or value < 1:
+        raise ValueError(f"{noun} is {value!r}; it must be an integer of at least 1")
+
+
+def check_fraction(value: Any, noun: str, meaning: str, closed: bool = False) -> float:
+    """Returns the value as a float in [0, 1), or in [0, 1] where that is closed.
+
+    Raises:
+      ValueError: if it is no such number, or traced.
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(
+            f"{noun} is traced, but the number of connections kept must be known; "
+            "pass a Python float (close over it, or name it in static_argnames)"
+        )
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    is_number = not isinstance(value, bool | np.bool | str | bytes)
+    is_inside = 0.0 <= number < 1.0 or (closed and number == 1.0)
+    if not (is_number and is_inside):
+        interval = "[0, 1]" if closed else "[0, 1)"
+        raise ValueError(f"{noun} is {value!r}, outside {interval}; it is {meaning}")
+    return number
+
+
+def check_key(key: Any, criterion: str) -> None:
+    """Raises a ``ValueError`` if a random criterion has no key."""
+    if key is None:
+        raise ValueError(
+            f"saliency.{criterion} draws random numbers and has no key; pass key=, "
+            "e.g. jax.random.key(0)"
+        )

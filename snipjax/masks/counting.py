@@ -1,0 +1,157 @@
+"""Counts of entries of many arrays, without memory to speak of.
+
+On sharded arrays a count is an all-reduce of one number for each array. On one CPU,
+where XLA writes out whatever it adds up, entries are counted a piece at a time.
+"""
+
+import functools
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from snipjax._src import trees
+
+# From entries and their flat indices to whether each entry is counted.
+IsCounted = Callable[[chex.Array, chex.Array], chex.Array]
+
+_PIECE = 255 * 2**13  # entries counted at a time, few enough to stay in the cache
+_SMALL = 2**15  # entries that are counted at once everywhere
+
+
+def count(
+    is_counted: IsCounted, leaves: list[chex.Array], *, in_pieces: bool
+) -> chex.Array:
+    """Returns how many entries of each array are counted, uint32 ``[leaves]``.
+
+    Args:
+      is_counted: ``(entries, flat indices) -> bools``.
+      leaves: arrays; their flat indices are counted on from one to the next.
+      in_pieces: whether the arrays lie on one CPU.
+    """
+    if not in_pieces:
+        # Or XLA would take keys and indices out of a loop, and have those of all.
+        leaves, one = jax.lax.optimization_barrier((leaves, jnp.uint32(1)))
+        return jnp.stack(
+            [
+                jnp.sum(is_counted(leaf, index), dtype=jnp.uint32)
+                for leaf, index in zip(leaves, flat_indices(leaves, one))
+            ]
+        )
+    counts, offset = [], 0
+    for leaf in leaves:
+        counts.append(_count_in_pieces(is_counted, leaf.ravel(), offset))
+        offset += leaf.size
+    return jnp.stack(counts)
+
+
+def is_on_one_cpu(tree: chex.ArrayTree) -> bool:
+    """Returns whether all arrays lie on one CPU and hence are counted in pieces.
+
+    The place of a traced array is known if there is one device only.
+    """
+    if trees.is_traced(tree):
+        devices = set(jax.devices())
+    else:
+        devices = set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree)))
+    return len(devices) == 1 and devices.pop().platform == "cpu"
+
+
+def true_counts(masks: list[chex.Array]) -> list[int]:
+    """Returns how many entries of each bool array are true.
+
+    Example:
+      >>> true_counts([jnp.array([True, False]), jnp.array([True, True])])
+      [1, 2]
+    """
+    # A mask closed over by a traced function has values to count all the same.
+    with jax.ensure_compile_time_eval():
+        counted = [_count_true(m, in_pieces=is_on_one_cpu(m)) for m in masks]
+    return [int(number) for number in jax.device_get(counted)]
+
+
+def infinite_counts(leaves: list[chex.Array]) -> list[int]:
+    """Returns how many entries of each float array are NaN or infinite.
+
+    Example:
+      >>> infinite_counts([jnp.array([0.0, jnp.nan]), jnp.array([jnp.inf, -jnp.inf])])
+      [1, 2]
+    """
+    # Counted, for the largest of many entries need not be NaN where one of them is.
+    with jax.ensure_compile_time_eval():
+        counts = _count_infinite(leaves, in_pieces=is_on_one_cpu(leaves))
+    return [int(number) for number in jax.device_get(counts)]
+
+
+def ordered_bits(x: chex.Array, dtype: jnp.dtype) -> chex.Array:
+    """Returns unsigned integers in the order of the floats; -0.0 and 0.0 are equal.
+
+    Args:
+      x: array of floats.
+      dtype: the floating-point dtype that all arrays to be compared are cast to.
+
+    Returns:
+      Keys of the array's shape, uint32 or wider.
+    """
+    bits = dtype.itemsize * 8
+    unsigned = jnp.dtype(f"uint{bits}")
+    sign = jnp.array(2 ** (bits - 1), unsigned)
+    pattern = jax.lax.bitcast_convert_type(x.astype(dtype), unsigned)
+    # A negative float's magnitude bits m become sign - m, a positive's sign + m.
+    keys = jnp.where(pattern >= sign, -pattern, pattern | sign)
+    return keys.astype(jnp.promote_types(unsigned, jnp.uint32))
+
+
+def flat_indices(leaves: list[chex.Array], one: chex.Numeric = 1) -> list[chex.Array]:
+    """Returns the row-major index of every entry, counted on from leaf to leaf.
+
+    Args:
+      leaves: arrays, of less than 2**32 entries together.
+      one: the number one, not known to XLA where indices must not leave a loop.
+    """
+    offset, indices = 0, []
+    for leaf in leaves:
+        index = jnp.full(leaf.shape, offset, jnp.uint32)
+        stride = leaf.size
+        for axis, size in enumerate(leaf.shape):
+            stride //= size
+            iota = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+            index += iota * (jnp.uint32(stride) * one)
+        indices.append(index)
+        offset += leaf.size
+    return indices
+
+
+@functools.partial(jax.jit, static_argnames="in_pieces")
+def _count_true(mask: chex.Array, *, in_pieces: bool) -> chex.Array:
+    return count(lambda x, index: x, [mask], in_pieces=in_pieces)[0]
+
+
+@functools.partial(jax.jit, static_argnames="in_pieces")
+def _count_infinite(leaves: list[chex.Array], *, in_pieces: bool) -> chex.Array:
+    return count(lambda x, index: ~jnp.isfinite(x), leaves, in_pieces=in_pieces)
+
+
+def _count_in_pieces(
+    is_counted: IsCounted, flat: chex.Array, offset: int
+) -> chex.Array:
+    def count_piece(start: chex.Numeric, size: int) -> chex.Array:
+        piece = jax.lax.dynamic_slice(flat, (start,), (size,))
+        first = jnp.uint32(offset) + jnp.asarray(start, jnp.uint32)
+        return is_counted(piece, first + jnp.arange(size, dtype=jnp.uint32))
+
+    if flat.size <= _SMALL:
+        return jnp.sum(count_piece(0, flat.size), dtype=jnp.uint32)
+    # Two pieces at least: of a whole leaf, XLA would take the keys out of a loop.
+    pieces = max(2, -(-flat.size // _PIECE))
+    size = flat.size // pieces // 255 * 255
+
+    def add(i: chex.Array, total: chex.Array) -> chex.Array:
+        # Bytes, which XLA writes out in the least memory, add up as far as 255.
+        table = count_piece(i * size, size).reshape(255, -1).astype(jnp.uint8)
+        columns = jnp.sum(table, axis=0, dtype=jnp.uint8)
+        return total + jnp.sum(columns, dtype=jnp.uint32)
+
+    rest = count_piece(pieces * size, flat.size - pieces * size)
+    return jax.lax.fori_loop(0, pieces, add, jnp.sum(rest, dtype=jnp.uint32))

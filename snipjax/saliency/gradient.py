@@ -1,0 +1,83 @@
+"""The derivative of the loss in each connection, which criteria of the gradient share."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from snipjax._src import checks
+from snipjax._src.types import LossFn
+
+
+def sensitivity(
+    loss_fn: LossFn,
+    params: chex.ArrayTree,
+    batch: Any,
+    *,
+    key: chex.PRNGKey | None = None,
+    dtype: chex.ArrayDType = jnp.float32,
+) -> chex.ArrayTree:
+    r"""Returns the signed derivative of the loss in each connection.
+
+    With a mask :math:`c` of ones multiplied into the parameters :math:`w`,
+
+    .. math:: g_j = \frac{\partial L(c \odot w)}{\partial c_j} \bigg|_{c = 1}
+                  = w_j \frac{\partial L}{\partial w_j}.
+
+    Args:
+      loss_fn: ``(params, batch) -> scalar``, a pure function: the loss of a batch,
+        without weight decay.
+      params: pytree of floating-point arrays, which the loss sees in their own dtype.
+      batch: any pytree that ``loss_fn`` takes.
+      key: ignored.
+      dtype: float32 or bfloat16, in which the derivative is returned. It is taken in
+        float32.
+
+    Returns:
+      A pytree like ``params`` of arrays of that dtype.
+
+    Raises:
+      ValueError: if the loss is not a floating-point scalar, a leaf of ``params`` is
+        not a floating-point array, or ``dtype`` is another.
+
+    Example:
+      >>> loss_fn = lambda params, x: jnp.sum(params["w"] * x)
+      >>> sensitivity(loss_fn, {"w": jnp.array([1.0, -3.0])}, jnp.ones(2))
+      {'w': Array([ 1., -3.], dtype=float32)}
+
+    Lee, Ajanthan, Torr, "SNIP: Single-shot Network Pruning based on Connection
+    Sensitivity", ICLR 2019, equation 5.
+    """
+    del key
+    checks.check_floating(params, "params")
+    # In float16 most of a billion scores that sum to one are zero.
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(
+            f"dtype is {jnp.dtype(dtype)}, in which scores cannot be held; pass "
+            "jnp.float32 or jnp.bfloat16"
+        )
+
+    def loss_of_mask(mask: chex.ArrayTree) -> chex.Array:
+        loss = loss_fn(jax.tree.map(_connect, mask, params), batch)
+        checks.check_loss(loss)
+        return loss
+
+    # Compiled, the ones and the products with them are no arrays: XLA leaves
+    # dL/dc = dL/dw * w, taken a leaf at a time.
+    ones = jax.tree.map(lambda w: jnp.ones_like(w, at_least_float32(w)), params)
+    derivative = jax.grad(loss_of_mask)(ones)
+    return jax.tree.map(lambda g: g.astype(jnp.float32).astype(dtype), derivative)
+
+
+def at_least_float32(w: chex.Array) -> Any:
+    """Returns the dtype of ``w``, or float32 where that is narrower."""
+    dtype = jnp.result_type(w)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def _connect(mask: chex.Array, param: chex.Array) -> chex.Array:
+    # The product is taken in the mask's float32, so that dL/dc = g * w is too; the
+    # loss sees the parameter in its own dtype.
+    product = mask * jnp.asarray(param, mask.dtype)
+    return product.astype(jnp.result_type(param))

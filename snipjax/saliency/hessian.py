@@ -1,0 +1,64 @@
+"""Products with the Hessian of the loss, which criteria of the curvature share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from snipjax._src import checks
+from snipjax._src.types import LossFn
+from snipjax.saliency.gradient import at_least_float32
+
+
+def hessian_product(
+    loss_fn: LossFn, params: chex.ArrayTree, batch: Any
+) -> Callable[[chex.ArrayTree], chex.ArrayTree]:
+    """Returns the function that multiplies a pytree with the Hessian of the loss.
+
+    The gradient is gone through once, however many products are taken. The products
+    are in float32 or wider.
+    """
+    wide = jax.tree.map(lambda w: w.astype(at_least_float32(w)), params)
+
+    def loss_of(wide: chex.ArrayTree) -> chex.Array:
+        narrow = jax.tree.map(lambda v, w: v.astype(w.dtype), wide, params)
+        loss = loss_fn(narrow, batch)
+        checks.check_loss(loss)
+        return loss
+
+    _, product = jax.linearize(jax.grad(loss_of), wide)
+
+    def multiply(tree: chex.ArrayTree) -> chex.ArrayTree:
+        return product(jax.tree.map(lambda v, w: v.astype(w.dtype), tree, wide))
+
+    return multiply
+
+
+def hessian_rows(
+    product: Callable[[chex.ArrayTree], chex.ArrayTree],
+    params: chex.ArrayTree,
+    number: int,
+    entries: Callable[[list[chex.Array], chex.Array], chex.Array],
+) -> chex.Array:
+    """Returns entries of the Hessian's rows of one leaf, one row at a time.
+
+    Args:
+      product: multiplies a pytree with the Hessian.
+      params: pytree of floating-point arrays.
+      number: the leaf's, in tree order; the leaf is not empty.
+      entries: ``(leaves of a row, index of the row) -> array``.
+
+    Returns:
+      The arrays stacked, ``[leaf.size, ...]``.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+
+    def row(j: chex.Array) -> chex.Array:
+        basis = [jnp.zeros_like(leaf) for leaf in leaves]
+        leaf = leaves[number]
+        basis[number] = jnp.zeros_like(leaf.ravel()).at[j].set(1).reshape(leaf.shape)
+        return entries(jax.tree.leaves(product(jax.tree.unflatten(treedef, basis))), j)
+
+    return jax.lax.map(row, jnp.arange(leaves[number].size))
