@@ -1,8 +1,8 @@
 """Pruning neural networks at initialization, as pure functions on pytrees.
 
-:mod:`snipjax.saliency` scores connections, :mod:`snipjax.masks` turns scores into masks,
-:mod:`snipjax.pruning` does both in one call and :mod:`snipjax.optim` keeps pruned entries
-at zero during training. Modules are imported when they are first used.
+:mod:`snipjax.saliency` scores connections, :mod:`snipjax.masks` turns scores into
+masks, :mod:`snipjax.pruning` does both in one call and :mod:`snipjax.optim` keeps
+pruned entries at zero during training. Modules are imported when they are first used.
 """
 
 import importlib

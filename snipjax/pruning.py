@@ -1,6 +1,5 @@
 """Pruning in one call: saliency, selection, and the pruned parameters."""
 
-import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from snipjax import masks, saliency
 from snipjax._src import checks, trees

@@ -1,4 +1,4 @@
-"""Checks of what users pass to the core. Each raises a ``ValueError`` with the remedy."""
+"""Checks of arguments of the core: each raises a ``ValueError`` with the remedy."""
 
 from typing import Any
 
@@ -70,7 +70,8 @@ def check_same_structure(
     tree: chex.ArrayTree, like: chex.ArrayTree, noun: str, like_noun: str
 ) -> None:
     """Raises a ``ValueError`` if the two pytrees differ in structure."""
-    if jax.tree.structure(tree) == jax.tree.structure(like):
+    treedef, like_treedef = jax.tree.structure(tree), jax.tree.structure(like)
+    if treedef == like_treedef:
         return
     names = {name for name, _ in trees.named_leaves(tree)}
     like_names = {name for name, _ in trees.named_leaves(like)}
@@ -81,9 +82,7 @@ def check_same_structure(
     if extra:
         differences.append(f"unknown leaves: {', '.join(extra)}")
     if not differences:
-        differences.append(
-            f"{jax.tree.structure(tree)} against {jax.tree.structure(like)}"
-        )
+        differences.append(f"{treedef} against {like_treedef}")
     raise ValueError(
         f"{noun} does not have the structure of {like_noun} "
         f"({'; '.join(differences)}); build it from the same pytree as {like_noun}"
@@ -120,10 +119,11 @@ def check_fraction(value: Any, noun: str, meaning: str, closed: bool = False) ->
     return number
 
 
-def check_key(key: Any, criterion: str) -> None:
-    """Raises a ``ValueError`` if a random criterion has no key."""
+def check_key(key: chex.PRNGKey | None, criterion: str) -> chex.PRNGKey:
+    """Returns the key, or raises a ``ValueError`` if there is none."""
     if key is None:
         raise ValueError(
             f"saliency.{criterion} draws random numbers and has no key; pass key=, "
             "e.g. jax.random.key(0)"
         )
+    return key

@@ -71,14 +71,14 @@ def by_group(
                 f"{there_are}"
             )
         treedef = jax.tree.structure(scores)
-        mask = treedef.unflatten([jnp.array(True) for _ in names])
+        mask = jax.tree.unflatten(treedef, [jnp.array(True) for _ in names])
         for one in {g if g in sparsities else None: None for g in found.values()}:
             in_group = [
                 n in found and (found[n] if found[n] in sparsities else None) == one
                 for n in names
             ]
             budget = sparsity if one is None else sparsities[one]
-            part = select(scores, budget, treedef.unflatten(in_group))
+            part = select(scores, budget, jax.tree.unflatten(treedef, in_group))
             mask = jax.tree.map(lambda m, p: p if jnp.ndim(p) else m, mask, part)
         return mask
 
@@ -89,9 +89,9 @@ def with_minimum_density(minimum: float) -> Select:
     r"""Returns a global selection that leaves every leaf a minimum of connections.
 
     Of the :math:`m` prunable connections :math:`\mathrm{round}(m (1 - sparsity))` are
-    kept. Among them are the :math:`\lceil minimum \cdot n_l \rceil` largest of each leaf
-    of :math:`n_l` connections, so that none collapses; the others are the largest of
-    the rest of all leaves. Of equal scores, those of lower flat index come first.
+    kept. Among them are the :math:`\lceil minimum \cdot n_l \rceil` largest of each
+    leaf of :math:`n_l` connections, so that none collapses; the others are the largest
+    of the rest of all leaves. Of equal scores, those of lower flat index come first.
 
     Args:
       minimum: least density of a leaf, in [0, 1]; the product is taken with the

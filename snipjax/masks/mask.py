@@ -55,11 +55,12 @@ def ones(params: chex.ArrayTree, prunable: Prunable = kernels) -> Mask:
       {'b': Array(True, dtype=bool), 'w': Array([[ True,  True]], dtype=bool)}
     """
     leaves, treedef = jax.tree.flatten(params)
-    return treedef.unflatten(
+    return jax.tree.unflatten(
+        treedef,
         [
             jnp.ones(jnp.shape(leaf) if is_prunable else (), jnp.bool_)
             for leaf, is_prunable in zip(leaves, are_prunable(params, prunable))
-        ]
+        ],
     )
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable
-from typing import Any
 
 import chex
 import jax
@@ -13,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snipjax._src import checks, trees
-from snipjax._src.types import KeyPath, Prunable
-
-Predicate = Callable[[KeyPath, Any], bool]
+from snipjax._src.types import KeyPath, Predicate, Prunable
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _KERNEL = re.compile(r"(.*_)?(kernel|weights?|w)_?\d*", re.IGNORECASE)
@@ -100,7 +96,7 @@ def is_normalization(path: KeyPath) -> bool:
 
     A part of the path is called ``BatchNorm_0``, ``layer_norm``, ``norm2``,
     ``layernorm_before``, ``conv1_bn``, ``gn_root``, ``ln_f`` or alike, or the leaf is
-    called ``scale`` or ``offset``. A leaf called ``kernel`` belongs to another layer in any case.
+    called ``scale`` or ``offset``. A leaf called ``kernel`` never does.
 
     Example:
       >>> is_normalization(tuple(map(jax.tree_util.DictKey, ("ln_f", "bias"))))

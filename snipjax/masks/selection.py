@@ -5,8 +5,8 @@ largest key is bracketed, and the bracket narrowed by counting the keys at or ab
 guess. Guesses are by interpolation, which takes few rounds on scores as they are; later
 every fourth is by bisection, which bounds the rounds on any; the first two, where
 arrays lie on one CPU, come from a small sample. Ties at the k-th largest are cut at a
-flat index, which the same loop then brackets. Where every leaf keeps some of its own largest in any
-case, its count is taken as that many at least.
+flat index, which the same loop then brackets. Where every leaf keeps some of its own
+largest in any case, its count is taken as that many at least.
 """
 
 import functools

@@ -131,8 +131,8 @@ def select_leaves(
         )
     _check_finite(leaves)
     rows = iter(rule(leaves, sparsity))
-    return treedef.unflatten(
-        [next(rows) if chosen else jnp.array(True) for chosen in is_prunable]
+    return jax.tree.unflatten(
+        treedef, [next(rows) if chosen else jnp.array(True) for chosen in is_prunable]
     )
 
 

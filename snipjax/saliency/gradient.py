@@ -1,4 +1,4 @@
-"""The derivative of the loss in each connection, which criteria of the gradient share."""
+"""The derivative of the loss in each connection, which gradient criteria share."""
 
 from typing import Any
 

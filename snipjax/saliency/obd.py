@@ -104,7 +104,7 @@ def hessian_diagonal(
     """
     if num_samples is not None:
         checks.check_positive_integer(num_samples, "num_samples")
-        checks.check_key(key, "obd")
+        key = jax.random.fold_in(checks.check_key(key, "obd"), 0)
     checks.check_floating(params, "params")
     params = jax.tree.map(jnp.asarray, params)
     leaves, treedef = jax.tree.flatten(params)
@@ -139,6 +139,5 @@ def hessian_diagonal(
     zeros = jax.tree.map(
         lambda w: trees.placed_like(jnp.zeros(w.shape, jnp.float32), w), params
     )
-    keys = jax.random.split(jax.random.fold_in(key, 0), num_samples)
-    total, _ = jax.lax.scan(add, zeros, keys)
+    total, _ = jax.lax.scan(add, zeros, jax.random.split(key, num_samples))
     return jax.tree.map(lambda h: h / num_samples, total)

@@ -37,7 +37,7 @@ def random(
       (3,)
     """
     del loss_fn, batch
-    checks.check_key(key, "random")
+    key = checks.check_key(key, "random")
     checks.check_floating(params, "params")
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, max(len(leaves), 1))
