@@ -1,18 +1,17 @@
-"""Variance scaling, and the signal it gives."""
+"""Initializers of weights, and the signal that they give a network."""
 
-from snipjax.initializers.signals import Signal
+from snipjax.initializers.propagation import signal
+from snipjax.initializers.signals import Signal, from_json, to_json
 from snipjax.initializers.variance_scaling import (
     INITIALIZERS,
     NORMAL_STDDEV,
     Initializer,
-    Loss,
     by_name,
     fan_in,
     glorot_uniform,
     he,
     heuristic_uniform,
     random_normal,
-    signal,
     truncated_normal,
     xavier,
 )
@@ -21,15 +20,16 @@ __all__ = [
     "INITIALIZERS",
     "NORMAL_STDDEV",
     "Initializer",
-    "Loss",
     "Signal",
     "by_name",
     "fan_in",
+    "from_json",
     "glorot_uniform",
     "he",
     "heuristic_uniform",
     "random_normal",
     "signal",
+    "to_json",
     "truncated_normal",
     "xavier",
 ]

@@ -1,20 +1,18 @@
-"""What initializations do to a network, measured: as values, a table and a file."""
+"""Records of the signal that an initialization gives: a table, and a file."""
 
+import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from snipjax.training import rundir
-
-FILE = "signal.json"
-
 
 class Signal(NamedTuple):
-    """What :func:`snipjax.initializers.signal` measured; ``str`` gives it as a table.
+    """Variances, densities and rank correlations of layers; ``str`` gives a table.
 
-    A value is NaN where it is not defined: see :func:`snipjax.initializers.signal`.
+    A value is NaN where it is not defined.
     """
 
     layers: tuple[str, ...]  # in the order of the first call
@@ -24,42 +22,49 @@ class Signal(NamedTuple):
     rank_correlation: np.ndarray  # float32 [layers], in [-1, 1]
 
     def __str__(self) -> str:
-        heads = (
-            "layer",
-            "activation variance",
-            "gradient variance",
-            "density (%)",
-            "rank correlation",
-        )
-        columns = (
-            self.layers,
-            [_mean_and_std(values, ".2e") for values in self.activation_variance.T],
-            [_mean_and_std(values, ".2e") for values in self.gradient_variance.T],
-            [_mean_and_std(100 * values, ".2f") for values in self.density.T],
-            [_mean_and_std(value, ".3f") for value in self.rank_correlation],
-        )
-        widths = [max(map(len, column)) for column in zip(heads, *zip(*columns))]
+        columns = {
+            "layer": self.layers,
+            "activation variance": _cells(self.activation_variance.T, ".2e"),
+            "gradient variance": _cells(self.gradient_variance.T, ".2e"),
+            "density (%)": _cells(100 * self.density.T, ".2f"),
+            "rank correlation": _cells(self.rank_correlation, ".3f"),
+        }
+        rows = [tuple(columns), *zip(*columns.values())]
+        widths = [max(map(len, column)) for column in zip(*rows)]
         return "\n".join(
             "  ".join(
                 [row[0].ljust(widths[0])]
                 + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
             )
-            for row in (heads, *zip(*columns))
+            for row in rows
         )
 
 
-def as_json(signal: Signal) -> dict[str, Any]:
-    """Returns a signal as JSON has it, which has no NaN."""
+def to_json(signal: Signal) -> dict[str, Any]:
+    """Returns a signal as values that JSON has, with None for NaN.
+
+    Args:
+      signal: a signal.
+
+    Example:
+      >>> one = np.full((1, 1), 0.5, np.float32)
+      >>> signal = Signal(("Dense_0",), one, one, one, np.array([np.nan]))
+      >>> to_json(signal)["rank_correlation"]
+      [None]
+    """
     values = {
-        name: np.where(np.isnan(array), None, array.astype(object)).tolist()
+        name: np.array(np.where(np.isnan(array), None, array.astype(object))).tolist()
         for name, array in signal._asdict().items()
         if name != "layers"
     }
     return {"layers": list(signal.layers)} | values
 
 
-def from_json(values: dict[str, Any]) -> Signal:
-    """Returns the signal that :func:`as_json` made this of.
+def from_json(values: Mapping[str, Any]) -> Signal:
+    """Returns the signal that values of JSON describe.
+
+    Args:
+      values: value of :func:`to_json`.
 
     Raises:
       ValueError: if it is anything else, or of no seed or layer.
@@ -81,31 +86,23 @@ def from_json(values: dict[str, Any]) -> Signal:
         layers = tuple(map(str, values["layers"]))
     except (KeyError, TypeError, ValueError):
         raise ValueError("it is not a signal as snipjax writes it") from None
-    *of_seeds, over_seeds = (array.shape for array in arrays.values())
+    *per_seed, over_seeds = (array.shape for array in arrays.values())
     shape = (*arrays["density"].shape[:1], len(layers))
-    if any(each != shape for each in of_seeds) or over_seeds != shape[1:]:
+    if any(each != shape for each in per_seed) or over_seeds != shape[1:]:
         raise ValueError("it is a signal whose layers, seeds and values do not fit")
     if 0 in shape:
         raise ValueError("it is a signal of no seed or no layer")
     return Signal(layers, **arrays)
 
 
-def _mean_and_std(values: np.ndarray, spec: str) -> str:
-    """For example ``0.95 ± 0.01``; the mean alone of a scalar, a dash of a NaN."""
-    if np.any(np.isnan(values)):
-        return "-"
-    mean = f"{np.mean(values):{spec}}"
-    return f"{mean} ± {np.std(values):{spec}}" if np.ndim(values) else mean
-
-
 def read(path: Path) -> Signal | None:
     """Returns the signal in a file, or None if there is none.
 
-    One that is damaged counts as none, with a warning: it costs itself, and not the
-    runs beside it.
+    A damaged file counts as none, with a warning: it costs itself, and not the runs
+    beside it.
 
     Args:
-      path: a file of :data:`FILE`'s name in a run's directory.
+      path: path of a run's ``signal.json``.
 
     Example:
       >>> read(Path("runs/new/signal.json")) is None
@@ -114,7 +111,17 @@ def read(path: Path) -> Signal | None:
     if not path.is_file():
         return None
     try:
-        return from_json(rundir.read_json(path))
+        return from_json(json.loads(path.read_text()))
     except (ValueError, RecursionError, OSError) as error:
         warnings.warn(f"left out: '{path}': {error}", stacklevel=2)
         return None
+
+
+def _cells(rows: np.ndarray, spec: str) -> list[str]:
+    """Returns texts such as ``0.95 ± 0.01``; the mean alone of a scalar, - of a NaN."""
+    cells = []
+    for values in rows:
+        mean = f"{np.mean(values):{spec}}"
+        text = f"{mean} ± {np.std(values):{spec}}" if np.ndim(values) else mean
+        cells.append("-" if np.any(np.isnan(values)) else text)
+    return cells

@@ -421,7 +421,7 @@ def test_table() -> None:
     [
         ({"keys": jax.random.key(0)}, r"keys has shape \(\), not \[seeds\]"),
         ({"keys": keys(2)[:0]}, r"keys has shape \(0,\)"),
-        ({"keys": list(keys(2))}, "keys is of type list; pass an array"),
+        ({"keys": list(keys(2))}, "keys is a list, not an array"),
         ({"model": Net}, "no Flax Linen module; pass an instance"),
         ({"model": lambda images: images}, "no Flax Linen module"),
         ({"batch": random_batch((5, 4), 3)._replace(labels=np.ones(4))}, "labels .4,"),
