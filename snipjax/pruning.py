@@ -107,6 +107,7 @@ def score_and_mask(
     rounds: int = 1,
     key: chex.PRNGKey | None = None,
     mask: Mask | None = None,
+    jit: Callable[..., Callable[..., Any]] = jax.jit,
 ) -> tuple[Scores, Mask]:
     """Returns the saliency of connections and the mask of those to keep.
 
@@ -126,6 +127,7 @@ def score_and_mask(
       rounds: number of times that the saliency of the kept connections is taken.
       key: PRNG key for the criterion, in round ``r > 1`` ``fold_in(key, r)``.
       mask: mask of connections that were pruned before and stay so.
+      jit: compiles the program for the scores, e.g. for a mesh of devices.
 
     Returns:
       ``(scores, mask)``, pytrees like ``params``; the scores are those of the last
@@ -160,6 +162,7 @@ def score_and_mask(
         rounds=rounds,
         key=key,
         mask=mask,
+        jit=jit,
     )
     _warn(scores, mask, stacklevel=4)
     return scores, mask
@@ -236,6 +239,7 @@ def _score_and_mask(
     rounds: int,
     key: chex.PRNGKey | None,
     mask: Mask | None,
+    jit: Callable[..., Callable[..., Any]] = jax.jit,
 ) -> tuple[Scores, Mask]:
     masks.kept_count(0, sparsity)
     checks.check_positive_integer(rounds, "rounds")
@@ -247,7 +251,7 @@ def _score_and_mask(
         loss_fn = mean_loss(loss_fn)
     checks.check_floating(params, "params")
 
-    @jax.jit
+    @jit
     def score(params: chex.ArrayTree, batch: Any, key: Any) -> Scores:
         return criterion(loss_fn, params, batch, key=key)
 
