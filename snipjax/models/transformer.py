@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from snipjax._src.losses import LossFn
+from snipjax._src.types import LossFn
 from snipjax.models.layers import Dense, rematerialized
 
 
