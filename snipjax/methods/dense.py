@@ -1,10 +1,12 @@
 """The dense network, from which every method starts."""
 
+import jax.numpy as jnp
 import optax
 
 from snipjax import masks
+from snipjax._src import trees
 from snipjax.methods import phases
-from snipjax.methods.problem import Outcome, Problem, check_pretrained
+from snipjax.methods.problem import Outcome, Problem
 
 
 def dense(problem: Problem) -> Outcome:
@@ -34,13 +36,22 @@ def dense(problem: Problem) -> Outcome:
     return Outcome(fitted.params, fitted.mask, fitted.history)
 
 
-def trained(problem: Problem, pretrained: Outcome | None) -> Outcome:
-    """Returns the given outcome of dense training, or trains the network.
+def start(problem: Problem, sparsity: float, pretrained: Outcome | None) -> Outcome:
+    """Returns the dense network that a method starts from, trained if not given.
 
     Raises:
-      ValueError: if it is of another network.
+      ValueError: if the sparsity is outside [0, 1), or the network given is another.
     """
+    masks.kept_count(1, sparsity)  # checks it
     if pretrained is None:
         return dense(problem)
-    check_pretrained(problem, pretrained)
+    shapes = {name: jnp.shape(x) for name, x in trees.named_leaves(problem.params)}
+    given = {name: jnp.shape(x) for name, x in trees.named_leaves(pretrained.params)}
+    for name in sorted(shapes.keys() | given.keys()):
+        if shapes.get(name) != given.get(name):
+            raise ValueError(
+                f"pretrained is of another network: '{name}' has shape "
+                f"{given.get(name)}, and {shapes.get(name)} in the problem; give the "
+                "outcome of dense(problem) for the same params"
+            )
     return pretrained

@@ -18,12 +18,11 @@ import optax
 from snipjax import masks
 from snipjax.methods import layers, phases
 from snipjax.methods import settings as checks
-from snipjax.methods.dense import trained
+from snipjax.methods.dense import start
 from snipjax.methods.problem import (
     History,
     Outcome,
     Problem,
-    check_sparsity,
     joined,
 )
 from snipjax.training import Metrics
@@ -121,8 +120,7 @@ def dns(
 
     Guo, Yao, Chen, NeurIPS 2016.
     """
-    check_sparsity(sparsity)
-    pretrained = trained(problem, pretrained)
+    pretrained = start(problem, sparsity, pretrained)
     params, mask = pretrained.params, masks.ones(pretrained.params, problem.prunable)
     mean, scale = mean_and_scale(params, mask)
     num_steps = problem.share(settings.surgery)
@@ -183,9 +181,7 @@ def dns(
 def update_chance(time: chex.Numeric, settings: DNS) -> chex.Numeric:
     """Returns the probability of an update of the mask.
 
-    Args:
-      time: t, from 0 at the first step of the surgery to 1 at its end.
-      settings: ``gamma`` and ``power``.
+    The time t goes from 0 at the first step of the surgery to 1 at its end.
 
     Example:
       >>> update_chance(1.0, DNS(gamma=3.0, power=2.0))
@@ -206,17 +202,8 @@ def surgery_step(
 ) -> tuple[Surgery, Metrics]:
     """Returns weights and mask after one step, and the metrics before it.
 
-    Args:
-      carry: weights and mask before the step.
-      batch: a prepared batch.
-      key: PRNG key of the decision on the mask.
-      problem: the loss.
-      optimizer: optimizer that sees ``dL/d(W * T)``, and all of W.
-      chance: probability of an update of the mask.
-      operate: ``(W, T) -> T``, the update.
-
-    Returns:
-      ``(carry, metrics)``; the metrics are those of W * T.
+    The mask is updated by ``operate(W, T)`` with probability ``chance``. The optimizer
+    sees ``dL/d(W * T)``, and all of W. The metrics are those of W * T.
     """
     params = carry.params
 
@@ -245,13 +232,6 @@ def mean_and_scale(
     ``log(1 + n)``, for a layer of n prunable connections, so that one c suits small
     layers and large ones.
 
-    Args:
-      params: all weights W.
-      mask: the connections to take into account.
-
-    Returns:
-      Two pytrees like ``params``, with scalar leaves.
-
     Example:
       >>> params = {"w": jnp.array([1.0, -3.0])}
       >>> mask = masks.ones(params, masks.weights_and_biases)
@@ -279,19 +259,6 @@ def spliced(
     A kept connection stays if ``|w| / lower >= mean + c scale``, and a hidden one
     comes back if ``|w| / upper`` is. So c is an order statistic, over all layers, of
     these quotients less ``mean``, over ``scale``.
-
-    Args:
-      params: all weights W.
-      mask: T before the update.
-      mean: mean of each layer's ``|W|``, a pytree like ``params`` of scalars.
-      scale: factor of c for each layer, likewise.
-      sparsity: sparsity of the result, exactly.
-      prunable: predicate ``(key_path, leaf) -> bool``, the mask's.
-      lower: factor of the threshold of kept connections.
-      upper: factor of the threshold of hidden ones.
-
-    Returns:
-      T after the update.
 
     Example:
       >>> params = {"w": jnp.array([1.0, 1.1, 1.3])}

@@ -4,6 +4,7 @@ A layer is what lies at one place of the pytree: a kernel and its bias.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -59,7 +60,7 @@ def _of_layers(
     """Pytrees like ``values`` of what a function has to say of each layer."""
     paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(values)
     layers = [path[:-1] for path, _ in paths_and_leaves]
-    members = {layer: [] for layer in layers}
+    members: dict[Any, Members] = {layer: [] for layer in layers}
     for layer, (_, x), keep in zip(layers, paths_and_leaves, jax.tree.leaves(mask)):
         if jnp.ndim(keep):
             members[layer].append((x, keep))

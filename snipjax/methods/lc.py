@@ -18,13 +18,12 @@ import optax
 from snipjax import masks
 from snipjax.methods import phases
 from snipjax.methods import settings as checks
-from snipjax.methods.dense import trained
+from snipjax.methods.dense import start
 from snipjax.methods.dns import loses_any
 from snipjax.methods.problem import (
     History,
     Outcome,
     Problem,
-    check_sparsity,
     joined,
 )
 from snipjax.training import Metrics
@@ -120,8 +119,7 @@ def lc(
 
     Carreira-Perpinan, Idelbayev, CVPR 2018.
     """
-    check_sparsity(sparsity)
-    pretrained = trained(problem, pretrained)
+    pretrained = start(problem, sparsity, pretrained)
     steps_of_l = problem.share(settings.learning)
     num_steps = settings.iterations * steps_of_l
     first_rate = settings.learning_rate * problem.learning_rate
@@ -195,14 +193,6 @@ def penalized(
 
     The penalty is ``mu / 2 ||w - theta - lambda / mu||^2``, over the leaves that are
     prunable; the others are free.
-
-    Args:
-      grads: gradient of the loss at w.
-      carry: w, theta and lambda.
-      mu: the penalty's factor.
-
-    Returns:
-      A pytree like ``grads``.
     """
     # Minus the penalty's gradient is what lambda becomes.
     force = updated(carry.multipliers, carry.weights, carry.theta, mu)
@@ -222,16 +212,6 @@ def projected(
 
     Of all networks with as many weights that are not zero, it has the least squared
     distance: it keeps the largest in magnitude, whatever their layer.
-
-    Args:
-      weights: w.
-      multipliers: lambda, a pytree like it.
-      mu: the penalty's factor.
-      sparsity: sparsity of the result.
-      prunable: predicate ``(key_path, leaf) -> bool``.
-
-    Returns:
-      ``(theta, mask)``.
 
     Example:
       >>> weights, multipliers = {"w": jnp.array([3.0, -2.0])}, {"w": jnp.zeros(2)}

@@ -46,13 +46,9 @@ Arrays = list[chex.Array]  # one for each layer of the network
 
 @dataclasses.dataclass(frozen=True)
 class LOBS(Rounds):
-    """Hyperparameters of :func:`lobs`.
+    """Hyperparameters of :func:`lobs`: the rounds, and the Hessians of each.
 
     Attributes:
-      rounds: number of rounds.
-      retraining: steps of a round, as a share of those of dense training.
-      learning_rate: learning rate of retraining, as a share of dense training's.
-      decays: number of decays of the learning rate in each round.
       block: share of the remaining connections that is removed at a time.
       damping: number added to a Hessian's diagonal, as a share of its mean; inputs
         that are always 0 leave it singular.
@@ -211,11 +207,6 @@ def layer_hessians(network: Network, params: chex.ArrayTree, batch: Any) -> Arra
     positions, is the Hessian of :math:`\tfrac{1}{2} E \lVert \hat z - z \rVert^2`
     with the layer's output :math:`z`, and :math:`\hat z` after a change of weights.
 
-    Args:
-      network: the loss with its layers.
-      params: its parameters.
-      batch: a prepared batch.
-
     Returns:
       For each layer float32 ``[inputs, inputs]``.
     """
@@ -243,15 +234,6 @@ def output_gains(
     error of no particular direction, and mean square ``e``, becomes one of
     :math:`g_l e`. Estimated as the mean of :math:`\lVert J_l^T v \rVert^2` over random
     signs. The network's output is the output of the layers that no other one follows.
-
-    Args:
-      network: the loss with its layers.
-      params: its parameters.
-      batch: a prepared batch.
-      key: PRNG key of the signs.
-
-    Returns:
-      A scalar for each layer.
     """
     zeros = [jnp.zeros(x.shape, x.dtype) for x in network.shapes]
     n = _num_examples(batch)
@@ -284,11 +266,7 @@ def outputs(
 ) -> Arrays:
     """Returns the outputs of the layers that no other one follows.
 
-    Args:
-      network: the loss with its layers.
-      params: its parameters.
-      batch: a prepared batch.
-      shifts: arrays to add to the outputs of all sites, if any.
+    If given, ``shifts`` are added to the outputs of all sites.
     """
     found: Arrays = []
 

@@ -29,15 +29,7 @@ from snipjax.methods.rounds import (
 
 @dataclasses.dataclass(frozen=True)
 class LWC(Rounds):
-    """Hyperparameters of :func:`lwc`.
-
-    Attributes:
-      rounds: number of rounds.
-      retraining: steps of a round, as a share of those of dense training.
-      learning_rate: learning rate of retraining, as a share of dense training's; a
-        tenth in the paper.
-      decays: number of decays of the learning rate in each round.
-    """
+    """Hyperparameters of :func:`lwc`: the rounds; a tenth is the paper's rate."""
 
 
 def lwc(
@@ -109,15 +101,6 @@ def weakest_removed(
     prunable: masks.Prunable,
 ) -> chex.ArrayTree:
     """Returns the mask without the weights smallest against their layer's threshold.
-
-    Args:
-      params: pytree of float arrays.
-      mask: mask before the round, of no more sparsity than is to be reached.
-      sparsity: the sparsity to reach, exactly.
-      prunable: predicate ``(key_path, leaf) -> bool``, the mask's.
-
-    Returns:
-      A mask that keeps nothing which ``mask`` does not.
 
     Example:
       >>> params = {"a": {"w": jnp.array([3.0, -1.0])}, "b": {"w": jnp.array([9.0])}}

@@ -46,11 +46,6 @@ def initial_mixture(
 ) -> Free:
     """Returns components of equal proportions, evenly spread over the weights.
 
-    Args:
-      weights: arrays, of any shapes.
-      num_components: number of components, the zero component included.
-      std: standard deviation of every component.
-
     Example:
       >>> initial_mixture([jnp.array([0.2, -0.6])], 4, 0.25).means
       Array([-0.6,  0. ,  0.6], dtype=float32)
@@ -65,10 +60,6 @@ def initial_mixture(
 
 def with_zero_component(free: Free, zero_proportion: float) -> Mixture:
     """Returns the whole mixture for its trained part.
-
-    Args:
-      free: the trained part.
-      zero_proportion: proportion of the zero component, in (0, 1).
 
     Example:
       >>> free = Free(jnp.array([0.5, 1.0]), jnp.zeros(3), jnp.zeros(2))
@@ -87,12 +78,7 @@ def with_zero_component(free: Free, zero_proportion: float) -> Mixture:
 def log_joint(weights: chex.Array, mixture: Mixture) -> chex.Array:
     r"""Returns :math:`\log \pi_j N(w_i | \mu_j, \lambda_j^{-1})`.
 
-    Args:
-      weights: array of any shape.
-      mixture: a mixture of J components.
-
-    Returns:
-      An array ``[components, *shape of the weights]``.
+    The result has the shape ``[components, *shape of the weights]``.
 
     Example:
       >>> mixture = Mixture(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))
@@ -111,13 +97,6 @@ def log_odds(weights: chex.Array, mixture: Mixture) -> chex.Array:
 
     A weight belongs to the zero component if its odds are not positive.
 
-    Args:
-      weights: array of any shape.
-      mixture: a mixture of at least two components.
-
-    Returns:
-      An array of the weights' shape.
-
     Example:
       >>> mixture = Mixture(jnp.array([0.0, 1.0]), jnp.zeros(2), jnp.zeros(2))
       >>> log_odds(jnp.array([0.0, 0.5, 1.0]), mixture)
@@ -129,13 +108,6 @@ def log_odds(weights: chex.Array, mixture: Mixture) -> chex.Array:
 
 def negative_log_prior(weights: Iterable[chex.Array], mixture: Mixture) -> chex.Array:
     r"""Returns :math:`-\sum_i \log \sum_j \pi_j N(w_i | \mu_j, \lambda_j^{-1})`.
-
-    Args:
-      weights: arrays, of any shapes.
-      mixture: the mixture.
-
-    Returns:
-      A scalar.
 
     Example:
       >>> mixture = Mixture(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))
@@ -161,14 +133,6 @@ def negative_log_hyper_prior(
     r"""Returns :math:`-\sum_j \log \mathrm{Gamma}(\lambda_j | a_j, b_j)`.
 
     Up to a constant: :math:`\sum_j (1 - a_j) \log \lambda_j + b_j \lambda_j`.
-
-    Args:
-      mixture: a mixture of J components.
-      shapes: shapes of the Gamma priors, ``[components]``, positive.
-      rates: their rates, ``[components]``, positive.
-
-    Returns:
-      A scalar.
 
     Example:
       >>> mixture = Mixture(jnp.zeros(1), jnp.log(jnp.array([2.0])), jnp.zeros(1))

@@ -24,13 +24,9 @@ from snipjax.methods.rounds import (
 
 @dataclasses.dataclass(frozen=True)
 class OBD(Rounds):
-    """Hyperparameters of :func:`obd`.
+    """Hyperparameters of :func:`obd`: the rounds, and the batches of the curvature.
 
     Attributes:
-      rounds: number of rounds.
-      retraining: steps of a round, as a share of those of dense training.
-      learning_rate: learning rate of retraining, as a share of dense training's.
-      decays: number of decays of the learning rate in each round.
       num_batches: number of training batches that the curvature is the mean over.
     """
 
@@ -130,20 +126,11 @@ def gauss_newton_diagonal(
     piecewise linear in every single parameter, as with ReLU and max-pooling, apart
     from kinks; weights that a convolution shares are taken together, which LeCun's
     backward recursion does not do.
-
-    Args:
-      problem: a problem whose loss returns logits ``[n, classes]``.
-      params: its parameters.
-      batch: a prepared batch of n examples; the matrix does not depend on labels.
-      key: PRNG key of the signs.
-
-    Returns:
-      A pytree like ``params``.
     """
 
     def logits_by(params: chex.ArrayTree) -> chex.Array:
         _, aux = problem.loss(params, batch)
-        return aux.logits.astype(jnp.float32)
+        return jnp.asarray(aux.logits, jnp.float32)
 
     logits, pull_back = jax.vjp(logits_by, params)
     p = jax.nn.softmax(logits)
@@ -163,20 +150,7 @@ def least_salient_removed(
     sparsity: float,
     num_batches: int,
 ) -> chex.ArrayTree:
-    """Returns the mask without the connections that the loss will miss least.
-
-    Args:
-      problem: the network, and the size of the batches.
-      examples: the problem's training examples.
-      params: parameters of a trained network.
-      mask: mask before the round, of no more sparsity than is to be reached.
-      key: PRNG key of the estimate: order of the examples, and signs.
-      sparsity: the sparsity to reach, exactly.
-      num_batches: number of batches that the curvature is the mean over.
-
-    Returns:
-      A mask that keeps nothing which ``mask`` does not.
-    """
+    """Returns the mask without the connections that the loss will miss least."""
     params = masks.apply(mask, params)
 
     def scores(batch: Any, key: chex.PRNGKey) -> chex.ArrayTree:

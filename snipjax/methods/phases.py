@@ -99,14 +99,15 @@ class Phase:
             *,
             num_steps: int,
         ) -> tuple[Any, training.Metrics]:
-            return over_batches(
-                problem,
+            return training.over_batches(
                 step,
                 carry,
                 examples,
                 start=start,
                 key=key,
                 num_steps=num_steps,
+                batch_size=problem.batch_size,
+                prepare=problem.prepare,
             )
 
         @jax.jit
@@ -128,7 +129,9 @@ class Phase:
           key: PRNG key of the order of the examples and of the steps.
           name: word for the phase, in the rows of the history.
         """
-        seconds, rows, latest = self._watch.seconds, [], [None]
+        seconds = self._watch.seconds
+        rows: list[dict[str, Any]] = []
+        latest: list[Any] = [None]
 
         def train_steps(carry: Any, start: int, num_steps: int) -> Any:
             return self._watch(
@@ -241,39 +244,6 @@ def optimizer(
     )
 
 
-def over_batches(
-    problem: Problem,
-    step: Step,
-    carry: Any,
-    examples: chex.ArrayTree,
-    *,
-    start: chex.Numeric,
-    key: chex.PRNGKey,
-    num_steps: int,
-) -> tuple[Any, Any]:
-    """Returns the carry after some steps on batches in random order, and mean metrics.
-
-    Args:
-      problem: preparation and size of the batches.
-      step: ``(carry, prepared batch, key) -> (carry, metrics)``.
-      carry: any pytree.
-      examples: the problem's training examples.
-      start: number of the first step.
-      key: PRNG key of the order of the examples and of the steps.
-      num_steps: number of steps, static.
-    """
-    return training.over_batches(
-        step,
-        carry,
-        examples,
-        start=start,
-        key=key,
-        num_steps=num_steps,
-        batch_size=problem.batch_size,
-        prepare=problem.prepare,
-    )
-
-
 def mean_over_batches(
     problem: Problem,
     function: Callable[[Any, chex.PRNGKey], chex.ArrayTree],
@@ -290,13 +260,14 @@ def mean_over_batches(
         return jax.tree.map(jnp.add, total, function(batch, key)), None
 
     like = jax.eval_shape(function, problem.example_batch(), key)
-    total, _ = over_batches(
-        problem,
+    total, _ = training.over_batches(
         add,
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
         examples,
         start=0,
         key=key,
         num_steps=num_batches,
+        batch_size=problem.batch_size,
+        prepare=problem.prepare,
     )
     return jax.tree.map(lambda x: x / num_batches, total)

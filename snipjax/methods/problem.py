@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from snipjax import masks
-from snipjax._src import trees
 from snipjax.training import Metrics
 
 
@@ -155,25 +154,3 @@ def joined(*histories: History) -> History:
         steps=sum(history.steps for history in histories),
         seconds=sum(history.seconds for history in histories),
     )
-
-
-def check_sparsity(sparsity: float) -> None:
-    """Raises a ``ValueError`` for a sparsity outside [0, 1)."""
-    if not 0.0 <= sparsity < 1.0:
-        raise ValueError(
-            f"sparsity is {sparsity}, outside [0, 1); it is the share of connections "
-            "to prune, e.g. 0.95"
-        )
-
-
-def check_pretrained(problem: Problem, pretrained: Outcome) -> None:
-    """Raises a ``ValueError`` for parameters that are not the problem's."""
-    shapes = {name: jnp.shape(x) for name, x in trees.named_leaves(problem.params)}
-    given = {name: jnp.shape(x) for name, x in trees.named_leaves(pretrained.params)}
-    for name in sorted(shapes.keys() | given.keys()):
-        if shapes.get(name) != given.get(name):
-            raise ValueError(
-                f"pretrained is of another network: '{name}' has shape "
-                f"{given.get(name)}, and {shapes.get(name)} in the problem; give the "
-                "outcome of dense(problem) for the same params"
-            )

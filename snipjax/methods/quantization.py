@@ -22,14 +22,7 @@ def likeliest_components(
     """Returns the component of every connection: 0 where it is pruned.
 
     A kept connection gets the component of the largest responsibility among the others.
-
-    Args:
-      params: parameters of the network.
-      mask: pytree like params; scalar leaves are not prunable.
-      mixture: a mixture of at least two components.
-
-    Returns:
-      A pytree like the mask, of integers; 0 where a leaf is not prunable.
+    Leaves that are not prunable get a scalar 0.
 
     Example:
       >>> mixture = Mixture(jnp.array([0.0, -1.0, 1.0]), jnp.zeros(3), jnp.zeros(3))
@@ -53,10 +46,7 @@ def quantize(
 ) -> chex.ArrayTree:
     """Returns the parameters with every connection at the mean of its component.
 
-    Args:
-      params: parameters of the network.
-      mask: pytree like params; leaves that are not prunable stay as they are.
-      mixture: a mixture of at least two components.
+    Leaves that are not prunable stay as they are.
 
     Example:
       >>> mixture = Mixture(jnp.array([0.0, -1.0, 1.0]), jnp.zeros(3), jnp.zeros(3))
@@ -82,14 +72,7 @@ def bits_per_weight(
     stored too), each in a Huffman code of its own, and the codebook, 32 bits for every
     mean in use. It differs in that a leaf is one list, so that there are no pointers
     to rows. The tables of the codes and leaves that are not prunable do not count.
-
-    Args:
-      params: parameters of the network.
-      mask: pytree like params, concrete.
-      mixture: a mixture of at least two components.
-
-    Returns:
-      All bits divided by the number of prunable connections, pruned ones too.
+    All bits are divided by the number of prunable connections, pruned ones too.
 
     Raises:
       ValueError: if nothing is prunable.

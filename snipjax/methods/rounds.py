@@ -8,12 +8,11 @@ import chex
 
 from snipjax import masks
 from snipjax.methods import phases, settings
-from snipjax.methods.dense import trained
+from snipjax.methods.dense import start
 from snipjax.methods.problem import (
     History,
     Outcome,
     Problem,
-    check_sparsity,
     joined,
 )
 
@@ -95,8 +94,7 @@ def prune_and_retrain(
       ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
         network.
     """
-    check_sparsity(sparsity)
-    pretrained = trained(problem, pretrained)
+    pretrained = start(problem, sparsity, pretrained)
     params, mask = pretrained.params, masks.ones(pretrained.params, problem.prunable)
     num_steps = problem.share(hyperparameters.retraining)
     retrain = phases.SparsePhase(

@@ -34,14 +34,13 @@ from snipjax import masks
 from snipjax._src import trees
 from snipjax.methods import phases
 from snipjax.methods import settings as checks
-from snipjax.methods.dense import trained
+from snipjax.methods.dense import start
 from snipjax.methods.linear_sites import Network, Site, check_covered, trace
 from snipjax.methods.problem import (
     Aux,
     History,
     Outcome,
     Problem,
-    check_sparsity,
     joined,
 )
 from snipjax.training import Metrics
@@ -133,11 +132,10 @@ def sparse_vd(
 
     Molchanov, Ashukha, Vetrov, ICML 2017.
     """
-    check_sparsity(sparsity)
     network = trace(problem)
     everything = masks.ones(problem.params, problem.prunable)
     check_covered(network, everything, "its noise cannot be drawn in outputs")
-    pretrained = trained(problem, pretrained)
+    pretrained = start(problem, sparsity, pretrained)
     posterior = initial_posterior(
         pretrained.params, everything, settings.initial_log_variance
     )
@@ -192,11 +190,6 @@ def initial_posterior(
 ) -> Posterior:
     """Returns a posterior around trained weights, with noise on the prunable ones.
 
-    Args:
-      params: the trained weights.
-      mask: mask of the params; scalar leaves have no noise.
-      log_variance: log variance of every weight with noise.
-
     Example:
       >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
       >>> mask = masks.ones(params, masks.kernels)
@@ -228,15 +221,8 @@ def objective(
     .. math:: \frac{1}{n} \sum_i^n -\log p(y_i | x_i, w_i)
        + f \sum_w \mathrm{KL}(q(w) \| p(w)), \quad w_i \sim q
 
-    Args:
-      posterior: q, over the network's parameters.
-      batch: a prepared batch of n examples.
-      key: PRNG key of the noise.
-      network: a loss, ``(params, batch) -> (loss, Aux)``, with its layers.
-      kl_factor: f, which is :math:`\beta / N` in training.
-
-    Returns:
-      ``(objective, metrics)``; the metrics are of the noisy outputs, without the KL.
+    The factor f is :math:`\beta / N` in training. The metrics are of the noisy
+    outputs, without the KL.
 
     Molchanov et al., ICML 2017, section 3.2.
     """
@@ -259,23 +245,17 @@ def noisy_loss(
     it, where the same weights would make them dependent. The variance is the layer
     itself applied to squared inputs with variances for weights.
 
-    Args:
-      network: a loss with its layers.
-      posterior: q, over its parameters.
-      batch: a prepared batch.
-      key: PRNG key.
-
-    Returns:
-      The loss's result.
-
     Kingma, Salimans, Welling, "Variational Dropout and the Local Reparameterization
     Trick", NeurIPS 2015, equation 6; Molchanov et al., ICML 2017, section 4.4.
     """
-    variances: list[chex.Array | None] = []
+    variances: list[chex.Array] = []
     for name, mean in trees.named_leaves(posterior.means):
-        log_variance = posterior.log_variances.get(name)
-        has_noise = log_variance is not None
-        variances.append(jnp.exp(log_variance) if has_noise else jnp.zeros_like(mean))
+        has_noise = name in posterior.log_variances
+        variances.append(
+            jnp.exp(posterior.log_variances[name])
+            if has_noise
+            else jnp.zeros_like(mean)
+        )
     names = [name for name, _ in trees.named_leaves(posterior.means)]
 
     def at(site: Site) -> chex.Array:
@@ -312,12 +292,6 @@ def kl_from_log_alpha(log_alpha: chex.Array) -> chex.Array:
        + \tfrac{1}{2} \log(1 + \alpha^{-1})
 
     with k = 0.63576, 1.87320, 1.48695.
-
-    Args:
-      log_alpha: array of any shape.
-
-    Returns:
-      An array of the same shape.
 
     Example:
       >>> round(float(kl_from_log_alpha(jnp.array(0.0))), 4)
@@ -358,7 +332,7 @@ def negative_log_alpha(posterior: Posterior) -> chex.ArrayTree:
         else jnp.zeros_like(mean)
         for name, mean in zip(names, leaves)
     ]
-    return treedef.unflatten(scores)
+    return jax.tree.unflatten(treedef, scores)
 
 
 def _site_key(key: chex.PRNGKey, site: Site) -> chex.PRNGKey:

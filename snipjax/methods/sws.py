@@ -31,7 +31,7 @@ import optax
 from snipjax import masks
 from snipjax.methods import phases
 from snipjax.methods import settings as checks
-from snipjax.methods.dense import trained
+from snipjax.methods.dense import start
 from snipjax.methods.mixtures import (
     Free,
     initial_mixture,
@@ -45,7 +45,6 @@ from snipjax.methods.problem import (
     History,
     Outcome,
     Problem,
-    check_sparsity,
     joined,
 )
 from snipjax.methods.quantization import bits_per_weight, quantize
@@ -145,8 +144,7 @@ def sws(
 
     Ullrich, Meeds, Welling, ICLR 2017.
     """
-    check_sparsity(sparsity)
-    pretrained = trained(problem, pretrained)
+    pretrained = start(problem, sparsity, pretrained)
     everything = masks.ones(pretrained.params, problem.prunable)
     others = settings.num_components - 1
     shapes = jnp.array([settings.zero_shape] + [settings.shape] * others)
@@ -177,7 +175,8 @@ def sws(
         grads, (loss, aux) = jax.grad(objective, (0, 1), has_aux=True)(*network)
         updates, opt_state = optimizer.update(grads, state.opt_state)
         metrics = Metrics(loss, jnp.asarray(aux.error, jnp.float32))
-        return State(*optax.apply_updates(network, updates), opt_state), metrics
+        params, free = optax.apply_updates(network, updates)
+        return State(params, free, opt_state), metrics
 
     def odds(state: State) -> chex.ArrayTree:
         mixture = with_zero_component(state.free, settings.zero_proportion)
