@@ -70,6 +70,17 @@ INITIALIZERS = (
 VIEWS = ("none", "translate", "translate_flip", "imagenet")
 
 
+def check_names(config: ConfigDict) -> None:
+    """Raises a ``ValueError`` for a name of a part that is wrong, but for the data's.
+
+    Args:
+      config: a configuration of an experiment.
+    """
+    model(config, 1)
+    for part in (criterion, method, prunable, select, loss, optimizer):
+        part(config)
+
+
 def model(config: ConfigDict, num_classes: int) -> nn.Module:
     """Returns the network that a configuration names.
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from snipjax import build
 from snipjax import config as configs
 from snipjax.schema import FIELDS
 
@@ -64,6 +65,7 @@ def main(argv: list[str], description: str) -> int:
         config = parse(argv)
         join_processes(config)
         run = runner(config)
+        check_names(config)
         keep_compilations()
         outcome = run(
             config,
@@ -121,6 +123,13 @@ def runner(config: ConfigDict) -> Callable[..., Any]:
     from snipjax import experiment
 
     return experiment.run
+
+
+def check_names(config: ConfigDict) -> None:
+    """Raises a ``ValueError`` for a wrong name of a part of one of the runs."""
+    if not is_study(config):
+        for cell in configs.cells(config).values():
+            build.check_names(cell)
 
 
 def use_every_core(most: int) -> None:

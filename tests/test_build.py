@@ -166,7 +166,7 @@ class TestNames:
         assert build.select(config_with()) is masks.global_topk
         layerwise = config_with(prune__select="layerwise")
         assert build.select(layerwise) is masks.layerwise_topk
-        scores = {"a": jnp.ones((1, 10)), "b": 2 * jnp.ones((1, 10))}
+        scores = {"a": jnp.ones((2, 5)), "b": 2 * jnp.ones((2, 5))}
         select = build.select(config_with(prune__min_density=0.1, prune__sparsity=0.5))
         mask = select(scores, 0.5, masks.kernels)
         assert int(mask["a"].sum()) == 1 and int(mask["b"].sum()) == 9
@@ -191,6 +191,16 @@ class TestNames:
         key = jax.random.key(0)
         expected = training.flip_and_translate(key, images, flip=True, translate=1)
         np.testing.assert_array_equal(augment(key, images), expected)
+
+    def test_names_are_checked_without_data(self) -> None:
+        build.check_names(config_with(dataset__name="nonesuch"))
+        with pytest.raises(ValueError, match="did you mean 'lenet_300_100'"):
+            build.check_names(config_with(model__name="lenet_300"))
+        for field in ("prune.method", "prune.select", "prune.prunable", "train.loss",
+                      "optimizer.name"):  # fmt: skip
+            config = config_with(**{field.replace(".", "__"): "math:pi"})
+            with pytest.raises(ValueError, match=f"config.{field} is 'math:pi', a flo"):
+                build.check_names(config)
 
 
 class TestInitializers:
