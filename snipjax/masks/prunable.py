@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import fnmatch
+import math
 import re
 
 import chex
@@ -176,7 +177,7 @@ def are_prunable(params: chex.ArrayTree, prunable: Prunable = kernels) -> list[b
             "masks.kernels"
         )
     return [
-        jnp.ndim(leaf) >= 1 and jnp.size(leaf) > 0 and bool(is_prunable)
+        np.ndim(leaf) >= 1 and math.prod(np.shape(leaf)) > 0 and bool(is_prunable)
         for (_, leaf), is_prunable in zip(paths_and_leaves, bools)
     ]
 
