@@ -25,15 +25,10 @@ _SECONDS_TO_WRITE = 60 * 60  # a file, at most
 
 
 def cached(name: str, version: str, decode: Callable[[], Splits]) -> Splits:
-    """Returns decoded splits from the cache, or decodes and stores them.
+    """Returns splits from the cache, or decodes and stores them.
 
-    Args:
-      name: the name of the file in the cache, without its suffix.
-      version: a text that changes with what is decoded.
-      decode: a function that returns the splits as arrays in memory.
-
-    Returns:
-      The splits of an intact file of that version, or else the decoded ones.
+    ``name`` names a file in the cache, ``version`` a text that changes with the
+    decoded arrays.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     file = (root / "snipjax" / f"{name}.npz").absolute()
@@ -54,15 +49,9 @@ def cached(name: str, version: str, decode: Callable[[], Splits]) -> Splits:
 
 
 def cached_directory(directory: Path, decode: Callable[[], Splits]) -> Splits:
-    """Returns the decoded splits of a directory whose files are the same as before.
+    """Returns splits from the cache, or decodes a directory whose files have changed.
 
-    Args:
-      directory: the directory, ``.../<name>/<version>``.
-      decode: a function that returns the splits as arrays in memory.
-
-    Returns:
-      The splits from the cache, or decoded anew where a file of the directory has
-      another name, size or time of modification.
+    A file has changed if its name, its size or its time of modification has.
     """
     place = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
     files = sorted(

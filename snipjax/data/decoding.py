@@ -33,15 +33,8 @@ _BYTES_PER_CHUNK = 2**22
 def in_memory(splits: Splits) -> Splits:
     """Returns the splits of a dataset with all images decoded into arrays.
 
-    Args:
-      splits: sources whose images all have one size.
-
-    Returns:
-      The splits as :class:`snipjax.data.Arrays`, in the order of the sources.
-
-    Raises:
-      DatasetError: an image cannot be read or has another size, or all of them are more
-        than the memory of this machine.
+    The arrays have the order of the sources. A DatasetError names an image that cannot
+    be read or differs in size from the first, or says that the memory is too small.
 
     Example:
       >>> from snipjax.data import synthetic
@@ -124,9 +117,8 @@ def _parallel_map(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
 def exit_with_parent(parent: int) -> None:
     """Ends this process as soon as its parent is gone, even if the parent was killed.
 
-    Args:
-      parent: the process id of the parent, from the parent itself: a worker that starts
-        after its death would take the process that adopted it for the parent.
+    ``parent`` is its process id, from the parent itself: a worker that starts after its
+    death would take the process that adopted it for the parent.
     """
 
     def watch() -> None:

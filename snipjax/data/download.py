@@ -23,7 +23,7 @@ import numpy as np
 from snipjax.data.sources import DatasetError, in_words
 from snipjax.data.tfds import Name, find, find_layout, parse, variants
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a start from the cache does not import it
     import tensorflow_datasets as tfds
 
 _PROBE_SECONDS = 4.0
@@ -32,18 +32,7 @@ _PROBE_SECONDS = 4.0
 def find_or_prepare(
     name: str, data_dir: str | os.PathLike[str] | None, *, any_shape: bool
 ) -> Path:
-    """Returns the directory of a dataset of TFDS, which is prepared if it is missing.
-
-    Args:
-      name: ``name``, ``name/config``, ``name:version`` or ``name/config:version``.
-      data_dir: the TFDS data directory. By default ``$TFDS_DATA_DIR``, or
-        ``~/tensorflow_datasets`` if that is not set.
-      any_shape: whether images may have different sizes.
-
-    Raises:
-      DatasetError: the dataset is unknown, cannot be downloaded or prepared, or is not
-        image classification.
-    """
+    """Returns the directory of a dataset of TFDS, prepared now if it is missing."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     root = Path(data_dir or default).expanduser().absolute()
     parsed = parse(name)
@@ -59,7 +48,14 @@ def _prepare(name: Name, data_dir: Path, any_shape: bool) -> Path:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_tensorflow_stand_in())
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        builder = _builder(name, data_dir)
+        try:
+            builder = tfds.builder(str(name), data_dir=data_dir)
+        except Exception as error:  # a version it has not, an import it needs, ...
+            raise DatasetError(
+                f"TFDS cannot set up {str(name)!r}: "
+                f"{in_words(error.__cause__ or error)}."
+                + _prepared_instead(name, data_dir)
+            ) from error
         image = find_layout(builder.info, any_shape=any_shape).image
         host = _unreachable_host(builder.url_infos or ())
         if host:
@@ -75,26 +71,6 @@ def _prepare(name: Name, data_dir: Path, any_shape: bool) -> Path:
             reason = f"TFDS cannot prepare it: {in_words(error)}"
             raise _not_prepared(name, data_dir, any_shape, reason) from error
     return Path(builder.data_dir)
-
-
-def _builder(name: Name, data_dir: Path) -> tfds.core.DatasetBuilder:
-    import tensorflow_datasets as tfds
-
-    try:
-        configs = list(tfds.builder_cls(name.name).builder_configs)
-        if name.config in (None, *configs):
-            return tfds.builder(str(name), data_dir=data_dir)
-    except Exception as error:  # a version it has not, an import it needs, ...
-        raise DatasetError(
-            f"TFDS cannot set up {str(name)!r}: {in_words(error.__cause__ or error)}."
-            + _prepared_instead(name, data_dir)
-        ) from error
-    nearest = difflib.get_close_matches(str(name.config), configs, n=10, cutoff=0)
-    raise DatasetError(
-        f"{name.name} has no config {name.config!r} in TFDS. "
-        + (f"It has {', '.join(nearest)}." if nearest else "It has no configs.")
-        + _prepared_instead(name, data_dir)
-    )
 
 
 def _prepared_instead(name: Name, data_dir: Path) -> str:
@@ -148,20 +124,19 @@ def _unreachable_host(urls: Iterable[str]) -> str | None:
     """
     import requests
 
-    url = next((url for url in urls if url.startswith("http")), None)
-    if url is None:
-        return None
     answers = []
 
-    def ask() -> None:
+    def ask(url: str) -> None:
         with contextlib.suppress(requests.RequestException):
             answers.append(requests.head(url, timeout=_PROBE_SECONDS).status_code)
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PROBE_SECONDS)
-    retried = {500, 502, 503, 504}
-    return None if set(answers) - retried else urllib.parse.urlsplit(url).netloc
+    for url in [url for url in urls if url.startswith("http")][:1]:
+        thread = threading.Thread(target=ask, args=(url,), daemon=True)
+        thread.start()
+        thread.join(_PROBE_SECONDS)
+        if not set(answers) - {500, 502, 503, 504}:
+            return urllib.parse.urlsplit(url).netloc
+    return None
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +18,13 @@ _SUFFIXES = (
 
 
 def splits(path: str | os.PathLike[str]) -> Splits:
-    """Returns the images of ``<path>/train/<class>/`` or of ``<path>/<class>/``.
+    """Returns the images in ``<path>/train/<class>/`` or in ``<path>/<class>/``.
 
-    Where there is a folder ``train``, ``validation`` (or ``val``, ``valid``) and
-    ``test`` beside it are the other splits; a warning names any other folder there.
-    Classes are the sorted names of the folders in the training split; a single one is
-    warned of. Images of a class may lie in folders of its folder. Files that are not
-    images by their name, and names that start with a dot, are ignored.
-
-    Args:
-      path: the folder.
-
-    Returns:
-      The splits that there are, in the order of class and file names. Images are
-      listed, not opened.
-
-    Raises:
-      DatasetError: the folder does not exist or has no folders in it, a class has no
-        images, or a split has a class that is not in the training split.
+    Beside a folder ``train``, ``validation`` (or ``val``, ``valid``) and ``test`` are
+    the other splits. Classes are the sorted names of the folders in the training split.
+    Images of a class may lie in folders of its folder, and come in the order of their
+    names. Files that are not images by their name, and names that start with a dot, are
+    ignored. Images are listed, not opened.
     """
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
@@ -54,19 +42,17 @@ def splits(path: str | os.PathLike[str]) -> Splits:
             stacklevel=3,
         )
     parts = {"train": _folder(train, classes)}
-    if has_splits:
-        others = {entry.name for entry in _entries(root) if entry.is_dir()} - {"train"}
-        for split, names in _SPLITS.items():
-            name = next((name for name in names if name in others), None)
-            if name is not None:
-                parts[split] = _folder(root / name, classes)
-                others.remove(name)
-        for other in sorted(others):
-            warnings.warn(
-                f"ignoring folder {other!r} in {root}: splits are train, "
-                "validation (or val, or valid) and test",
-                stacklevel=3,
-            )
+    others = _folders(root) - {"train"} if has_splits else set()
+    for split, names in _SPLITS.items():
+        for name in [name for name in names if name in others][:1]:
+            parts[split] = _folder(root / name, classes)
+            others.remove(name)
+    for other in sorted(others):
+        warnings.warn(
+            f"ignoring folder {other!r} in {root}: splits are train, validation (or "
+            "val, or valid) and test",
+            stacklevel=3,
+        )
     return Splits(parts, len(classes), tuple(classes))
 
 
@@ -95,16 +81,6 @@ class Folder:
         return digest(b"\0".join(self._files.tolist()))
 
 
-def _classes(root: Path) -> list[str]:
-    classes = sorted(entry.name for entry in _entries(root) if entry.is_dir())
-    if not classes:
-        raise DatasetError(
-            f"{root} has no folders in it. Put the images of each class in a folder of "
-            f"its own, as {root / 'cat' / '1.jpg'}."
-        )
-    return classes
-
-
 def _folder(root: Path, classes: list[str]) -> Folder:
     unknown = sorted(set(_classes(root)) - set(classes))
     if unknown:
@@ -115,35 +91,47 @@ def _folder(root: Path, classes: list[str]) -> Folder:
     files, labels = [], []
     for label, name in enumerate(classes):
         if (root / name).is_dir():
-            found = _images(root / name)
-            files += [os.fsencode(os.path.join(name, file)) for file in found]  # noqa: PTH118
-            labels += [label] * len(found)
+            images = _images(root, name)
+            files += images
+            labels += [label] * len(images)
     return Folder(root, files, labels)
 
 
-def _images(folder: Path) -> list[str]:
-    names = sorted(_files_below(folder))
-    images = [name for name in names if name.lower().endswith(_SUFFIXES)]
-    if not images:
-        files = f"none of its {len(names)} files is one by its name, " if names else ""
+def _classes(root: Path) -> list[str]:
+    classes = sorted(_folders(root))
+    if not classes:
         raise DatasetError(
-            f"The class folder {folder} has no images: {files}"
+            f"{root} has no folders in it. Put the images of each class in a folder of "
+            f"its own, as {root / 'cat' / '1.jpg'}."
+        )
+    return classes
+
+
+def _folders(root: Path) -> set[str]:
+    return {
+        path.name for path in root.iterdir() if path.is_dir() and _is_seen(path.name)
+    }
+
+
+def _images(root: Path, name: str) -> list[bytes]:
+    """Returns the sorted paths of the images of a class, relative to the root."""
+    files: list[str] = []
+    for folder, inner, names in os.walk(root / name, followlinks=True):
+        inner[:] = filter(_is_seen, inner)
+        files += (f"{folder}{os.sep}{name}" for name in filter(_is_seen, names))
+    images = sorted(file for file in files if file.lower().endswith(_SUFFIXES))
+    if not images:
+        counted = (
+            f"none of its {len(files)} files is one by its name, " if files else ""
+        )
+        raise DatasetError(
+            f"The class folder {root / name} has no images: {counted}"
             f"{', '.join(_SUFFIXES)} are looked for. Remove the folder, or put images "
             "in it."
         )
-    return images
+    start = len(f"{root}{os.sep}")
+    return [os.fsencode(image[start:]) for image in images]
 
 
-def _files_below(folder: Path) -> Iterator[str]:
-    """Yields the paths of the files below a folder, relative to it."""
-    for entry in _entries(folder):
-        if not entry.is_dir():
-            yield entry.name
-            continue
-        for file in _files_below(Path(entry.path)):
-            yield os.path.join(entry.name, file)  # noqa: PTH118
-
-
-def _entries(folder: Path) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".")]
+def _is_seen(name: str) -> bool:
+    return not name.startswith(".")

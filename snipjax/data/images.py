@@ -17,18 +17,11 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def decode(image: bytes | np.ndarray, channels: int) -> np.ndarray:
-    """Returns all pixels of an image, upright as its EXIF orientation says.
+    """Returns all pixels ``[h, w, channels]`` of an image, upright as its EXIF says.
 
-    Args:
-      image: the content of an image file, or a uint8 array ``[h, w, c]``.
-      channels: 1, 3 or 4. Gray images, images with a palette, CMYK, and so on, are
-        converted; transparency is dropped where there are fewer than 4.
-
-    Returns:
-      A uint8 array of shape ``[h, w, channels]``.
-
-    Raises:
-      Exception: of many kinds, where the image is damaged.
+    Gray images, images with a palette, CMYK, and so on, are converted; transparency is
+    dropped where there are fewer than 4 channels. A damaged image raises exceptions of
+    many kinds.
     """
     if isinstance(image, np.ndarray):
         return image
@@ -48,18 +41,8 @@ def render(
 ) -> np.ndarray:
     """Returns the part of an image that a view chooses, scaled to a square.
 
-    Args:
-      image: the content of an image file, or a uint8 array ``[h, w, c]``.
-      view: chooses the part of the upright image.
-      rng: the generator that the view draws from.
-      image_size: height and width of the result, in pixels.
-      channels: 1, 3 or 4, that the image is converted to.
-
-    Returns:
-      A uint8 array of shape ``[image_size, image_size, channels]``.
-
-    Raises:
-      Exception: of many kinds, where the image is damaged.
+    ``image`` is the content of an image file, or a uint8 array ``[h, w, c]``. A damaged
+    image raises exceptions of many kinds.
 
     Example:
       >>> from snipjax.data import views

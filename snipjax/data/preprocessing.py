@@ -38,8 +38,7 @@ def mean_and_std(
       Two float32 arrays of shape ``[channels]``.
 
     Raises:
-      ValueError: there are no images, or they are no uint8 arrays ``[n, h, w, c]`` and
-        ``image_size`` is not given.
+      ValueError: the images are not in memory, and ``image_size`` is not given.
       DatasetError: an image cannot be read.
 
     Example:
@@ -49,7 +48,12 @@ def mean_and_std(
       ((1,), dtype('float32'))
     """
     if image_size is None:
-        images = _checked_images(source)
+        if not isinstance(source, Arrays):
+            raise ValueError(
+                "The mean of images that are not in memory needs an image_size, to "
+                "which they are scaled."
+            )
+        images = source.images
         chunks = np.array_split(images, -(-images.nbytes // _BYTES_PER_CHUNK))
         return _moments(chunks, pixels=images[..., 0].size)
     order = np.random.RandomState(0).permutation(len(source))[:_SAMPLE]
@@ -86,21 +90,6 @@ def standardize(images: chex.Array, mean: chex.Array, std: chex.Array) -> chex.A
       True
     """
     return (images.astype(np.float32) - mean) / (std + (std == 0))
-
-
-def _checked_images(source: Source) -> np.ndarray:
-    if not isinstance(source, Arrays):
-        raise ValueError(
-            "The mean of images that are not in memory needs an image_size, to which "
-            "they are scaled."
-        )
-    images = source.images
-    if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
-        raise ValueError(
-            f"images have shape {images.shape} and type {images.dtype}, but a mean "
-            "needs uint8 images of shape [n, h, w, c] and at least one of them."
-        )
-    return images
 
 
 def _moments(

@@ -57,6 +57,9 @@ class Arrays:
       images: uint8 array of shape ``[n, h, w, c]``.
       labels: int32 array of shape ``[n]``, with values in ``[0, num_classes)``.
 
+    Raises:
+      ValueError: the images are no uint8 array, or there is not one for each label.
+
     Example:
       >>> examples = Arrays(np.zeros((5, 8, 8, 1), np.uint8), np.arange(5))
       >>> len(examples), examples.channels, examples[3][1]
@@ -65,6 +68,14 @@ class Arrays:
 
     images: np.ndarray
     labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        shape, dtype, total = self.images.shape, self.images.dtype, len(self.labels)
+        if len(shape) != 4 or dtype != np.uint8 or not shape[0] == total > 0:
+            raise ValueError(
+                f"images have shape {shape} and type {dtype}, with {total} labels, but "
+                "uint8 images of shape [n, h, w, c] with n labels are needed, n > 0."
+            )
 
     @property
     def channels(self) -> int:
@@ -85,12 +96,7 @@ class Arrays:
 
 
 class Subset:
-    """Some examples of a source, as a source.
-
-    Args:
-      source: the examples to choose from.
-      indices: int array of shape ``[n]``, with values in ``[0, len(source))``.
-    """
+    """Some examples of a source, by their indices, as a source."""
 
     def __init__(self, source: Source, indices: np.ndarray) -> None:
         self.channels = source.channels
@@ -103,7 +109,7 @@ class Subset:
         return self._source[int(self._indices[index])]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
-        return _read_together(self._source, self._indices[list(indices)].tolist())
+        return _read(self._source, self._indices[list(indices)].tolist())
 
     def where(self, index: int) -> str:
         return self._source.where(int(self._indices[index]))
@@ -114,13 +120,7 @@ class Subset:
 
 
 class Splits(NamedTuple):
-    """The splits that a dataset has, before anything is held out.
-
-    Attributes:
-      parts: sources by name: ``train``, and perhaps ``validation`` and ``test``.
-      num_classes: the number of classes.
-      class_names: their names in the order of the labels, where they have any.
-    """
+    """The sources ``train`` and perhaps ``validation`` and ``test`` of a dataset."""
 
     parts: dict[str, Any]
     num_classes: int
@@ -160,27 +160,17 @@ def hold_out(total: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read(source: Source, indices: Sequence[int]) -> list[Example]:
-    """Returns examples of a source, in the order of their indices.
-
-    Args:
-      source: the examples.
-      indices: ints in ``[0, len(source))``.
-
-    Returns:
-      A list of images and labels.
-
-    Raises:
-      DatasetError: an example cannot be read; its file or record is named.
-
-    Example:
-      >>> source = Arrays(np.zeros((5, 8, 8, 1), np.uint8), np.arange(5))
-      >>> [label for _, label in read(source, [4, 2])]
-      [4, 2]
-    """
+    """Returns examples of a source, or raises a DatasetError that names a bad one."""
     try:
-        return _read_together(source, indices)
+        return _read(source, indices)
     except Exception:  # one by one, it turns out which of them it is
         return [_read_one(source, index) for index in indices]
+
+
+def _read(source: Source, indices: Sequence[int]) -> list[Example]:
+    if hasattr(source, "__getitems__"):
+        return source.__getitems__(indices)
+    return [source[index] for index in indices]
 
 
 def unreadable(source: Source, index: int, error: Exception) -> DatasetError:
@@ -219,12 +209,6 @@ def digest(*parts: Any) -> str:
 def source_digest(source: Source) -> str | None:
     """Returns the digest of a source's examples, or None where it has none."""
     return source.digest() if hasattr(source, "digest") else None
-
-
-def _read_together(source: Source, indices: Sequence[int]) -> list[Example]:
-    if hasattr(source, "__getitems__"):
-        return source.__getitems__(indices)
-    return [source[index] for index in indices]
 
 
 def _read_one(source: Source, index: int) -> Example:

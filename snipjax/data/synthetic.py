@@ -15,14 +15,8 @@ _TEST_EXAMPLES = 0.1
 def splits(spec: str) -> Splits:
     """Returns computed training images, and a tenth as many to validate and to test.
 
-    Args:
-      spec: ``<examples>x<height>x<width>x<channels>/<classes>``.
-
-    Returns:
-      Three sources without a common example.
-
-    Raises:
-      DatasetError: ``spec`` is not of that form, or one of its numbers is 0.
+    ``spec`` is ``<examples>x<height>x<width>x<channels>/<classes>``. No two of all the
+    images have the same noise.
 
     Example:
       >>> parts, num_classes, _ = splits("1000x32x32x3/10")

@@ -33,13 +33,7 @@ _opening = threading.Lock()
 
 
 class Name(NamedTuple):
-    """The name of a dataset of TFDS, taken apart.
-
-    Attributes:
-      name: the dataset.
-      config: its variant, or None for the default.
-      version: its version, or None for the newest.
-    """
+    """The name of a dataset of TFDS, its config (variant) and its version."""
 
     name: str
     config: str | None = None
@@ -51,14 +45,7 @@ class Name(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The place of the images and labels in the records of a dataset.
-
-    Attributes:
-      image: the key of the image in a record.
-      label: the key of the label in a record.
-      channels: channels of every image.
-      class_names: the names of the classes.
-    """
+    """The keys of the image and the label in a record, and their kinds."""
 
     image: str
     label: str
@@ -80,12 +67,7 @@ def parse(name: str) -> Name:
 
 
 def find(name: Name, data_dir: Path) -> Path | None:
-    """Returns the directory of the newest prepared version of a dataset, or None.
-
-    Args:
-      name: the dataset, its config and its version.
-      data_dir: the TFDS data directory.
-    """
+    """Returns the directory of the newest prepared version of a dataset, or None."""
     config = name.config or _default_config(data_dir / name.name)
     found = [
         directory
@@ -119,19 +101,9 @@ def _default_config(root: Path) -> str | None:
 
 
 def splits(directory: Path, *, any_shape: bool) -> Splits:
-    """Returns the splits of a prepared dataset that can be trained and tested on.
+    """Returns the labeled splits ``train``, ``validation`` and ``test`` of a dataset.
 
-    Args:
-      directory: the directory of a version, in ArrayRecord files.
-      any_shape: whether images may have different sizes.
-
-    Returns:
-      Its splits ``train``, ``validation`` and ``test``, as far as it has them with
-      labels.
-
-    Raises:
-      DatasetError: the dataset is not image classification, has no training split, or
-        is damaged, in another format, or incomplete.
+    With ``any_shape``, its images may have different sizes.
     """
     info = _open(directory).info
     layout = find_layout(info, any_shape=any_shape)
@@ -153,15 +125,7 @@ def splits(directory: Path, *, any_shape: bool) -> Splits:
 
 
 def find_layout(info: tfds.core.DatasetInfo, *, any_shape: bool) -> Layout:
-    """Returns where the one image and the one class are in a dataset's records.
-
-    Args:
-      info: the description of a dataset.
-      any_shape: whether images may have different sizes.
-
-    Raises:
-      DatasetError: the dataset is not image classification with uint8 images.
-    """
+    """Returns where the one image and the one class are in a dataset's records."""
     import tensorflow_datasets as tfds
 
     features = info.features or {}
@@ -180,8 +144,6 @@ def find_layout(info: tfds.core.DatasetInfo, *, any_shape: bool) -> Layout:
     image, label = features[image_key], features[label_key]
     if image.np_dtype != "uint8" or image.shape[-1] not in images.MODES:
         raise refuse("its images are not uint8 with 1, 3 or 4 channels")
-    if not label.num_classes:
-        raise refuse("it does not say how many classes it has")
     if None in image.shape and not any_shape:
         raise refuse(
             f"its images have the shape {image.shape}, not one fixed shape; "

@@ -1,7 +1,8 @@
 """Views: the part of an image that is seen, mirrored or not.
 
-A view is a function ``(rng, (width, height)) -> Crop``. Every crop becomes a square of
-the size that a stream was asked for.
+A view is a function ``(rng, (width, height)) -> Crop`` of a ``np.random.Generator``
+and the size of the image. Every crop becomes a square of the size that a stream was
+asked for.
 """
 
 import math
@@ -37,10 +38,6 @@ class Views(NamedTuple):
 def whole(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
     """Returns the whole image, squeezed to a square if it is none.
 
-    Args:
-      rng: not used.
-      size: width and height of the image.
-
     Example:
       >>> whole(None, (500, 375))
       Crop(left=0, top=0, width=500, height=375, flip=False)
@@ -53,10 +50,6 @@ def center_crop(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
 
     This is the usual evaluation on ImageNet: the shorter side becomes 256 pixels, and
     the central 224 of these are seen.
-
-    Args:
-      rng: not used.
-      size: width and height of the image.
 
     Example:
       >>> center_crop(None, (512, 256))
@@ -73,10 +66,6 @@ def random_resized_crop(rng: np.random.Generator, size: tuple[int, int]) -> Crop
     Its aspect ratio is between 3/4 and 4/3, uniform in its logarithm. Where ten
     draws do not fit into the image, it is the central box nearest to the image's own
     aspect ratio.
-
-    Args:
-      rng: the generator that the box is drawn from.
-      size: width and height of the image.
 
     Example:
       >>> crop = random_resized_crop(np.random.default_rng(0), (500, 375))
@@ -104,10 +93,6 @@ def random_translation(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
 
     For 32 pixels these are up to 4, the usual augmentation on CIFAR.
 
-    Args:
-      rng: the generator that the shift is drawn from, in whole pixels.
-      size: width and height of the image.
-
     Example:
       >>> random_translation(np.random.default_rng(0), (32, 32))
       Crop(left=3, top=1, width=32, height=32, flip=False)
@@ -122,10 +107,6 @@ def random_translation_and_flip(
     rng: np.random.Generator, size: tuple[int, int]
 ) -> Crop:
     """Returns the image, shifted by up to an eighth of its size, and mirrored or not.
-
-    Args:
-      rng: the generator that both are drawn from.
-      size: width and height of the image.
 
     Example:
       >>> random_translation_and_flip(np.random.default_rng(0), (32, 32)).flip
