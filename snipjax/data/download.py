@@ -159,7 +159,8 @@ def _tensorflow_stand_in() -> Iterator[None]:
         remove=os.remove,
         walk=os.walk,
     )
-    stand_in = types.SimpleNamespace(
+    stand_in = types.ModuleType("tensorflow")
+    vars(stand_in).update(
         compat=types.SimpleNamespace(as_text=os.fsdecode, as_bytes=os.fsencode),
         io=types.SimpleNamespace(gfile=gfile),
     )

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from snipjax.data import images
 from snipjax.data.sources import (
     STREAM_INSTEAD,
@@ -142,7 +144,7 @@ def find_layout(info: tfds.core.DatasetInfo, *, any_shape: bool) -> Layout:
     image_key = only(tfds.features.Image, 0)
     label_key = only(tfds.features.ClassLabel, 1)
     image, label = features[image_key], features[label_key]
-    if image.np_dtype != "uint8" or image.shape[-1] not in images.MODES:
+    if image.np_dtype != np.uint8 or image.shape[-1] not in images.MODES:
         raise refuse("its images are not uint8 with 1, 3 or 4 channels")
     if None in image.shape and not any_shape:
         raise refuse(
