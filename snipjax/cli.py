@@ -144,7 +144,7 @@ def use_every_core(most: int) -> None:
     # JAX may be at work already, on the devices that it has; or be told otherwise.
     with contextlib.suppress(RuntimeError):
         is_told = _DEVICES in os.environ.get("XLA_FLAGS", "")
-        if jax.config.read("jax_num_cpu_devices") < 0 and not is_told:
+        if jax.config.jax_num_cpu_devices < 0 and not is_told:  # type: ignore[attr-defined]
             jax.config.update("jax_num_cpu_devices", min(most, loky.cpu_count()))
 
 

@@ -430,23 +430,34 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     assert_resumes(cached_program, command, finished)
 
 
-def test_parts_of_ones_own_by_import_path(
-    cached_program: Program, tmp_path: Path
+@pytest.mark.parametrize(
+    ("file", "parts", "parameters"),
+    [
+        (
+            "own_model_and_criterion",
+            {"model.name": "Net", "prune.method": "criterion"},
+            65 * 64 + 65 * 10,
+        ),
+        (
+            "own_data_and_loss",
+            {"dataset.name": "load", "train.loss": "smoothed"},
+            65 * 300 + 301 * 100 + 101 * 2,
+        ),
+    ],
+)
+def test_examples_run_by_import_path(
+    file: str,
+    parts: dict[str, str],
+    parameters: int,
+    cached_program: Program,
+    tmp_path: Path,
 ) -> None:
-    """The example, run from its own directory."""
-    flags = {
-        "model.name": "own_model_and_criterion:Net",
-        "prune.method": "own_model_and_criterion:criterion",
-        "train.steps": 20,
-        "train.eval_every": 10,
-    }
     program = cached_program._replace(directory=ROOT / "examples")
-    arguments = [f"--config.{name}={value}" for name, value in flags.items()]
-    output = program.run(*DIGITS, *arguments, "--workdir", tmp_path)
-    assert_silent(output)
+    flags = [f"--config.{field}={file}:{name}" for field, name in parts.items()]
+    short = ("--config.train.steps=20", "--config.train.eval_every=10")
+    assert_silent(program.run(*DIGITS, *flags, *short, "--workdir", tmp_path))
     result = rundir.read_json(tmp_path / rundir.RESULT)
-    assert result["method"] == "own_model_and_criterion:criterion"
-    assert result["parameters"] == 64 * 64 + 64 + 64 * 10 + 10
+    assert result["parameters"] == parameters
     assert result["summary"]["kept"] == round(0.1 * result["prunable"])
 
 
@@ -488,11 +499,15 @@ class TestSeveralRuns:
             "    config.train.steps = 0\n"
             "    return config\n"
         )
-        command = ("--config", study, "--config.prune.sparsity=0.9")
+        command = ("--config", study, "--config.prune.sparsity=0.9", "--config.seeds=2")
         output = cached_program.run(*command, "--workdir", tmp_path / "run")
         assert_silent(output)
-        kept = {
-            path.parent.name: rundir.read_json(path)["summary"]["kept"]
+        found = {
+            path.parent.name: [network["kept"] for network in networks]
             for path in (tmp_path / "run").glob(f"*/{rundir.RESULT}")
+            if (networks := rundir.read_json(path)["networks"])
         }
-        assert kept == {"prune.method=snip": 5_061, "prune.method=random": 5_061}
+        assert found == {
+            "prune.method=snip": [5_061, 5_061],
+            "prune.method=random": [5_061, 5_061],
+        }
