@@ -22,10 +22,10 @@ _opened = itertools.count()  # directories, by all processes alike
 def open_directory(
     directory: Path, max_to_keep: int = 2
 ) -> Iterator[ocp.CheckpointManager]:
-    """The manager of a directory of checkpoints, made if it is missing.
+    """Yields the manager of a directory of checkpoints, made if it is missing.
 
-    What an interrupted write left behind is not a checkpoint, and is removed. At the
-    end of the block, what is being written is waited for.
+    The remains of an interrupted write are removed. The end of the block waits for
+    writes that are under way.
 
     Raises:
       OSError: if a checkpoint could not be written, by this process or another. The
@@ -110,13 +110,13 @@ def restore_latest(
 
 
 def _async_options() -> ocp.AsyncOptions:
-    """What bounds the writing of a checkpoint in the background.
+    """The limits of writing a checkpoint in the background.
 
     Orbax has one limit for a process's own writing and for its waiting for the others,
-    which cannot tell a process with much to write from one whose disk is full. So it
-    is longer than any write takes, and bounds neither. What ends the waiting is that
-    the other comes, with its part or with an error (:func:`distributed.meeting`), or
-    that it is dead and its heartbeats are missed (:func:`distributed.initialize`).
+    which cannot tell a process with much to write from one with a full disk. So the
+    limit is longer than any write takes. The waiting ends when the other process comes,
+    with its part or with an error (:func:`distributed.meeting`), or when it is dead and
+    its heartbeats are missed (:func:`distributed.initialize`).
     """
     if jax.process_count() == 1:
         return ocp.AsyncOptions(timeout_secs=_SECONDS_TO_WRITE)
@@ -145,7 +145,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What to restore a leaf as, and onto which devices."""
+    """Shape, dtype and sharding to restore a leaf with."""
     data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
     sharding = getattr(leaf, "sharding", None)
     if isinstance(sharding, jax.sharding.NamedSharding):

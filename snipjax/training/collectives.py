@@ -23,7 +23,7 @@ class Collective(NamedTuple):
     kind: str  # e.g. all-reduce
     dtype: str  # as XLA writes it, e.g. f32
     shape: tuple[int, ...]  # of the result, on one device
-    bytes: int  # of the whole array: of a reduce-scatter, what is reduced
+    bytes: int  # of the whole array, before a reduce-scatter and after the others
     group_size: int  # devices that exchange it among themselves
 
 
@@ -72,9 +72,9 @@ def collectives(program: Any) -> list[Collective]:
 def bytes_per_device(exchanged: Iterable[Collective]) -> float:
     r"""Returns the bytes that each device sends, by the algorithms on a ring.
 
-    Of an array of :math:`S` bytes and a group of :math:`n` devices, an all-reduce
+    For an array of :math:`S` bytes and a group of :math:`n` devices, an all-reduce
     sends :math:`2 \frac{n-1}{n} S`; an all-gather, a reduce-scatter and an all-to-all
-    :math:`\frac{n-1}{n} S`; a permutation or broadcast :math:`S`.
+    send :math:`\frac{n-1}{n} S`; a permutation or a broadcast sends :math:`S`.
 
     Args:
       exchanged: of :func:`collectives`.

@@ -1,4 +1,4 @@
-"""What a run prints: steps of the work, a progress bar, and tables."""
+"""The output of a run on a terminal: lines, a progress bar and tables."""
 
 import math
 import re
@@ -19,14 +19,14 @@ from rich.table import Column, Table
 
 
 def say(message: str) -> None:
-    """Prints a line of what is being done."""
+    """Prints a line about the progress of the work."""
     Console(highlight=False, soft_wrap=True).print(message, markup=False)
 
 
 def show_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-    """Prints a table; the first column is aligned left, the others right."""
+    """Prints a table, with the first column aligned left and the others right."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
@@ -40,7 +40,7 @@ def show_table(
 
 
 def percent(value: float | None) -> str:
-    """Returns an error in percent as text; a dash for one that there is not.
+    """Returns an error in percent as text, or a dash for None.
 
     Example:
       >>> percent(1.234), percent(None)
@@ -61,7 +61,7 @@ def natural_order(name: str) -> list[str | int]:
 
 
 class TrainingProgress:
-    """Steps done, loss, error and speed; a bar on a terminal, nothing elsewhere."""
+    """Shows steps, loss, error and speed as a bar, on a terminal only."""
 
     def __init__(self, progress: Progress, total: int, start: int) -> None:
         self._progress = progress
@@ -87,7 +87,12 @@ class TrainingProgress:
 
 @contextmanager
 def training_progress(total: int, start: int) -> Iterator[TrainingProgress]:
-    """A :class:`TrainingProgress` from a start to a total number of steps."""
+    """Yields the progress display of a training run.
+
+    Args:
+      total: the number of steps at the end.
+      start: the number of steps taken before.
+    """
     progress = Progress(
         TextColumn("training"),
         # Where a terminal is narrow, it is not the figures that are cut.

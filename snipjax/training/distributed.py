@@ -51,7 +51,7 @@ def initialize(
     Args:
       coordinator_address: ``<host>:<port>`` of process 0, free there; by default
         ``$JAX_COORDINATOR_ADDRESS``.
-      num_processes: how many processes there are.
+      num_processes: the number of processes.
       process_id: which of them this one is, from 0 on.
       heartbeat_seconds: after which a silent process counts as dead.
       connect_seconds: to wait for all processes at the start.
@@ -102,7 +102,7 @@ def initialize(
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and prints.
+    """Returns whether this process is the one that writes and prints.
 
     Example:
       >>> is_first()
@@ -112,7 +112,7 @@ def is_first() -> bool:
 
 
 def on_host(array: chex.Array) -> np.ndarray:
-    """Returns an array as NumPy's, wherever its parts lie; all processes must call it.
+    """Returns an array as a NumPy array, with parts from all processes, which call it.
 
     It is whole on each host then, but not kept there with the array, as JAX would
     keep it: take one leaf of a pytree at a time.
@@ -138,7 +138,7 @@ def on_host(array: chex.Array) -> np.ndarray:
 
 
 def any_of(value: bool) -> bool:
-    """Returns whether a value is true in any process; all must call it.
+    """Returns whether a value is true in any process.
 
     Example:
       >>> any_of(False)
@@ -148,7 +148,7 @@ def any_of(value: bool) -> bool:
 
 
 def by_first(function: Callable[[], T]) -> T | None:
-    """Calls a function in the first process; all must call this.
+    """Calls a function in the first process, while the others wait.
 
     Returns:
       Its value, in the first process; None in the others.
@@ -164,7 +164,7 @@ def by_first(function: Callable[[], T]) -> T | None:
 
 
 def by_all(function: Callable[[], T]) -> T:
-    """Calls a function in every process; all must call this.
+    """Calls a function in every process, and fails in all if it fails in one.
 
     Returns:
       Its value in this process.
@@ -188,7 +188,7 @@ def by_all(function: Callable[[], T]) -> T:
 
 
 def check_same(facts: Mapping[str, Any]) -> None:
-    """Raises an error in all processes if facts differ between them; all must call it.
+    """Raises an error in all processes if facts differ between them.
 
     Args:
       facts: values that JSON has, by what to call them in a message.
@@ -218,7 +218,7 @@ def different(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns a line for each fact that is not the same for all processes.
 
     Args:
-      facts: those of each process, by what to call them; some may lack some.
+      facts: the facts of each process by their names; some may lack some.
 
     Example:
       >>> different([{"seed": 0, "steps": 9}, {"seed": 1, "steps": 9}])
@@ -235,7 +235,7 @@ def different(facts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def meeting(name: str) -> Callable[..., None]:
-    """Returns a barrier that tells a process that is slow from one that has failed.
+    """Returns a barrier that tells a slow process from one that has failed.
 
     The steps of a work are taken by all processes in one order, and they wait for each
     other at each. One that fails leaves steps out. So all meet at the n-th step that
@@ -280,7 +280,7 @@ def meeting(name: str) -> Callable[..., None]:
 
 
 def barrier_of_all() -> Callable[..., None]:
-    """Returns a wait for all processes, ``(key=<its name>, timeout_ms=<limit>)``.
+    """Returns a barrier of all processes, ``(key=<name>, timeout_ms=<limit>)``.
 
     It returns at once where there is one process.
 
@@ -307,11 +307,11 @@ def let_others_end(seconds: float = 3.0) -> None:
 
 @contextlib.contextmanager
 def one_voice(workdir: Path) -> Iterator[Path]:
-    """Has only the first process print, warn and write while the block runs.
+    """Lets only the first process print, warn and write while the block runs.
 
     Yields:
-      Where to write: ``workdir`` in the first process, in the others a directory that
-      is removed at the end.
+      The directory to write to: ``workdir`` in the first process, in the others one
+      that is removed at the end.
 
     Example:
       >>> with one_voice(Path("runs/mine")) as workdir:
@@ -332,7 +332,7 @@ def one_voice(workdir: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lost_peers() -> Iterator[None]:
-    """Makes one clear error of what an exchange with a process that died raises.
+    """Makes one clear error of any that an exchange with a dead process raises.
 
     Raises:
       OSError: if it did.

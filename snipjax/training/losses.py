@@ -44,12 +44,12 @@ def inference_loss(
     the identity: the loss of the paper's saliency pass.
 
     Args:
-      model: a network of :mod:`snipjax.models`.
-      batch_stats: the statistics of its batch norms, ``{}`` if it has none.
+      model: a Flax module, called with ``train``.
+      batch_stats: the statistics of its batch norms, ``{}`` without any.
+      loss: ``(logits, labels) -> scalar``, the mean over examples.
 
     Returns:
-      A loss function, as :func:`snipjax.saliency.snip` takes it. What compiles is
-      compiled for this very object: keep it.
+      A loss function, as criteria take it.
 
     Example:
       >>> from snipjax import models
@@ -73,8 +73,12 @@ def batch_loss(
 ) -> Callable[[chex.ArrayTree, Batch], chex.Array]:
     """Returns ``(params, batch) -> loss`` with batch norm over the batch itself.
 
-    Arguments and result are those of :func:`inference_loss`. New statistics are
-    not kept.
+    New statistics are dropped.
+
+    Args:
+      model: a Flax module, called with ``train``.
+      batch_stats: the statistics of its batch norms, ``{}`` without any.
+      loss: ``(logits, labels) -> scalar``, the mean over examples.
 
     Example:
       >>> from snipjax import models

@@ -17,15 +17,15 @@ def paper_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the paper's optimizer: SGD with momentum, weight decay and steps.
 
-    The gradient is that of the loss plus ``weight_decay / 2`` times the squared norm
-    of weights and biases (:func:`snipjax.masks.weights_and_biases`); the learning
-    rate is multiplied by ``decay_factor`` every ``decay_every`` steps.
+    It descends the loss plus ``weight_decay / 2`` times the squared norm of weights and
+    biases (:func:`snipjax.masks.weights_and_biases`). The learning rate is multiplied
+    by ``decay_factor`` every ``decay_every`` steps.
 
     Args:
-      learning_rate: of the first steps.
-      decay_factor: what the learning rate is multiplied by.
-      decay_every: steps between two decays.
-      momentum: of SGD, without Nesterov's correction.
+      learning_rate: the learning rate of the first steps.
+      decay_factor: the factor of each decay.
+      decay_every: the number of steps between two decays.
+      momentum: the momentum of SGD, without Nesterov's correction.
       weight_decay: twice the factor of the squared norm in the loss.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Many devices: how parameters and data lie on a mesh, and what is exchanged.
+"""Meshes of devices, and the place of parameters and data on them.
 
 A mesh has the axes ``data`` and ``model``. A batch is split over both, a parameter,
 and whatever has its shape, over ``model``; XLA's partitioner (GSPMD) does the rest.
@@ -75,12 +75,12 @@ def make_mesh(
 
 
 def tree_shardings(mesh: Mesh, tree: chex.ArrayTree, *, small: int = _SMALL) -> Any:
-    """Returns where the leaves of a pytree lie: the one rule for all of a state.
+    """Returns the shardings of a pytree's leaves, by one rule for all of a state.
 
-    A leaf is split over ``model`` along its largest dimension that the axis divides
-    (of equal ones the last), and replicated along ``data``. So a parameter, its score,
-    its mask and its momentum, which have one shape, lie alike. Small leaves, and those
-    that no dimension of is divided, are replicated.
+    A leaf is split over ``model`` along its largest dimension that the axis divides,
+    the last of equal ones, and replicated along ``data``. So a parameter, its score,
+    its mask and its momentum, which have one shape, are split alike. Small leaves, and
+    leaves with no divisible dimension, are replicated.
 
     Args:
       mesh: of :func:`make_mesh`.
@@ -116,11 +116,11 @@ def tree_shardings(mesh: Mesh, tree: chex.ArrayTree, *, small: int = _SMALL) -> 
 
 
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
-    """Returns where a batch lies: split over all devices along its examples.
+    """Returns the sharding of a batch, which splits its examples over all devices.
 
     Args:
       mesh: of :func:`make_mesh`.
-      leading: how many axes come before the one of the examples, e.g. 1 for a stack.
+      leading: the number of axes before the axis of examples, e.g. 1 for a stack.
 
     Example:
       >>> tuple(batch_sharding(make_mesh({"data": 1})).spec)
@@ -130,7 +130,7 @@ def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns where a value lies that every device has.
+    """Returns the sharding of a value that every device has.
 
     Example:
       >>> tuple(replicated(make_mesh({"data": 1})).spec)
@@ -298,8 +298,8 @@ def compiled_for_memory(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.C
       lowered: of ``jax.jit(f).lower(...)``.
 
     Returns:
-      What ``lowered.compile()`` returns, on CPUs with a schedule for memory and
-      without joining all-reduces. The schedules of other platforms are left to XLA.
+      The program, on CPUs with a schedule for memory and without joining all-reduces.
+      Other platforms keep XLA's own schedule.
 
     Example:
       >>> lowered = jax.jit(jnp.square).lower(3.0)

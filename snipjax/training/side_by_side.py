@@ -164,9 +164,9 @@ def for_each_seed(
 ) -> Any:
     """Returns ``function(seed, batch(seed))`` for every seed, stacked.
 
-    One seed runs as it is. On a CPU several run one after the other: a mini-batch may
-    be most of the data set there, and the memory need not hold those of all seeds.
-    Elsewhere they run under `jax.vmap`.
+    One seed runs as it is. On a CPU several run one after the other, so that the memory
+    holds one mini-batch at a time, which may be most of the data set. Elsewhere they
+    run under `jax.vmap`.
 
     Args:
       seeds: the seeds.
