@@ -32,7 +32,7 @@ NETWORKS: Mapping[str, str] = MappingProxyType(
 
 
 class Method(NamedTuple):
-    """How a method prunes, and where it is described; table 1's columns in full."""
+    """A method as the SNIP paper's table 1 describes it."""
 
     name: str
     full_name: str
@@ -47,15 +47,11 @@ class Method(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One published error.
+    """One published error; the dense networks are the SNIP paper's."""
 
-    The reference, e.g. ``"Han et al. (2015)"``, and the link are to the description
-    of the method; the dense networks are the SNIP paper's.
-    """
-
-    reference: str
+    reference: str  # to the description of the method, e.g. "Han et al. (2015)"
     link: str
-    method: str
+    method: str  # as in METHODS
     network: str  # as in snipjax.models
     dataset: str
     sparsity: float  # pruned / prunable, 0 of a dense network
@@ -139,14 +135,27 @@ _METHODS = (
 METHODS: Mapping[str, Method] = MappingProxyType(
     {method.name: method for method in _METHODS}
 )
+# Methods of a configuration.
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "none": "Dense",
+        "lwc": "LWC",
+        "dns": "DNS",
+        "lc": "LC",
+        "sws": "SWS",
+        "sparse_vd": "SVD",
+        "obd": "OBD",
+        "lobs": "L-OBS",
+        "snip": "SNIP",
+        "sparse_momentum": "Sparse momentum",
+    }
+)
 
 
 def _row(method: str, network: str, dataset: str, percent: float, error: float) -> Row:
-    described = METHODS[method]
+    source = METHODS[method]
     sparsity = round(percent / 100, 4)
-    return Row(
-        described.reference, described.link, method, network, dataset, sparsity, error
-    )
+    return Row(source.reference, source.link, method, network, dataset, sparsity, error)
 
 
 _TABLE_1 = (  # method; sparsity (%) and error of LeNet-300-100, then LeNet-5-Caffe
@@ -201,12 +210,11 @@ def find(dataset: str, network: str, method: str, sparsity: float) -> Row | None
     """Returns the published row of a network at a sparsity, or None.
 
     Args:
-      dataset: its name in TFDS, e.g. ``"mnist"``.
-      network: a name in :mod:`snipjax.models`.
-      method: a name of :data:`METHODS`, whatever its case, or one of the
-        configuration's: ``"none"`` is the dense network.
-      sparsity: pruned / prunable. It counts as the published one within 0.0005, for
-        a whole number of connections is kept. Of the dense network it is not looked at.
+      dataset: name in TFDS, e.g. ``"mnist"``.
+      network: name in :mod:`snipjax.models`.
+      method: name in :data:`METHODS`, or a method of a configuration.
+      sparsity: pruned / prunable, of which the published one may differ by 0.0005,
+        for a whole number of connections is kept. A dense network has any.
 
     Example:
       >>> find("mnist", "lenet_300_100", "snip", 0.98).error
@@ -216,10 +224,10 @@ def find(dataset: str, network: str, method: str, sparsity: float) -> Row | None
       >>> find("digits", "lenet_300_100", "snip", 0.98) is None
       True
     """
-    wanted = "dense" if method == "none" else method.lower().replace("_", " ")
+    name = NAMES.get(method, method)
+    place = dataset, network, name
     for row in ROWS:
-        if (row.dataset, row.network, row.method.lower()) != (dataset, network, wanted):
-            continue
-        if wanted == "dense" or abs(row.sparsity - sparsity) < 0.0005:
+        is_near = name == "Dense" or abs(row.sparsity - sparsity) < 0.0005
+        if is_near and (row.dataset, row.network, row.method) == place:
             return row
     return None

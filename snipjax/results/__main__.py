@@ -1,18 +1,17 @@
-"""The command line: ``python -m snipjax.results.report RUNS... [--out report]``."""
+"""Writes the report of runs: ``python -m snipjax.results RUNS... [--out report]``."""
 
 import argparse
 import sys
 import warnings
 from collections.abc import Sequence
 
-from snipjax.results.report.files import write
-from snipjax.training import console
+from snipjax.results.page import report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report of the command line's runs; returns the exit code."""
     parser = argparse.ArgumentParser(
-        "python -m snipjax.results.report",
+        "python -m snipjax.results",
         description="Gathers runs into one HTML page and a Markdown table.",
     )
     parser.add_argument(
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failure = None
     with warnings.catch_warnings(record=True) as caught:
         try:
-            files = write(arguments.runs, arguments.out)
+            html, markdown = report(arguments.runs, arguments.out)
         except (ValueError, OSError) as error:
             failure = error
     for warning in caught:
@@ -36,9 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failure:
         _say_in_a_line(str(failure))
         return 2
-    console.say(f"wrote {files[0]} and {files[1]}")
+    print(f"wrote {html} and {markdown}")
     return 0
 
 
 def _say_in_a_line(text: str) -> None:
-    print(f"snipjax.results.report: {' '.join(text.split())}", file=sys.stderr)
+    print(f"snipjax.results: {' '.join(text.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,18 +1,16 @@
-"""The commands that made the rows: as noted by the runs, or reconstructed."""
+"""Commands behind the rows of a table, noted by the runs or reconstructed."""
 
 import functools
 import re
 import runpy
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import snipjax
 from snipjax import config as configs
-from snipjax.results.report.aggregation import Row
-from snipjax.results.report.values import flag_value, printable
-from snipjax.training import rundir
+from snipjax.results.words import flag_value, printable
 
 
 def command(config: Mapping[str, Any]) -> str:
@@ -29,12 +27,12 @@ def command(config: Mapping[str, Any]) -> str:
       'python train.py --config configs/digits_lenet300.py
        --config.prune.sparsity=0.98 --config.seed=1'
     """
-    wanted = dict(configs.fields(configs.default())) | dict(config)
+    asked = dict(configs.fields(configs.default())) | dict(config)
 
     def flags(known: Mapping[str, Any]) -> list[str]:
         return [
             shlex.quote(f"--config.{name}={flag_value(value)}")
-            for name, value in wanted.items()
+            for name, value in asked.items()
             if name != "vary"
             if name not in known or flag_value(known[name]) != flag_value(value)
         ]
@@ -53,45 +51,49 @@ def _config_files() -> dict[str, dict[str, Any]]:
     directory = Path(snipjax.__file__).parents[1] / "configs"
     for path in sorted(directory.glob("*.py")):
         try:
-            if "table1" in path.read_text():
-                continue  # of many runs, and importing all methods takes seconds
             config = runpy.run_path(str(path))["get_config"]()
-            files[path.stem] = dict(configs.fields(config.to_dict()))
+            if "study" not in config:
+                files[path.stem] = dict(configs.fields(config.to_dict()))
         except Exception:  # a config file is code, and can raise anything
             continue
     return files
 
 
-def commands(row: Row) -> list[str]:
-    """Returns the commands that made a row; those that differ in the seed as one.
+def commands(row: Any) -> list[str]:
+    """Returns the commands behind a row; those that differ in the seed as one.
 
     Directories of runs are left out, and absolute paths shortened to their last part.
-    A run that did not note its command has it reconstructed from its configuration.
-    What a reader should know stands behind a ``#``.
+    The command of a run without a note is reconstructed from its configuration.
+    Remarks stand behind a ``#``.
+
+    Args:
+      row: row of :func:`snipjax.results.rows.aggregate`.
     """
-    seeds: dict[tuple[str, bool], list[int]] = {}
-    for run in {run.path: run for run in row.runs}.values():
-        noted = run.result.get("command")
+    lines: dict[tuple[str, bool], dict[str, list[int]]] = {}
+    for network in row.networks.drop_duplicates("directory").to_dict("records"):
+        noted = network.get("command")
         is_noted = isinstance(noted, str) and bool(noted)
-        line = _without_paths(noted) if is_noted else command(run.config)
-        bare = re.sub(r" --?config\.seed[= ]\d+", "", printable(line))
-        seeds.setdefault((bare, is_noted), []).append(run.config["seed"])
-    return [
-        _with_seeds(line, of_line, is_noted)
-        for (line, is_noted), of_line in seeds.items()
-    ]
+        config = {name: network[name] for name, _ in configs.fields(configs.default())}
+        line = printable(_without_paths(noted) if is_noted else command(config))
+        bare = re.sub(r" --?config\.seed[= ]\d+", "", line)
+        seeds = lines.setdefault((bare, is_noted), {})
+        seeds.setdefault(line, []).append(network["seed"])
+    return [_with_remarks(*of, seeds) for of, seeds in lines.items()]
 
 
-def _with_seeds(line: str, seeds: Sequence[int], is_noted: bool) -> str:
-    first, *others = seeds
-    remarks = [f"likewise seed {', '.join(map(str, others))}"] if others else []
-    remarks += [] if is_noted else [f"reconstructed from {rundir.CONFIG}"]
-    line += f" --config.seed={first}" if first or others else ""
+def _with_remarks(bare: str, is_noted: bool, seeds: Mapping[str, list[int]]) -> str:
+    remarks = [] if is_noted else ["reconstructed from config.json"]
+    if len(seeds) == 1:  # one command made all of them
+        (line,) = seeds
+    else:
+        first, *others = sorted(seed for same in seeds.values() for seed in same)
+        line = f"{bare} --config.seed={first}"
+        remarks = [f"likewise seed {', '.join(map(str, others))}", *remarks]
     return line + (f"  # {'; '.join(remarks)}" if remarks else "")
 
 
 def _without_paths(line: str) -> str:
-    """A command without its --workdir, and without where things are on a machine."""
+    """A command without its --workdir, and without places on a machine."""
     line = re.sub(r"""\s--?workdir[=\s]+('[^']*'|"[^"]*"|\S+)""", "", line)
     return re.sub(
         r"""(?<![\w.~:/-])/(?:[^\s'"=,/]+/)*?((?:configs/)?[^\s'"=,/]+)/?(?=[\s'"=,]|$)""",

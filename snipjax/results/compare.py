@@ -1,0 +1,203 @@
+"""The files that a run's or a sweep's directory gets from its results."""
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from snipjax import config as configs
+from snipjax.results import figures, page, reading, words
+
+_TABLE = {
+    "density (%)": ("density", "{:.2f}"),
+    "kept": ("kept", "{:,.0f}"),
+    "seeds": ("seeds", "{:.0f}"),
+    "test error (%)": ("test_error", "{:.2f}"),
+    "standard deviation": ("test_error_std", "{:.2f}"),
+    "at the last step (%)": ("test_error_last", "{:.2f}"),
+    "training error (%)": ("train_error", "{:.2f}"),
+}
+Settings = dict[str, str]
+
+
+def write(workdir: Path | str) -> pd.DataFrame | None:
+    """Writes the pictures of a run, or the table and the pictures of a sweep.
+
+    A run gets ``densities.png``, ``curves.png``, ``saliency.png`` and
+    ``first_layer.png``; a sweep ``table.csv``, ``table.md``, ``errors.png``,
+    ``curves.png``, ``first_layers.png`` and ``signals.png``, as far as there is
+    something to show. A picture that cannot be drawn warns and costs itself.
+
+    Args:
+      workdir: the directory of a run, or of a sweep with all its runs.
+
+    Returns:
+      The table of a sweep, a row for each combination in the order of the values;
+      None for a run.
+
+    Raises:
+      ValueError: if there is no run, or it is damaged.
+
+    Example:
+      >>> write("runs/sweep")  # doctest: +SKIP
+    """
+    workdir = Path(workdir)
+    runs, sweeps = reading.find(workdir), reading.find_sweeps(workdir)
+    sweeps = [sweep for sweep in sweeps if sweep.path == workdir]
+    for run in runs:
+        if run.result and not (sweeps and (run.path / "densities.png").exists()):
+            _draw_run(run)
+    if not sweeps:
+        return None
+    compared = _compared(sweeps[0], runs)
+    table = _table(compared)
+    table.to_csv(workdir / "table.csv", index=False)
+    shown = shown_table(table)
+    cells = [[page.Cell(text) for text in row] for row in shown.to_numpy()]
+    columns = [page.Column(name) for name in shown]
+    text = page.render("table.md.j2", {"columns": columns, "rows": cells})
+    (workdir / "table.md").write_text(text, encoding="utf-8")
+    _draw_sweep(workdir, compared, table, runs)
+    return table
+
+
+def shown_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table of a sweep as text, with a dash for missing figures."""
+    fields = [name for name in table if name not in dict(_TABLE.values())]
+    shown = table[fields].astype(str)
+    for head, (name, form) in _TABLE.items():
+        shown[head] = ["-" if math.isnan(v) else form.format(v) for v in table[name]]
+    return shown
+
+
+def first_layer(directory: Path) -> np.ndarray | None:
+    """Returns how many connections each input pixel keeps, the mean over the seeds.
+
+    Args:
+      directory: the directory of a run.
+
+    Returns:
+      Counts ``[height, width]``, for a convolution of each position of the kernel;
+      None if no leaf takes the image.
+    """
+    try:
+        facts = json.loads((directory / "data.json").read_text())
+        height, width, channels = facts["image_shape"]
+    except (OSError, ValueError, KeyError):
+        return None
+    counts = []
+    for path in sorted(directory.glob("seed-*/mask.npz")):
+        with np.load(path) as leaves:
+            for name in leaves:  # in tree order
+                leaf = leaves[name]
+                if leaf.ndim == 2 and leaf.shape[0] == height * width * channels:
+                    leaf = leaf.reshape(height, width, channels, -1)
+                if leaf.ndim == 4 and leaf.shape[2] == channels:
+                    counts.append(leaf.sum(axis=(2, 3)))
+                    break
+    return np.mean(counts, axis=0) if counts else None
+
+
+def _draw_run(run: reading.Run) -> None:
+    directory, draw = run.path, figures.draw
+    layers = (run.result or {})["networks"][0].get("layers")
+    if layers:
+        draw(figures.layer_densities, layers, directory / "densities.png")
+    metrics = reading.metrics([run])
+    if len(metrics):
+        draw(figures.training_curves, metrics, directory / "curves.png")
+    if (directory / "scores.npz").exists():
+        draw(_draw_scores, directory)
+    counts = first_layer(directory)
+    if counts is not None:
+        draw(figures.first_layer, counts, directory / "first_layer.png")
+
+
+def _draw_scores(directory: Path) -> None:
+    with np.load(directory / "scores.npz") as arrays:
+        scores, threshold = arrays["scores"], float(arrays["threshold"])
+    figures.saliency_histogram(scores, threshold, directory / "saliency.png")
+
+
+def _compared(
+    sweep: reading.Sweep, runs: list[reading.Run]
+) -> list[tuple[Settings, reading.Run]]:
+    """Returns the finished runs of a sweep with their settings, in their order."""
+    entries = [configs.varied(entry) for entry in sweep.varied]
+    found = []
+    for values in itertools.product(*(values for _, values in entries)):
+        settings = {"&".join(names): v for (names, _), v in zip(entries, values)}
+        first = {names[0]: v for (names, _), v in zip(entries, values)}
+        shown = {name: words.flag_value(value) for name, value in settings.items()}
+        found += [
+            (shown, run)
+            for run in runs
+            if run.result and first.items() <= {**run.config}.items()
+        ]
+    return found
+
+
+def _table(compared: list[tuple[Settings, reading.Run]]) -> pd.DataFrame:
+    rows = []
+    for settings, run in compared:
+        networks = reading.networks([run])
+        means = networks[["kept", "test_error", "test_error_last", "train_error"]]
+        density = networks["kept"].mean() / networks["prunable"].iloc[0]
+        std = networks["test_error"].std()
+        figures_of = {"density": density * 100, "seeds": len(networks)}
+        rows.append({**settings, **figures_of, **means.mean(), "test_error_std": std})
+    return pd.DataFrame(rows)
+
+
+def _draw_sweep(
+    workdir: Path,
+    compared: list[tuple[Settings, reading.Run]],
+    table: pd.DataFrame,
+    runs: list[reading.Run],
+) -> None:
+    draw = figures.draw
+    errors: dict[str, list[tuple[float, float, float]]] = {}
+    for (settings, _), row in zip(compared, table.itertuples()):
+        others = {k: v for k, v in settings.items() if k != "prune.sparsity"}
+        if not math.isnan(row.test_error):
+            std = 0.0 if math.isnan(row.test_error_std) else row.test_error_std
+            point = row.density / 100, row.test_error, std
+            errors.setdefault(_label(others) or "test error", []).append(point)
+    if errors and table["density"].nunique() > 1:
+        draw(figures.errors_by_density, errors, workdir / "errors.png")
+    named = {_label(settings): run for settings, run in compared}
+    curves = {name: _mean_curves(run) for name, run in named.items()}
+    curves = {name: metrics for name, metrics in curves.items() if len(metrics)}
+    if curves:
+        units = {"train_error": "training error (%)", "test_error": "test error (%)"}
+        draw(figures.compared_curves, curves, units, workdir / "curves.png")
+    layers = {name: first_layer(run.path) for name, run in named.items()}
+    if all(counts is not None for counts in layers.values()):
+        draw(figures.first_layers, layers, workdir / "first_layers.png")
+    signals = {name: reading.read_signal(run.path) for name, run in named.items()}
+    if known := {name: signal for name, signal in signals.items() if signal}:
+        draw(figures.signals, known, workdir / "signals.png")
+
+
+def _mean_curves(run: reading.Run) -> pd.DataFrame:
+    metrics = reading.metrics([run])
+    means = metrics.groupby("total_step", as_index=False).mean(numeric_only=True)
+    return means.assign(seed=0)
+
+
+def _label(settings: Mapping[str, Any]) -> str:
+    """Returns a name for pictures: values, numbers with their field.
+
+    Example:
+      >>> _label({"prune.sparsity": "0.9", "init.scored&init.trained": "he"})
+      'sparsity 0.9, he'
+    """
+    return ", ".join(
+        value if value.isidentifier() else f"{field.split('.')[-1]} {value}"
+        for field, value in settings.items()
+    ).replace("_", " ")

@@ -1,0 +1,364 @@
+"""Pictures of runs, sweeps and tables; each function draws one and writes it.
+
+``path`` is a file, e.g. a PNG, or a binary file object, which gets an SVG.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from snipjax.results import look, words
+
+if TYPE_CHECKING:  # a report draws without JAX
+    from snipjax.initializers.signals import Signal
+
+Points = Sequence[tuple[float, float]]
+_COLOR = "#3b6ea8"
+_GRAY = "#777777"
+_MOST_NAMES = 30  # of layers, side by side on an axis
+
+
+def layer_densities(layers: Sequence[Mapping[str, Any]], path: Path | BinaryIO) -> None:
+    """Draws the share of connections kept in every prunable leaf, as bars.
+
+    Args:
+      layers: rows with ``path``, ``kept`` and ``total``, as ``result.json`` has them.
+      path: the file to write.
+    """
+    rows = sorted(layers, key=lambda row: words.natural_order(row["path"]))
+    figure = Figure(figsize=(7, 1.2 + 0.28 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    densities = [100 * row["kept"] / max(row["total"], 1) for row in rows]
+    bars = axes.barh(
+        [look.literal(row["path"]) for row in rows], densities, color=_COLOR
+    )
+    axes.bar_label(bars, [f"{density:.3g}" for density in densities], padding=3)
+    axes.margins(y=0.5 / len(rows))
+    axes.invert_yaxis()
+    axes.set_xlim(0, max([*densities, 1e-9]) * 1.15)
+    axes.set_xlabel("connections kept (%)")
+    look.write(figure, path)
+
+
+def saliency_histogram(
+    scores: np.ndarray, threshold: float, path: Path | BinaryIO
+) -> None:
+    """Draws the distribution of the saliencies, and the threshold that cuts them.
+
+    Args:
+      scores: non-negative saliencies of all prunable connections, flat.
+      threshold: the smallest saliency that was kept.
+      path: the file to write.
+    """
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    positive = scores[scores > 0]
+    zeros = scores.size - positive.size
+    if positive.size:
+        low, high = np.log10([positive.min(), positive.max()])
+        # Twelve decades below the largest say nothing more.
+        edges = np.logspace(max(low, high - 12), high + 1e-6, 100)
+        axes.hist(np.clip(positive, edges[0], None), bins=edges, color=_COLOR)
+        axes.set_xscale("log")
+    if threshold > 0:
+        label = "smallest saliency kept"
+        axes.axvline(threshold, color="black", linestyle="--", label=label)
+        axes.legend(frameon=False)
+    axes.set_xlabel(f"saliency ({zeros:,} of {scores.size:,} are zero, not drawn)")
+    axes.set_ylabel("connections")
+    look.write(figure, path)
+
+
+def training_curves(metrics: pd.DataFrame, path: Path | BinaryIO) -> None:
+    """Draws loss and error on training, validation and test data over the steps.
+
+    Args:
+      metrics: table of :func:`snipjax.results.read_metrics`; several seeds are drawn
+        as their mean.
+      path: the file to write.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, quantity, unit in zip(
+        figure.subplots(1, 2), ("loss", "error"), ("cross entropy (nats)", "error (%)")
+    ):
+        for split, style in (("train", "-"), ("val", "--"), ("test", ":")):
+            mean = metrics.groupby("total_step")[f"{split}_{quantity}"].mean()
+            label = {"val": "validation"}.get(split, split)
+            look.plot_curve(
+                axes, mean.index, mean, linestyle=style, label=label, lw=1.5
+            )
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_ylabel(unit)
+        if quantity == "loss" and any(value > 0 for value in look.heights(axes)):
+            axes.set_yscale("log")
+        if quantity == "error":
+            axes.set_ylim(bottom=0)
+            if axes.lines:
+                axes.legend(frameon=False)
+    look.write(figure, path)
+
+
+def compared_curves(
+    named: Mapping[str, pd.DataFrame],
+    quantities: Mapping[str, str],
+    path: Path | BinaryIO,
+    *,
+    steps_per_epoch: float | None = None,
+) -> None:
+    """Draws quantities of several runs over their steps, a line for every seed.
+
+    Args:
+      named: metrics by the name of their runs, with columns ``seed``, ``total_step``
+        and the quantities.
+      quantities: label of the vertical axis by column, e.g. ``"test_error"``.
+      path: the file to write.
+      steps_per_epoch: draws over epochs of so many steps.
+    """
+    figure = Figure(figsize=(4.8 * len(quantities), 3.9), layout="constrained")
+    for axes, (column, unit) in zip(
+        figure.subplots(1, len(quantities), squeeze=False).flat, quantities.items()
+    ):
+        for (name, metrics), style in zip(named.items(), look.styles(len(named))):
+            label: str | None = look.literal(name)
+            for _, seed in metrics.groupby("seed"):
+                steps = seed["total_step"] / (steps_per_epoch or 1)
+                style = {"color": style["color"], "lw": 1.2, "alpha": 0.85}
+                if look.plot_curve(axes, steps, seed[column], label=label, **style):
+                    label = None
+        if column.endswith("loss"):
+            look.set_log_where_wide(axes, least_ratio=1.0)
+        else:
+            axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("epoch" if steps_per_epoch else "step")
+        axes.set_ylabel(unit)
+    look.set_legend(figure)
+    look.write(figure, path)
+
+
+def first_layer(counts: np.ndarray, path: Path | BinaryIO) -> None:
+    """Draws the number of connections kept of each input pixel, as an image.
+
+    Lee, Ajanthan, Torr, ICLR 2019, figure 3.
+
+    Args:
+      counts: connections ``[height, width]``, of a dense first layer at every pixel,
+        of a convolution at every position of its kernel.
+      path: the file to write.
+    """
+    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(counts, cmap="gray", vmin=0)
+    axes.set(xticks=[], yticks=[])
+    figure.colorbar(image, ax=axes, label="connections kept")
+    look.write(figure, path)
+
+
+def first_layers(named: Mapping[str, np.ndarray], path: Path | BinaryIO) -> None:
+    """Draws the connections kept of each input pixel, a picture for each name.
+
+    White is the largest count of each picture, written below it: on one scale,
+    pictures of high sparsities would be black.
+
+    Args:
+      named: counts ``[height, width]`` by name.
+      path: the file to write.
+    """
+    columns, size = (10, 1.5) if len(named) > 10 else (min(5, len(named)), 2.1)
+    rows = math.ceil(len(named) / columns)
+    figure = Figure(figsize=(size * columns, (size + 0.6) * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (name, counts) in zip(grid, named.items()):
+        axes.imshow(counts, cmap="gray", vmin=0)
+        axes.set_title(look.literal(name).replace(", ", "\n"), fontsize=9)
+        axes.set_xlabel(f"white: {np.max(counts):.3g}", fontsize=8)
+        axes.set(xticks=[], yticks=[])
+    for axes in list(grid)[len(named) :]:
+        axes.axis("off")
+    look.write(figure, path, frame=True)
+
+
+def signals(named: Mapping[str, "Signal"], path: Path | BinaryIO) -> None:
+    """Draws the signal of several initializations, layer by layer, side by side.
+
+    Variances of activations and of back-propagated gradients, the density SNIP
+    keeps, and the rank correlation of saliencies: lines are means over seeds, bands
+    go from the smallest to the largest. Undefined values are left out.
+
+    Args:
+      named: results of `snipjax.initializers.signal` by name, all of one model.
+      path: the file to write.
+
+    Raises:
+      ValueError: if there are none, or their layers differ.
+    """
+    models = {signal.layers for signal in named.values()}
+    if len(models) != 1:
+        raise ValueError(
+            f"the signals are of {len(models)} different lists of layers; draw one or "
+            "more initializations of one model in a picture"
+        )
+    (layers,) = models
+    rows = range(len(layers))
+    figure = Figure(figsize=(13, 2.2 + 0.3 * len(layers)), layout="constrained")
+    grid = figure.subplots(1, 4, sharey=True)
+    for axes, (title, quantity, scale) in zip(
+        grid,
+        (
+            ("variance of activations", "activation_variance", 1),
+            ("variance of gradients", "gradient_variance", 1),
+            ("connections kept (%)", "density", 100),
+            ("rank correlation of saliencies", "rank_correlation", 1),
+        ),
+    ):
+        for (name, signal), style in zip(named.items(), look.styles(len(named))):
+            # The sum over seeds of float32 values may be beyond float32.
+            quantities = np.asarray(getattr(signal, quantity), np.float64)
+            values = scale * np.atleast_2d(quantities)
+            # Hollow markers, since variances of two initializations may be the same.
+            style = {**style, "fillstyle": "none", "linewidth": 1.2}
+            axes.plot(values.mean(axis=0), rows, label=look.literal(name), **style)
+            low, high = values.min(axis=0), values.max(axis=0)
+            band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+            axes.fill_betweenx(rows, low, high, **band)
+        if "variance" in quantity:
+            look.set_decades(axes)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(title)
+        axes.grid(axis="x", alpha=0.3)
+    grid[0].set_yticks(rows, layers, parse_math=False)
+    grid[0].set_ylim(len(layers) - 0.5, -0.5)
+    grid[2].set_xlim(left=0)
+    grid[3].axvline(0, color="black", linewidth=0.8)
+    # At least this wide, so that a value close to zero looks close to zero.
+    grid[3].update_datalim([(-0.1, 0), (0.1, 0)], updatey=False)
+    grid[3].autoscale_view()
+    handles, labels = grid[0].get_legend_handles_labels()
+    place = {"loc": "outside upper center", "ncols": 7, "frameon": False}
+    figure.legend(handles, labels, **place)
+    look.write(figure, path)
+
+
+def errors_by_density(
+    measured: Mapping[str, Sequence[tuple[float, float, float]]],
+    path: Path | BinaryIO,
+    *,
+    published: Mapping[str, Points] | None = None,
+    dense: Mapping[str, float] | None = None,
+    to_beat: tuple[str, Points] | None = None,
+) -> None:
+    """Draws test error against density, a line for each name.
+
+    Args:
+      measured: ``(density, error in percent, its standard deviation)`` by name.
+      path: the file to write.
+      published: ``(density, error)`` by the same names, drawn as hollow marks.
+      dense: errors of dense networks by name, drawn as dashed lines.
+      to_beat: name and points of a dotted line.
+    """
+    published = published or {}
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    names = [*measured, *(name for name in published if name not in measured)]
+    for name, style in zip(names, look.styles(len(names))):
+        points = sorted(measured.get(name, ()))
+        if points:
+            density, error, deviation = np.array(points).T
+            bars = {"yerr": deviation if deviation.any() else None, "capsize": 3}
+            line = {"label": look.literal(name), "lw": 1.4, "markersize": 5}
+            axes.errorbar(100 * density, error, **bars, **line, **style)
+        hollow = {"linestyle": "none", "fillstyle": "none", "markersize": 10}
+        for density, error in published.get(name, ()):
+            label = None if points else f"{look.literal(name)}, published"
+            axes.plot([100 * density], [error], label=label, **hollow, **style)
+    if any(published.values()):
+        axes.plot([], [], "o", color=_GRAY, fillstyle="none", label="published")
+    if to_beat and to_beat[1]:
+        density, error = np.array(sorted(to_beat[1])).T
+        line = {"color": _GRAY, "markersize": 9, "fillstyle": "none", "lw": 1.8}
+        axes.plot(100 * density, error, "h:", label=to_beat[0], **line)
+    for (name, error), color in zip((dense or {}).items(), ("#444444", *look.COLORS)):
+        line = {"color": color, "linestyle": "--", "lw": 1}
+        axes.axhline(error, label=look.literal(name), **line)
+    axes.set_xscale("log")
+    look.set_ticks(axes.xaxis)
+    look.set_log_where_wide(axes)
+    axes.set_xlabel("connections kept (%)")
+    axes.set_ylabel("test error (%)")
+    axes.grid(alpha=0.25)
+    look.set_legend(figure)
+    look.write(figure, path)
+
+
+def densities_by_layer(
+    named: Mapping[str, Mapping[str, float]], path: Path | BinaryIO
+) -> None:
+    """Draws the share of connections kept in each layer, a line for each name.
+
+    Args:
+      named: percentages by layer, from the first to the last, by name.
+      path: the file to write.
+    """
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    layers = list(dict.fromkeys(layer for shares in named.values() for layer in shares))
+    for (name, shares), style in zip(named.items(), look.styles(len(named))):
+        places = [layers.index(layer) for layer in shares]
+        axes.plot(places, [*shares.values()], label=look.literal(name), ms=4, **style)
+    short = [name if len(name) < 18 else "…" + name[-16:] for name in layers]
+    is_crowded = sum(map(len, short)) > 40
+    # Ends of slanted names at their ticks, or long ones lie on short ones beside them.
+    slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 8}
+    every = math.ceil(len(layers) / _MOST_NAMES)
+    ticks = range(0, len(layers), every)
+    names = [look.literal(name) for name in short[::every]]
+    axes.set_xticks(ticks, names, **(slanted if is_crowded else {}))
+    look.set_density_scale(axes)
+    look.set_legend(figure)
+    look.write(figure, path)
+
+
+def densities_by_depth(
+    named: Mapping[str, Sequence[float]], path: Path | BinaryIO
+) -> None:
+    """Draws the share kept of networks of any depth, from the first layer to the last.
+
+    Args:
+      named: percentages of the layers in their order by name.
+      path: the file to write.
+    """
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for (name, shares), style in zip(named.items(), look.styles(len(named))):
+        last = max(len(shares) - 1, 1)
+        depths = [100 * place / last for place in range(len(shares))]
+        axes.plot(depths, shares, label=look.literal(name), ms=4, **style)
+    axes.set_xlabel("depth: first layer 0, last layer 100")
+    look.set_density_scale(axes)
+    look.set_legend(figure)
+    look.write(figure, path)
+
+
+def draw(function: Callable[..., None], *args: Any, **kwargs: Any) -> bool:
+    """Returns whether a picture was drawn; a failure warns and costs the picture alone.
+
+    Example:
+      >>> draw(first_layer, np.eye(28), Path("eye.png"))  # doctest: +SKIP
+      True
+    """
+    try:
+        function(*args, **kwargs)
+    except Exception as error:  # drawing ends in anything
+        name = function.__name__
+        warnings.warn(f"picture '{name}' was not drawn: {error}", stacklevel=2)
+        return False
+    return True
