@@ -2,8 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+_EXAMPLES = 3  # names in an error
 
 
 @contextlib.contextmanager
@@ -44,3 +46,15 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns the first of some names, and the number of the others.
+
+    Example:
+      >>> listed(["a", "b", "c", "d"])
+      "'a', 'b', 'c' and 1 more"
+    """
+    text = ", ".join(f"'{name}'" for name in names[:_EXAMPLES])
+    others = len(names) - _EXAMPLES
+    return f"{text} and {others} more" if others > 0 else text

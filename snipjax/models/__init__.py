@@ -1,4 +1,4 @@
-"""Networks of the paper and larger ones, one file per family, by name.
+"""Networks of the paper and larger ones, a file for each family.
 
 A model is a Flax Linen module, called as ``model.apply(variables, x, train=...)`` on
 images ``[batch, height, width, channels]``; it returns logits ``[batch, classes]``.
@@ -51,10 +51,10 @@ def create(
 
     Args:
       name: a key of :data:`MODELS`.
-      num_classes: the number of logits.
-      dtype: dtype of the computation; parameters are float32 whatever it is.
-      kernel_init: samples every kernel, recurrent ones included; biases are zero, but
-        those of a GRU's gates, which are one.
+      num_classes: number of logits.
+      dtype: dtype of the computation; parameters are always float32.
+      kernel_init: initializer of every kernel, recurrent ones included. Biases are
+        zero, except in a GRU's gates, where they are one.
 
     Raises:
       ValueError: if the name is unknown; the message gives the nearest one.

@@ -1,4 +1,4 @@
-"""AlexNet for 32x32 images: strides in place of pooling, and batch normalisation.
+"""AlexNet for 32x32 images: strides in place of pooling, and batch normalization.
 
 Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks",
 NeurIPS 2012, as Lee et al., ICLR 2019, made it smaller for CIFAR-10.
@@ -12,15 +12,16 @@ import jax.numpy as jnp
 
 from snipjax.models.layers import Conv, Dense, flatten, normalized, variance_scaling
 
-# The kernel size and the channels of each convolution.
+# Kernel size and channels of each convolution.
 _CONVOLUTIONS = ((11, 96), (5, 256), (3, 384), (3, 384), (3, 256))
 
 
 class AlexNet(nn.Module):
-    """Five convolutions of stride 2, then dense layers; 5,070,218 weights and biases.
+    """Applies five convolutions of stride 2, then three dense layers.
 
-    With ``width=2``, 8,490,378: its two hidden dense layers have ``width * 1024``
-    units. ``kernel_init`` samples all kernels.
+    The two hidden dense layers have ``1024 * width`` units. For CIFAR-10 there are
+    5,070,218 weights and biases with ``width=1``, and 8,490,378 with ``width=2``.
+    ``kernel_init`` samples all kernels.
     """
 
     num_classes: int

@@ -1,4 +1,4 @@
-"""Layers as the networks of the paper use them: fast convolutions, VS weights."""
+"""Layers of the paper's networks: fast convolutions and weights of scaled variance."""
 
 import functools
 from collections.abc import Callable
@@ -7,25 +7,25 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax import ops as fast
+from snipjax import ops
 
-# Variance scaling, the paper's choice: a truncated normal of variance 1 / fan-in.
+# The paper's choice: a truncated normal of variance 1 / fan-in.
 variance_scaling = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 Dense = functools.partial(nn.Dense, kernel_init=variance_scaling)
 Conv = functools.partial(
     nn.Conv,
     kernel_init=variance_scaling,
-    conv_general_dilated=fast.conv_general_dilated,
+    conv_general_dilated=ops.conv_general_dilated,
 )
 BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9)
-max_pool = functools.partial(fast.max_pool, window_shape=(2, 2), strides=(2, 2))
+max_pool = functools.partial(ops.max_pool, window_shape=(2, 2), strides=(2, 2))
 
 
 def normalized(
     x: chex.Array, train: bool, dtype: chex.ArrayDType = jnp.float32
 ) -> chex.Array:
-    """Returns ``relu(batch_norm(x))``, of the batch's statistics if training."""
+    """Returns ``relu(batch_norm(x))``, with the batch's own statistics if training."""
     return nn.relu(BatchNorm(use_running_average=not train, dtype=dtype)(x))
 
 
@@ -34,14 +34,14 @@ def rematerialized(
     policy: Callable[..., bool] | None,
     static_argnums: tuple[int, ...] = (),
 ) -> type[nn.Module]:
-    """Returns a module whose gradient computes again what the policy does not save.
+    """Returns a module that recomputes intermediate values for the gradient.
 
     Args:
-      module: a Flax module. Name its instances: of themselves they would be called
-        otherwise than the module's own.
-      policy: e.g. ``jax.checkpoint_policies.nothing_saveable``; with None, the result
-        is the module itself, which saves everything.
-      static_argnums: of ``__call__``, the positions of what is not an array, where
+      module: a Flax module class. Give its instances names: their automatic names
+        differ from the names of the module's own instances.
+      policy: policy of ``jax.checkpoint_policies`` that says which values are saved and
+        not recomputed; with None, the result is ``module``, which saves all of them.
+      static_argnums: positions of the arguments of ``__call__`` that are not arrays;
         ``self`` is 0.
     """
     if policy is None:
@@ -53,7 +53,7 @@ def flatten(x: chex.Array) -> chex.Array:
     """Returns images or feature maps as vectors ``[batch, features]``.
 
     Raises:
-      ValueError: if convolutions and pooling have left no pixel.
+      ValueError: if no pixel is left after convolutions and pooling.
     """
     if 0 in x.shape[1:]:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The LeNets of the pruning literature.
 
-LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998; the
-convolutional one in the form that Caffe gave it.
+LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998. The
+convolutional network has the form of Caffe's example.
 """
 
 import functools
@@ -14,7 +14,7 @@ from snipjax.models.layers import Conv, Dense, flatten, max_pool, variance_scali
 
 
 class LeNet300(nn.Module):
-    """LeNet-300-100, of 300, 100 and 10 units; 266,610 parameters on MNIST."""
+    """Applies dense layers of 300, 100 and 10 units; 266,610 parameters on MNIST."""
 
     num_classes: int
     dtype: chex.ArrayDType = jnp.float32
@@ -31,7 +31,7 @@ class LeNet300(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """LeNet-5-Caffe, linear up to its dense layers; 431,080 parameters on MNIST."""
+    """Applies two convolutions, linear as in Caffe; 431,080 parameters on MNIST."""
 
     num_classes: int
     dtype: chex.ArrayDType = jnp.float32

@@ -1,4 +1,4 @@
-"""Recurrent networks that read an image row by row, as Lee et al., ICLR 2019, do.
+"""Recurrent networks that read an image row by row, as in Lee et al., ICLR 2019.
 
 Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997; Cho et al., "Learning
 Phrase Representations using RNN Encoder-Decoder", EMNLP 2014.
@@ -14,15 +14,15 @@ from snipjax.models.layers import Dense, variance_scaling
 
 
 class LSTMCell(nn.RNNCellBase):
-    """Long short-term memory whose forget gate starts open.
+    """Updates a long short-term memory whose forget gate starts open.
 
         i, j, f, o = split([x, h] W + b)
         c' = sigmoid(f + 1) c + sigmoid(i) tanh(j),  h' = sigmoid(o) tanh(c')
 
-    One kernel holds the four gates, of input and state together, whose number is its
-    fan-in. The 1 is a constant, not a parameter (Jozefowicz et al., ICML 2015): without
-    it a new network forgets half of its state at each row, the first rows hardly reach
-    the loss, and SNIP prunes nearly all connections of the state.
+    One kernel holds the four gates; its fan-in is the size of input and state together.
+    The 1 is a constant, not a parameter (Jozefowicz et al., ICML 2015): without it a
+    new network forgets half of its state at each row, the first rows hardly reach the
+    loss, and SNIP prunes nearly all connections of the state.
     """
 
     units: int
@@ -59,13 +59,13 @@ class LSTMCell(nn.RNNCellBase):
 
 
 class GRUCell(nn.RNNCellBase):
-    """Gated recurrent unit whose gates start open.
+    """Updates a gated recurrent unit whose gates start open.
 
         r, z = sigmoid(split([x, h] W + b)),  n = tanh([x, r h] W' + b')
         h' = z h + (1 - z) n
 
-    ``b`` starts at 1, for the reason of :class:`LSTMCell`, and ``b'`` at 0. Being
-    parameters, biases are ranked like the others.
+    ``b`` starts at 1, so that the state is kept at first, and ``b'`` at 0. Both are
+    parameters, and ranked by criteria like all others.
     """
 
     units: int
@@ -103,7 +103,7 @@ class GRUCell(nn.RNNCellBase):
 
 
 class Recurrent(nn.Module):
-    """A dense layer on each row, a recurrent layer over rows, a dense one on its last.
+    """Applies a dense layer to each row, a recurrent layer, and a dense layer.
 
         s_t = cell(s_{t-1}, W x_t + b),  logits = V h_T + c
 

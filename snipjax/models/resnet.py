@@ -2,7 +2,7 @@
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. A bottleneck
 strides in its 3x3 convolution, as in the networks that are called v1.5 (Goyal et al.,
-"Accurate, Large Minibatch SGD", 2017), and padding is as much on each side.
+"Accurate, Large Minibatch SGD", 2017), and padding is equal on both sides.
 """
 
 import functools
@@ -12,13 +12,13 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax import ops as fast
+from snipjax import ops
 from snipjax.models import layers
 from snipjax.models.layers import Dense, flatten, normalized, variance_scaling
 
 
 def _conv(channels: int, size: int, stride: int, **settings: object) -> nn.Module:
-    """A convolution without a bias: the batch norm behind it has one."""
+    # Without a bias: the batch norm behind it has one.
     return layers.Conv(
         channels,
         (size, size),
@@ -30,7 +30,9 @@ def _conv(channels: int, size: int, stride: int, **settings: object) -> nn.Modul
 
 
 class BasicBlock(nn.Module):
-    """``relu(shortcut + bn(conv3(relu(bn(conv3(x))))))``, of ``channels`` channels.
+    """Applies two 3x3 convolutions of ``channels`` channels, and adds a shortcut.
+
+        relu(shortcut + bn(conv3(relu(bn(conv3(x))))))
 
     The shortcut is ``x``, or ``bn(conv1(x))`` where the block changes its shape.
     """
@@ -51,9 +53,12 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """As :class:`BasicBlock`, of 1x1, 3x3 and 1x1 convolutions.
+    """Applies 1x1, 3x3 and 1x1 convolutions, and adds a shortcut.
 
-    The last of them, and so the block, has ``4 * channels`` channels.
+        relu(shortcut + bn(conv1(relu(bn(conv3(relu(bn(conv1(x)))))))))
+
+    The last convolution, and so the block, has ``4 * channels`` channels. The shortcut
+    is ``x``, or ``bn(conv1(x))`` where the block changes its shape.
     """
 
     channels: int
@@ -76,11 +81,9 @@ class Bottleneck(nn.Module):
 def _added(
     block: BasicBlock | Bottleneck, x: chex.Array, y: chex.Array, train: bool
 ) -> chex.Array:
-    """``relu(shortcut + bn(y))``, within the ``__call__`` of a block.
-
-    The scale of the batch norm starts at one. At zero, which trains well, no
-    connection of the block would have any saliency.
-    """
+    """Returns ``relu(shortcut + bn(y))``, within the ``__call__`` of a block."""
+    # The scale of the batch norm starts at one. At zero, which trains well, no
+    # connection of the block would have any saliency.
     norm = functools.partial(
         layers.BatchNorm, use_running_average=not train, dtype=block.dtype
     )
@@ -99,13 +102,13 @@ def _added(
 
 
 class ResNet(nn.Module):
-    """A 7x7 convolution, groups of blocks, the mean over pixels, a dense layer.
+    """Applies a 7x7 convolution, groups of blocks, a mean over pixels, a dense layer.
 
     The first convolution and a max-pool make the image four times smaller, and the
-    first block of every group but the first halves it. A group has twice the channels
-    of the one before, the first ``width``. ``remat`` is a policy of
-    ``jax.checkpoint_policies`` for each block: what it does not save is computed again
-    for the gradient. ``kernel_init`` samples all kernels.
+    first block of every group but the first halves it. The first group has ``width``
+    channels, each other one twice as many as the group before it. ``remat`` is a policy
+    of ``jax.checkpoint_policies`` for each block: values that it does not save are
+    recomputed for the gradient. ``kernel_init`` samples all kernels.
     """
 
     num_classes: int
@@ -123,7 +126,7 @@ class ResNet(nn.Module):
 
         x = _conv(self.width, 7, 2, **settings)(x)
         x = normalized(x, train, self.dtype)
-        x = fast.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = ops.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for group, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 stride = 2 if group > 0 and i == 0 else 1
@@ -131,7 +134,7 @@ class ResNet(nn.Module):
                 x = block(2**group * self.width, stride, **settings, name=name)(
                     x, train
                 )
-        x = flatten(fast.avg_pool(x, x.shape[1:3]))
+        x = flatten(ops.avg_pool(x, x.shape[1:3]))
         return Dense(self.num_classes, **settings)(x)
 
 

@@ -20,7 +20,7 @@ from snipjax.models.layers import Dense, rematerialized
 
 
 class Config(NamedTuple):
-    """The size of a :class:`Transformer`."""
+    """Sizes of a :class:`Transformer`."""
 
     vocab_size: int
     length: int  # of the longest sequence
@@ -38,15 +38,15 @@ _normal = nn.initializers.normal(0.02)
 
 
 class Block(nn.Module):
-    """Attention and two dense layers, each added to what it normalises.
+    """Adds attention, then two dense layers, each of a normalized input.
 
         x = x + W_o attention(W_q n, W_k n, W_v n),  n = norm(x)
         x = x + W_2 activation(W_1 norm(x))
 
-    on ``[batch, length, width]``, with biases. Attention is of ``heads`` heads, each
+    on ``[batch, length, width]``, with biases. Attention has ``heads`` heads, each
     ``softmax(q k^T / sqrt(width / heads)) v``; with ``is_causal``, a position attends
-    to itself and those before. Softmax and the statistics of the norms are float32.
-    ``kernel_init`` samples the kernels, ``residual_init`` those of ``W_o`` and ``W_2``.
+    to itself and earlier ones. Softmax and the statistics of the norms are float32.
+    ``residual_init`` samples ``W_o`` and ``W_2``, ``kernel_init`` the other kernels.
     """
 
     heads: int
@@ -87,22 +87,22 @@ class Block(nn.Module):
 
 
 def layer_norm(epsilon: float, **settings: object) -> nn.LayerNorm:
-    """A layer norm whose variance is not a difference of large numbers."""
+    """Returns a layer norm whose variance is not a difference of large numbers."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, **settings)
 
 
 class Transformer(nn.Module):
-    """Embeddings of tokens and positions, causal blocks, a norm, the embeddings again.
+    """Predicts the next token from embeddings, causal blocks and a norm.
 
     ``model.apply(variables, tokens)`` takes integers ``[batch, length]`` and returns
-    logits ``[batch, length, vocab_size]``: of the next token, given those up to each.
-    They are the products with the embeddings of the tokens, which so are used twice.
+    logits ``[batch, length, vocab_size]`` of the token after each. Logits are products
+    with the embeddings of the tokens, which are thus used twice.
 
-    ``dtype`` is that of the computation and ``param_dtype`` that of the parameters.
-    ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: what it does
-    not save is computed again for the gradient. Kernels are of ``kernel_init``, and
-    divided by ``sqrt(2 * depth)`` where they add to the residual stream, so that its
-    variance does not grow with the depth.
+    ``dtype`` is the dtype of the computation, ``param_dtype`` of the parameters.
+    ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: values that it
+    does not save are recomputed for the gradient. ``kernel_init`` samples kernels;
+    kernels that add to the residual stream are divided by ``sqrt(2 * depth)``, so that
+    its variance does not grow with the depth.
     """
 
     config: Config
@@ -155,14 +155,11 @@ def next_token_loss(model: nn.Module) -> LossFn:
     the model sees the first ``t - 1`` and predicts the last ``t - 1``.
 
     Args:
-      model: a :class:`Transformer`, or another whose logits are like its own.
+      model: a module from tokens ``[n, t]`` to logits ``[n, t, vocab_size]``.
 
     Returns:
-      A loss function, as :func:`snipjax.saliency.snip` takes it, whose result is a
-      float32 scalar. What compiles is compiled for this very object: keep it.
-
-    Raises:
-      ValueError: (the loss function) for sequences of fewer than two tokens.
+      A loss function whose value is a float32 scalar. It raises a ``ValueError`` for
+      sequences of fewer than two tokens.
 
     Example:
       >>> model = Transformer(Config(vocab_size=8, length=4, width=6, depth=1, heads=2))
@@ -178,7 +175,7 @@ def next_token_loss(model: nn.Module) -> LossFn:
         if tokens.ndim != 2 or tokens.shape[1] < 2:
             raise ValueError(
                 f"tokens have shape {tokens.shape}; pass integers [batch, length] with "
-                "a length of at least 2, of which the first are to predict the last"
+                "a length of at least 2: all but the last token predict the next one"
             )
         logits = model.apply({"params": params}, tokens[:, :-1])
         return jnp.mean(

@@ -1,4 +1,4 @@
-"""VGG networks for 32x32 images, with batch normalisation.
+"""VGG networks for 32x32 images, with batch normalization.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
 Recognition", ICLR 2015, with the small dense layers used on CIFAR-10.
@@ -19,7 +19,7 @@ from snipjax.models.layers import (
     variance_scaling,
 )
 
-# Per block, the kernel size of each convolution and the channels of all of them.
+# For each block, the kernel size of each convolution and the channels of all.
 _BLOCKS_C = (
     ((3, 3), 64),
     ((3, 3), 128),
@@ -37,7 +37,7 @@ _BLOCKS_D = (
 
 
 class VGG(nn.Module):
-    """13 convolutions in five blocks with a max-pool each, then dense layers."""
+    """Applies five blocks of convolutions and a max-pool, then dense layers."""
 
     num_classes: int
     blocks: tuple[tuple[tuple[int, ...], int], ...] = _BLOCKS_D

@@ -1,8 +1,8 @@
 """Vision transformers.
 
-Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; the sizes Ti and S are
-those of Touvron et al., "Training data-efficient image transformers & distillation
-through attention", ICML 2021.
+Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021. The sizes Ti and S come
+from Touvron et al., "Training data-efficient image transformers & distillation through
+attention", ICML 2021.
 """
 
 import functools
@@ -19,17 +19,17 @@ _exact_gelu = functools.partial(nn.gelu, approximate=False)
 
 
 class ViT(nn.Module):
-    """Patches of the image as tokens behind one of the class, blocks, a dense layer.
+    """Applies transformer blocks to patches of an image and a class token.
 
-    Each patch of ``patch`` x ``patch`` pixels is a product with one kernel. Tokens have
-    learned positions, of as many patches as the image given to ``init`` has. Blocks are
-    those of :class:`snipjax.models.transformer.Block`, and logits come of the class
-    token, normalised. There is no dropout: ``train`` changes nothing.
+    One kernel turns each patch of ``patch`` x ``patch`` pixels into a token. Positions
+    are learned, for as many patches as the image given to ``init`` has. A dense layer
+    makes logits from the normalized class token. There is no dropout: ``train`` changes
+    nothing.
 
-    ``dtype`` is that of the computation and ``param_dtype`` that of the parameters.
-    ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: what it does
-    not save is computed again for the gradient. ``epsilon`` is that of the norms;
-    weights in Hugging Face's layout come with 1e-12. ``kernel_init`` samples kernels.
+    ``dtype`` is the dtype of the computation, ``param_dtype`` of the parameters.
+    ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: values that it
+    does not save are recomputed for the gradient. ``epsilon`` is the layer norms' own;
+    weights in Hugging Face's layout need 1e-12. ``kernel_init`` samples kernels.
     """
 
     num_classes: int
@@ -58,7 +58,7 @@ class ViT(nn.Module):
         size = (self.patch, self.patch)
         x = Conv(self.width, size, size, "VALID", name="patches", **settings)(x)
         x = x.reshape(batch, -1, self.width)
-        # Vectors, that is no kernels, so that pruning leaves the class token alone.
+        # A vector is no kernel, so that pruning leaves the class token alone.
         token = self.param(
             "class_token", nn.initializers.zeros, (self.width,), self.param_dtype
         )

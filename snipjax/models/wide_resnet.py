@@ -1,8 +1,8 @@
 """Wide residual networks for 32x32 images.
 
 Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016. Every convolution has a
-bias, the 1x1 ones of the shortcuts included: without any, the counts of Lee et al.,
-ICLR 2019, would be 855k for WRN-16-10 and 857k for WRN-22-8, not 856k and 858k.
+bias, the 1x1 convolutions of shortcuts included: without biases, the counts of Lee et
+al., ICLR 2019, would be 855k for WRN-16-10 and 857k for WRN-22-8, not 856k and 858k.
 """
 
 import functools
@@ -11,12 +11,12 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax import ops as fast
+from snipjax import ops
 from snipjax.models.layers import Conv, Dense, flatten, normalized, variance_scaling
 
 
 class Block(nn.Module):
-    """A pre-activation block: ``shortcut + conv(relu(bn(conv(relu(bn(x))))))``.
+    """Applies a pre-activation block, ``shortcut + conv(relu(bn(conv(relu(bn(x))))))``.
 
     The shortcut is ``x``, or a 1x1 convolution of ``relu(bn(x))`` where the block
     changes the number of channels.
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-d-k: groups of blocks of 16k, 32k and 64k channels, then their means.
+    """Applies WRN-d-k: groups of blocks of 16k, 32k and 64k channels, then a mean.
 
     ``d`` is ``6 * blocks + 4`` and ``k`` is ``width``. The second and third groups
     halve the image in their first block. ``kernel_init`` samples all kernels.
@@ -65,7 +65,7 @@ class WideResNet(nn.Module):
                 channels = 16 * 2**group * self.width
                 x = Block(channels, stride, **settings)(x, train)
         x = normalized(x, train, self.dtype)
-        x = flatten(fast.avg_pool(x, x.shape[1:3]))
+        x = flatten(ops.avg_pool(x, x.shape[1:3]))
         return Dense(self.num_classes, **settings)(x)
 
 

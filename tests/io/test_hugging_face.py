@@ -1,11 +1,6 @@
 """Weights of Hugging Face give its logits, and come back as they were."""
 
-import json
 import math
-import os
-import resource
-import stat
-import struct
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,26 +9,25 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from snipjax import masks, saliency
-from snipjax.io import pretrained
-from snipjax.models import transformer, vit
+from snipjax.io import gpt2, vit
+from snipjax.io import safetensors as files
+from snipjax.models import transformer
+from snipjax.models.vit import ViT
+from tests.io.tensors import Arrays, assert_same_bytes, saved, shard
 
 # Of the two models, no two sizes are equal that could be mistaken.
 CONFIG = transformer.Config(vocab_size=11, length=7, width=6, depth=2, heads=3)
 GPT2 = transformer.Transformer(CONFIG)
-VIT = vit.ViT(num_classes=5, width=6, depth=2, heads=3, patch=4, epsilon=1e-12)
+VIT = ViT(num_classes=5, width=6, depth=2, heads=3, patch=4, epsilon=1e-12)
 TOKENS = np.random.default_rng(0).integers(0, 11, (2, 6))
 IMAGES = np.random.default_rng(1).normal(size=(2, 8, 12, 3)).astype(np.float32)
 
-Arrays = dict[str, np.ndarray]
 
-
-def gpt2(prefix: str = "transformer.", dtype: Any = np.float32) -> Arrays:
+def gpt2_tensors(prefix: str = "transformer.", dtype: Any = np.float32) -> Arrays:
     """The tensors of a GPT2LMHeadModel, as transformers writes them."""
     shapes = {"wte.weight": (11, 6), "wpe.weight": (7, 6)}
     shapes |= {"ln_f.weight": (6,), "ln_f.bias": (6,)}
@@ -167,14 +161,14 @@ def vit_logits(tensors: Arrays, image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_gpt2_has_the_logits_of_its_equations(prefix: str) -> None:
-    params = pretrained.gpt2_params(gpt2(prefix))
+    params = gpt2.from_tensors(gpt2_tensors(prefix))
     logits = jax.jit(GPT2.apply)({"params": params}, TOKENS)
-    expected = [gpt2_logits(gpt2(""), tokens) for tokens in TOKENS]
+    expected = [gpt2_logits(gpt2_tensors(""), tokens) for tokens in TOKENS]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_vit_has_the_logits_of_its_equations() -> None:
-    params = pretrained.vit_params(vit_tensors())
+    params = vit.from_tensors(vit_tensors())
     logits = jax.jit(VIT.apply)({"params": params}, IMAGES)
     expected = [vit_logits(vit_tensors(), image) for image in IMAGES]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
@@ -201,7 +195,7 @@ def test_snip_scores_are_finite_differences_of_the_equations() -> None:
         ("h.1.mlp.c_proj.weight", (17, 0), "block_1/mlp_out/kernel", None),
         ("ln_f.weight", (3,), "final_norm/scale", None),
     ]
-    tensors = {name: x.astype(np.float64) for name, x in gpt2("").items()}
+    tensors = {name: x.astype(np.float64) for name, x in gpt2_tensors("").items()}
 
     def loss(name: str, index: tuple[int, ...], entry: float) -> float:
         moved = tensors | {name: tensors[name].copy()}
@@ -220,7 +214,7 @@ def test_snip_scores_are_finite_differences_of_the_equations() -> None:
         ]
     )
     loss_fn = transformer.next_token_loss(GPT2)
-    params = pretrained.gpt2_params(gpt2(""))
+    params = gpt2.from_tensors(gpt2_tensors(""))
     found = dict(_named(saliency.sensitivity(loss_fn, params, batch)))
     found = [found[path][at or index] for _, index, path, at in connections]
     np.testing.assert_allclose(found, derivatives, rtol=1e-3, atol=1e-6)
@@ -235,66 +229,53 @@ def _named(tree: chex.ArrayTree) -> Iterator[tuple[str, chex.Array]]:
 # --------------------------------------------------------------------- round trips
 
 
-def saved(path: Path, tensors: Arrays, metadata: Any = None) -> pretrained.Tensors:
-    pretrained.save(path, tensors, metadata)
-    return pretrained.load(path)
-
-
-def assert_same_bytes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].shape == tensor.shape, name
-        assert found[name].dtype == tensor.dtype, name
-        assert found[name].tobytes() == tensor.tobytes(), name
-
-
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
 def test_tensors_come_back_byte_for_byte(tmp_path: Path, dtype: Any) -> None:
     for prefix in ("", "transformer."):
-        tensors = saved(tmp_path / "gpt2", gpt2(prefix, dtype))
-        params = pretrained.gpt2_params(tensors)
-        again = saved(tmp_path / "again", pretrained.gpt2_tensors(params, tensors))
-        assert_same_bytes(again, gpt2(prefix, dtype))
+        tensors = saved(tmp_path / "gpt2", gpt2_tensors(prefix, dtype))
+        params = gpt2.from_tensors(tensors)
+        again = saved(tmp_path / "again", gpt2.to_tensors(params, tensors))
+        assert_same_bytes(again, gpt2_tensors(prefix, dtype))
     tensors = saved(tmp_path / "vit", vit_tensors(dtype))
-    params = pretrained.vit_params(tensors)
+    params = vit.from_tensors(tensors)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
-    again = saved(tmp_path / "again", pretrained.vit_tensors(params, tensors))
+    again = saved(tmp_path / "again", vit.to_tensors(params, tensors))
     assert_same_bytes(again, vit_tensors(dtype))
 
 
 def test_without_others_to_be_like_the_names_are_those_of_transformers() -> None:
-    params = pretrained.gpt2_params(gpt2(""))
-    assert_same_bytes(pretrained.gpt2_tensors(params), gpt2("transformer."))
-    params = pretrained.vit_params(vit_tensors())
-    assert_same_bytes(pretrained.vit_tensors(params), vit_tensors())
+    params = gpt2.from_tensors(gpt2_tensors(""))
+    assert_same_bytes(gpt2.to_tensors(params), gpt2_tensors("transformer."))
+    params = vit.from_tensors(vit_tensors())
+    assert_same_bytes(vit.to_tensors(params), vit_tensors())
 
 
 def test_params_are_those_of_the_models() -> None:
     params = jax.eval_shape(GPT2.init, jax.random.key(0), TOKENS)["params"]
-    found = pretrained.gpt2_params(gpt2())
+    found = gpt2.from_tensors(gpt2_tensors())
     chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
     params = jax.eval_shape(VIT.init, jax.random.key(0), IMAGES)["params"]
-    found = pretrained.vit_params(vit_tensors())
+    found = vit.from_tensors(vit_tensors())
     chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
 
 
 def test_what_is_pruned_is_zero_in_the_file(tmp_path: Path) -> None:
     """A mask of the values, in rows of c_attn half of the query's columns."""
-    params = pretrained.gpt2_params(gpt2())
+    params = gpt2.from_tensors(gpt2_tensors())
     mask = masks.ones(params)
     query = np.ones((6, 6), bool)
     query[:, :3] = False
     mask["block_1"]["query"]["kernel"] = jnp.asarray(query)
-    pruned = pretrained.gpt2_tensors(masks.apply(mask, params))
-    expected = gpt2()
+    pruned = gpt2.to_tensors(masks.apply(mask, params))
+    expected = gpt2_tensors()
     expected["transformer.h.1.attn.c_attn.weight"][:, :3] = 0.0
     assert_same_bytes(saved(tmp_path / "pruned", pruned), expected)
 
 
 def test_the_dtypes_are_those_of_the_tensors_to_be_like() -> None:
-    params = pretrained.vit_params(vit_tensors(jnp.bfloat16))
+    params = vit.from_tensors(vit_tensors(jnp.bfloat16))
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-    found = pretrained.vit_tensors(wide, like=vit_tensors(jnp.bfloat16))
+    found = vit.to_tensors(wide, like=vit_tensors(jnp.bfloat16))
     assert_same_bytes(found, vit_tensors(jnp.bfloat16))
 
 
@@ -303,82 +284,33 @@ def test_buffers_and_the_tied_head_are_passed_over_and_written_again() -> None:
     extra = {
         "transformer.h.0.attn.bias": np.tri(7, dtype=np.uint8)[None, None],
         "transformer.h.1.attn.masked_bias": np.array(-1e4, np.float32),
-        "lm_head.weight": gpt2()["transformer.wte.weight"],
+        "lm_head.weight": gpt2_tensors()["transformer.wte.weight"],
     }
-    tensors = gpt2() | extra
-    params = pretrained.gpt2_params(tensors)
-    chex.assert_trees_all_equal(params, pretrained.gpt2_params(gpt2()))
-    assert_same_bytes(pretrained.gpt2_tensors(params, like=tensors), tensors)
+    tensors = gpt2_tensors() | extra
+    params = gpt2.from_tensors(tensors)
+    chex.assert_trees_all_equal(params, gpt2.from_tensors(gpt2_tensors()))
+    assert_same_bytes(gpt2.to_tensors(params, like=tensors), tensors)
     params["tokens"]["embedding"] = jnp.zeros((11, 6))
-    found = pretrained.gpt2_tensors(params, like=tensors)
+    found = gpt2.to_tensors(params, like=tensors)
     assert not np.any(found["lm_head.weight"])
 
 
 def test_a_tied_head_may_have_nans() -> None:
-    tensors = gpt2(dtype=jnp.bfloat16)
+    tensors = gpt2_tensors(dtype=jnp.bfloat16)
     tensors["transformer.wte.weight"][3] = np.nan
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"].copy()
-    params = pretrained.gpt2_params(tensors)
+    params = gpt2.from_tensors(tensors)
     assert bool(jnp.isnan(params["tokens"]["embedding"][3]).all())
     tensors["lm_head.weight"][4] = np.nan  # which the embedding has not
     with pytest.raises(ValueError, match="tied"):
-        pretrained.gpt2_params(tensors)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "code", "largest"),
-    # The bits of 1.5 and of the largest number, by Micikevicius et al., "FP8 Formats
-    # for Deep Learning", 2022, table 1.
-    [("F8_E4M3", 0b0_0111_100, 448.0), ("F8_E5M2", 0b0_01111_10, 57344.0)],
-)
-def test_eight_bits_are_read_as_their_standard_says(
-    tmp_path: Path, dtype: str, code: int, largest: float
-) -> None:
-    at_largest = 0b0_1111_110 if dtype == "F8_E4M3" else 0b0_11110_11
-    header = {"w": {"dtype": dtype, "shape": [3], "data_offsets": [0, 3]}}
-    text = json.dumps(header).encode()
-    content = struct.pack("<Q", len(text)) + text + bytes([code, at_largest, 0x80])
-    (tmp_path / "eight").write_bytes(content)
-    tensor = pretrained.load(tmp_path / "eight")["w"]
-    assert tensor.astype(np.float32).tolist() == [1.5, largest, -0.0]
-    again = saved(tmp_path / "again", {"w": tensor})
-    assert_same_bytes(again, {"w": tensor})
-
-
-def test_metadata_comes_back(tmp_path: Path) -> None:
-    metadata = {"format": "pt", "sparsity": "0.5"}
-    assert saved(tmp_path / "a", {"w": np.ones(2)}, metadata).metadata == metadata
-    assert saved(tmp_path / "b", {"w": np.ones(2)}).metadata == {"format": "pt"}
-
-
-def test_arrays_of_any_layout_in_memory_are_written_in_rows(tmp_path: Path) -> None:
-    x = np.arange(6.0).reshape(2, 3)
-    tensors = {"transposed": x.T, "reversed": x[::-1], "scalar": np.array(3.0)}
-    found = safetensors.numpy.load((saved(tmp_path / "x", tensors).path).read_bytes())
-    assert_same_bytes(found, tensors)
+        gpt2.from_tensors(tensors)
 
 
 def test_a_model_in_several_files_is_one_mapping(tmp_path: Path) -> None:
-    index = shard(tmp_path, gpt2())
-    assert_same_bytes(pretrained.load(index), gpt2())
-    found = pretrained.gpt2_params(pretrained.load(index))
-    chex.assert_trees_all_equal(found, pretrained.gpt2_params(gpt2()))
-
-
-def shard(directory: Path, tensors: Arrays) -> Path:
-    """The tensors in two files and their index, as transformers writes them."""
-    names = sorted(tensors)
-    file_of = {}
-    for i, part in enumerate((names[::2], names[1::2]), 1):
-        file = f"model-{i:05}-of-00002.safetensors"
-        metadata = {"format": "pt"}
-        safetensors.numpy.save_file(
-            {name: tensors[name] for name in part}, directory / file, metadata
-        )
-        file_of |= dict.fromkeys(part, file)
-    index = directory / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": file_of}))
-    return index
+    index = shard(tmp_path, gpt2_tensors())
+    assert_same_bytes(files.load(index), gpt2_tensors())
+    found = gpt2.from_tensors(files.load(index))
+    chex.assert_trees_all_equal(found, gpt2.from_tensors(gpt2_tensors()))
 
 
 def test_reading_takes_the_memory_of_a_tensor_beside_the_params(tmp_path: Path) -> None:
@@ -390,139 +322,14 @@ def test_reading_takes_the_memory_of_a_tensor_beside_the_params(tmp_path: Path) 
     )
     params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes["params"])
     size = sum(x.nbytes for x in jax.tree.leaves(params))
-    pretrained.save(tmp_path / "x", pretrained.gpt2_tensors(params))
+    files.save(tmp_path / "x", gpt2.to_tensors(params))
     tracemalloc.start()
-    tensors = pretrained.load(tmp_path / "x")
-    found = pretrained.gpt2_params(tensors)
+    tensors = files.load(tmp_path / "x")
+    found = gpt2.from_tensors(tensors)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 0.2 * size
     chex.assert_trees_all_equal(found, params)
-
-
-# ------------------------------------------------------------------ files that fail
-
-
-def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    pretrained.save(path, gpt2())
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"cannot be written .* is whole"):
-            pretrained.save(path, {"w": np.zeros(100_000, np.float32)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert_same_bytes(pretrained.load(path), gpt2())
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_file_is_replaced_at_once_and_may_be_read_as_others(tmp_path: Path) -> None:
-    path, other = tmp_path / "model.safetensors", tmp_path / "other"
-    before = saved(path, gpt2())
-    pretrained.save(path, {"w": np.ones(3)})
-    assert_same_bytes(before, gpt2())  # what was opened stays what it was
-    assert pretrained.load(path).keys() == {"w"}
-    other.touch()
-    modes = [stat.S_IMODE(file.stat().st_mode) for file in (path, other)]
-    assert modes[0] == modes[1]
-
-
-def test_a_directory_that_is_not_there_is_no_place_to_write(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="cannot be written"):
-        pretrained.save(tmp_path / "missing" / "x", {"w": np.ones(3)})
-
-
-def test_a_truncated_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    pretrained.save(path, gpt2())
-    os.truncate(path, path.stat().st_size - 10)
-    with pytest.raises(ValueError, match=r"model\.safetensors' is damaged .* fetch it"):
-        pretrained.load(path)
-
-
-def test_a_file_that_becomes_shorter_is_named(tmp_path: Path) -> None:
-    tensors = saved(tmp_path / "model.safetensors", {"w": np.ones(100_000)})
-    os.truncate(tensors.path, 10_000)  # of a mapping, the rest would be a crash
-    with pytest.raises(ValueError, match=r"model\.safetensors' has become shorter"):
-        tensors["w"]
-
-
-def test_a_dtype_that_is_not_known_is_named(tmp_path: Path) -> None:
-    # A scale of 8 bits, without a sign or a zero, is no weight.
-    saved(tmp_path / "scales", {"w": np.ones(4, ml_dtypes.float8_e8m0fnu)})
-    with pytest.raises(ValueError, match=r"'w' is stored as F8_E8M0.*convert it"):
-        pretrained.load(tmp_path / "scales")["w"]
-
-
-@pytest.mark.parametrize("metadata", [{"steps": 3}, {"note": None}, {1: "a"}])
-def test_metadata_that_is_not_text_is_named(tmp_path: Path, metadata: dict) -> None:
-    (key,) = metadata
-    with pytest.raises(ValueError, match=rf"metadata has {key!r}: .*str"):
-        pretrained.save(tmp_path / "x", {"w": np.ones(2)}, metadata)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
-        b"PK\x03\x04 the archive that is a pytorch_model.bin",
-        b"\x10\x00\x00\x00\x00\x00\x00\x00{'not': json}   ",
-    ],
-)
-def test_what_is_not_of_safetensors_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"not a safetensors file .* Git LFS"):
-        pretrained.load(path)
-
-
-def test_a_directory_is_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a directory; pass the model"):
-        pretrained.load(tmp_path)
-
-
-def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
-    for name in ("model.safetensors", "model.safetensors.index.json"):
-        with pytest.raises(FileNotFoundError, match=name):
-            pretrained.load(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"w": 3}}']
-)
-def test_an_index_that_is_none_is_named(tmp_path: Path, text: str) -> None:
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(text)
-    with pytest.raises(ValueError, match=r"is not the index of a model .* fetch it"):
-        pretrained.load(index)
-
-
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/model.safetensors"])
-def test_an_index_names_only_files_beside_it(tmp_path: Path, name: str) -> None:
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"w": name}}))
-    with pytest.raises(ValueError, match=f"not beside it .*'{name}'"):
-        pretrained.load(index)
-
-
-def test_a_missing_file_of_several_is_named(tmp_path: Path) -> None:
-    index = shard(tmp_path, gpt2())
-    (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"'model-00002-of-00002.* not to be found"):
-        pretrained.load(index)
-
-
-def test_a_tensor_that_is_not_in_the_file_of_the_index_is_named(tmp_path: Path) -> None:
-    index = shard(tmp_path, gpt2())
-    missing = sorted(gpt2())[0]
-    first = tmp_path / "model-00001-of-00002.safetensors"
-    rest = {n: x for n, x in safetensors.numpy.load_file(first).items() if n != missing}
-    safetensors.numpy.save_file(rest, first)
-    with pytest.raises(ValueError, match=f"says that '{missing}' is in 'model-00001"):
-        pretrained.load(index)
 
 
 # ----------------------------------------------------------------- tensors that fail
@@ -540,24 +347,24 @@ PATCHES = "vit.embeddings.patch_embeddings.projection.weight"
     ],
 )
 def test_a_missing_tensor_is_named(tmp_path: Path, name: str, message: str) -> None:
-    tensors = gpt2()
+    tensors = gpt2_tensors()
     del tensors[name]
     with pytest.raises(ValueError, match=message):
-        pretrained.gpt2_params(saved(tmp_path / "x", tensors))
+        gpt2.from_tensors(saved(tmp_path / "x", tensors))
 
 
 def test_one_file_of_several_says_where_the_others_are(tmp_path: Path) -> None:
     shard(tmp_path, vit_tensors())
-    tensors = pretrained.load(tmp_path / "model-00002-of-00002.safetensors")
+    tensors = files.load(tmp_path / "model-00002-of-00002.safetensors")
     with pytest.raises(ValueError, match=r"missing; .*index\.json"):
-        pretrained.vit_params(tensors)
+        vit.from_tensors(tensors)
 
 
 @pytest.mark.parametrize("name", ["score.weight", "transformer.h.3.ln_1.weight"])
 def test_an_unknown_tensor_is_named(tmp_path: Path, name: str) -> None:
-    tensors = saved(tmp_path / "x", gpt2() | {name: np.ones(6, np.float32)})
+    tensors = saved(tmp_path / "x", gpt2_tensors() | {name: np.ones(6, np.float32)})
     with pytest.raises(ValueError, match=r"x': '.*' (unknown|and 9 more missing)"):
-        pretrained.gpt2_params(tensors)
+        gpt2.from_tensors(tensors)
 
 
 @pytest.mark.parametrize(
@@ -572,9 +379,9 @@ def test_an_unknown_tensor_is_named(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_wrong_shape_is_named(name: str, shape: tuple[int, ...]) -> None:
-    tensors = gpt2() | {name: np.ones(shape, np.float32)}
+    tensors = gpt2_tensors() | {name: np.ones(shape, np.float32)}
     with pytest.raises(ValueError, match=rf"'{name}' has shape .*check that"):
-        pretrained.gpt2_params(tensors)
+        gpt2.from_tensors(tensors)
 
 
 def test_patches_that_are_not_square_are_refused() -> None:
@@ -582,24 +389,24 @@ def test_patches_that_are_not_square_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"has shape \(6, 3, 4, 2\), .* \(6, 3, 4, 4\)"
     ):
-        pretrained.vit_params(tensors)
+        vit.from_tensors(tensors)
 
 
 def test_integers_are_refused() -> None:
-    tensors = gpt2() | {LAYER: np.ones((6, 24), np.int8)}
+    tensors = gpt2_tensors() | {LAYER: np.ones((6, 24), np.int8)}
     with pytest.raises(ValueError, match=f"'{LAYER}' has dtype int8, not of floats"):
-        pretrained.gpt2_params(tensors)
+        gpt2.from_tensors(tensors)
 
 
 def test_a_head_of_its_own_is_refused() -> None:
-    head = gpt2()["transformer.wte.weight"] + 1
+    head = gpt2_tensors()["transformer.wte.weight"] + 1
     with pytest.raises(ValueError, match=r"'lm_head.weight' is not .* tied"):
-        pretrained.gpt2_params(gpt2() | {"lm_head.weight": head})
+        gpt2.from_tensors(gpt2_tensors() | {"lm_head.weight": head})
 
 
 @pytest.mark.parametrize(
     ("read", "tensors"),
-    [(pretrained.gpt2_params, vit_tensors()), (pretrained.vit_params, gpt2())],
+    [(gpt2.from_tensors, vit_tensors()), (vit.from_tensors, gpt2_tensors())],
 )
 def test_weights_of_another_model_are_refused(read: Callable, tensors: Arrays) -> None:
     with pytest.raises(ValueError, match="missing; check that these weights are of"):
@@ -607,19 +414,19 @@ def test_weights_of_another_model_are_refused(read: Callable, tensors: Arrays) -
 
 
 def test_params_that_are_not_like_the_tensors_are_refused() -> None:
-    params = pretrained.gpt2_params(gpt2())
-    fewer = {name: x for name, x in gpt2().items() if ".h.1." not in name}
+    params = gpt2.from_tensors(gpt2_tensors())
+    fewer = {name: x for name, x in gpt2_tensors().items() if ".h.1." not in name}
     with pytest.raises(ValueError, match=r"mapping of tensors: 'transformer\.h\.1"):
-        pretrained.gpt2_tensors(params, like=fewer)
+        gpt2.to_tensors(params, like=fewer)
     del params["block_0"]["query"]["bias"]
     with pytest.raises(ValueError, match="the params: 'block_0/query/bias' missing"):
-        pretrained.gpt2_tensors(params)
+        gpt2.to_tensors(params)
     with pytest.raises(ValueError, match="the params: 'patches/kernel' missing"):
-        pretrained.vit_tensors(params)
+        vit.to_tensors(params)
     other = vit_tensors() | {"classifier.weight": np.ones((4, 6), np.float32)}
-    params = pretrained.vit_params(vit_tensors())
+    params = vit.from_tensors(vit_tensors())
     with pytest.raises(ValueError, match=r"has shape \(4, 6\), .* have \(5, 6\)"):
-        pretrained.vit_tensors(params, like=other)
+        vit.to_tensors(params, like=other)
 
 
 # -------------------------------------------------------- against another library
@@ -638,20 +445,20 @@ def test_gpt2_has_the_logits_of_transformers(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     before = path.read_bytes()
-    tensors = pretrained.load(path)
-    params = pretrained.gpt2_params(tensors)
+    tensors = files.load(path)
+    params = gpt2.from_tensors(tensors)
     with torch.no_grad():
         expected = theirs(torch.tensor(TOKENS)).logits.numpy()
     logits = GPT2.apply({"params": params}, TOKENS)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
-    again = pretrained.gpt2_tensors(params, like=tensors)
+    again = gpt2.to_tensors(params, like=tensors)
     assert_same_bytes(again, dict(tensors))
-    pretrained.save(path, again, tensors.metadata)
+    files.save(path, again, tensors.metadata)
     assert path.read_bytes() == before
 
     pruned = jax.tree.map(lambda x: jnp.where(jnp.abs(x) > 0.3, x, 0.0), params)
-    pretrained.save(path, pretrained.gpt2_tensors(pruned, tensors), tensors.metadata)
+    files.save(path, gpt2.to_tensors(pruned, tensors), tensors.metadata)
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         expected = theirs(torch.tensor(TOKENS)).logits.numpy()
@@ -668,8 +475,8 @@ def test_a_model_that_transformers_writes_in_several_files(tmp_path: Path) -> No
     )  # fmt: skip
     theirs = transformers.GPT2LMHeadModel(config).bfloat16()
     theirs.save_pretrained(tmp_path, max_shard_size=1500)
-    tensors = pretrained.load(tmp_path / "model.safetensors.index.json")
-    params = pretrained.gpt2_params(tensors)
+    tensors = files.load(tmp_path / "model.safetensors.index.json")
+    params = gpt2.from_tensors(tensors)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
     state = theirs.state_dict()
     for name, tensor in tensors.items():
@@ -691,17 +498,17 @@ def test_vit_has_the_logits_of_transformers(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     before = path.read_bytes()
-    tensors = pretrained.load(path)
-    params = pretrained.vit_params(tensors)
+    tensors = files.load(path)
+    params = vit.from_tensors(tensors)
     with torch.no_grad():
         images = torch.tensor(IMAGES.transpose(0, 3, 1, 2))
         expected = theirs(images).logits.numpy()
     logits = VIT.apply({"params": params}, IMAGES)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
-    again = pretrained.vit_tensors(params, like=tensors)
+    again = vit.to_tensors(params, like=tensors)
     assert_same_bytes(again, dict(tensors))
-    pretrained.save(path, again, tensors.metadata)
+    files.save(path, again, tensors.metadata)
     assert path.read_bytes() == before
     again = transformers.ViTForImageClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():

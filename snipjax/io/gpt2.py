@@ -1,0 +1,146 @@
+"""Weights of GPT-2 in Hugging Face's layout."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import chex
+import numpy as np
+
+from snipjax.io.layouts import (
+    Layout,
+    Layouts,
+    columns,
+    count_layers,
+    describe,
+    flatten,
+    make_params,
+    make_tensors,
+    norm,
+    read_shape,
+)
+
+
+def from_tensors(tensors: Mapping[str, chex.Array]) -> chex.ArrayTree:
+    """Returns the params of a :class:`snipjax.models.transformer.Transformer`.
+
+    The tensors tell all sizes but the number of heads: GPT-2's heads have 64 units.
+
+    Args:
+      tensors: arrays of a ``GPT2LMHeadModel`` or ``GPT2Model`` by names such as
+        ``h.0.attn.c_attn.weight``, with or without ``transformer.`` before them, e.g.
+        ``safetensors.load(path)``. Buffers (``attn.bias``, ``attn.masked_bias``) are
+        ignored, and so is an ``lm_head.weight`` that is the embedding of the tokens.
+
+    Returns:
+      A nested dict of arrays in the dtypes of the tensors.
+
+    Raises:
+      ValueError: if a tensor is missing, unknown, of a shape that does not fit the
+        others, or not of floats; or if ``lm_head.weight`` is not tied.
+
+    Example:
+      >>> from snipjax.models import transformer
+      >>> config = transformer.Config(vocab_size=7, length=4, width=6, depth=1, heads=2)
+      >>> model = transformer.Transformer(config)
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), int))
+      >>> params = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
+      >>> tensors = to_tensors(params)
+      >>> tensors["transformer.h.0.attn.c_attn.weight"].shape
+      (6, 18)
+      >>> chex.assert_trees_all_equal(from_tensors(tensors), params)
+
+    Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
+    """
+    prefix = _prefix(tensors)
+    vocab_size, width = read_shape(tensors, f"{prefix}wte.weight", 2)
+    length, _ = read_shape(tensors, f"{prefix}wpe.weight", 2)
+    depth = count_layers(tensors, rf"{re.escape(prefix)}h\.(\d+)\.")
+    layouts = _layouts(prefix, vocab_size, length, width, depth)
+    return make_params(tensors, layouts, ignored=_copies(tensors, prefix))
+
+
+def to_tensors(
+    params: chex.ArrayTree, like: Mapping[str, chex.Array] | None = None
+) -> dict[str, np.ndarray]:
+    """Returns the tensors of a GPT-2 in Hugging Face's layout, of these params.
+
+    Args:
+      params: params of a :class:`snipjax.models.transformer.Transformer`.
+      like: tensors whose names and dtypes the result has, e.g. the tensors that the
+        params came from. Their buffers are copied; ``lm_head.weight``, if they have
+        it, is the embedding of the tokens. By default the result has the names of a
+        ``GPT2LMHeadModel`` and the dtypes of the params.
+
+    Returns:
+      Arrays on the host by their names, for :func:`snipjax.io.safetensors.save`.
+
+    Raises:
+      ValueError: if the params are not a transformer's, or have other layers than
+        ``like``.
+
+    Example:
+      >>> from snipjax.models import transformer
+      >>> config = transformer.Config(vocab_size=7, length=4, width=6, depth=1, heads=2)
+      >>> model = transformer.Transformer(config, param_dtype=jnp.bfloat16)
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), int))
+      >>> params = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes["params"])
+      >>> to_tensors(params)["transformer.wte.weight"].dtype
+      dtype(bfloat16)
+    """
+    prefix = "transformer." if like is None else _prefix(like)
+    flat = flatten(params)
+    vocab_size, width = read_shape(flat, "tokens/embedding", 2)
+    length, _ = read_shape(flat, "positions", 2)
+    depth = count_layers(flat, r"block_(\d+)/")
+    layouts = _layouts(prefix, vocab_size, length, width, depth)
+    if like is None:
+        return make_tensors(flat, layouts)
+    copies = _copies(like, prefix)
+    tensors = make_tensors(flat, layouts, like, ignored=copies)
+    for name in copies:
+        is_head = name == "lm_head.weight"
+        tensors[name] = tensors[f"{prefix}wte.weight"] if is_head else like[name]
+    return tensors
+
+
+def _layouts(
+    prefix: str, vocab_size: int, length: int, width: int, depth: int
+) -> Layouts:
+    layouts = {
+        f"{prefix}wte.weight": Layout((vocab_size, width), ("tokens/embedding",)),
+        f"{prefix}wpe.weight": Layout((length, width), ("positions",)),
+        **norm(f"{prefix}ln_f", "final_norm", width),
+    }
+    for i in range(depth):
+        layer, block = f"{prefix}h.{i}", f"block_{i}"
+        attention = [f"{block}/{name}" for name in ("query", "key", "value")]
+        layouts |= {
+            **norm(f"{layer}.ln_1", f"{block}/attention_norm", width),
+            **columns(f"{layer}.attn.c_attn", attention, width, 3 * width),
+            **columns(f"{layer}.attn.c_proj", [f"{block}/attention_out"], width, width),
+            **norm(f"{layer}.ln_2", f"{block}/mlp_norm", width),
+            **columns(f"{layer}.mlp.c_fc", [f"{block}/mlp_in"], width, 4 * width),
+            **columns(f"{layer}.mlp.c_proj", [f"{block}/mlp_out"], 4 * width, width),
+        }
+    return layouts
+
+
+def _prefix(tensors: Mapping[str, Any]) -> str:
+    return "transformer." if "transformer.wte.weight" in tensors else ""
+
+
+def _copies(tensors: Mapping[str, chex.Array], prefix: str) -> set[str]:
+    """Returns names of buffers, and of the embedding as an output layer."""
+    buffer = re.compile(rf"{re.escape(prefix)}h\.\d+\.attn\.(masked_)?bias")
+    names = {name for name in tensors if buffer.fullmatch(name)}
+    if "lm_head.weight" not in tensors:
+        return names
+    head, embedding = tensors["lm_head.weight"], tensors[f"{prefix}wte.weight"]
+    # A NaN, e.g. of a training that diverged, equals nothing, itself included.
+    if not np.array_equal(head, embedding, equal_nan=True):
+        raise ValueError(
+            f"{describe(tensors)}: 'lm_head.weight' is not '{prefix}wte.weight', but "
+            "the model has one embedding for both; use weights that are tied"
+        )
+    return names | {"lm_head.weight"}

@@ -1,0 +1,198 @@
+"""Layouts: which parameters a tensor of a file is, and in which order of axes."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from typing import Any, NamedTuple
+
+import chex
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from snipjax.io import files
+from snipjax.io.safetensors import Tensors
+
+_REMEDY = "check that these weights are of this kind of model"
+
+
+class Layout(NamedTuple):
+    """A tensor of a file, and the parameters that it holds.
+
+    ``read`` turns it into the parameters side by side along their last axis, ``write``
+    turns them into the tensor.
+    """
+
+    shape: tuple[int, ...]
+    paths: tuple[str, ...]
+    read: Callable[[np.ndarray], np.ndarray] = lambda x: x
+    write: Callable[[np.ndarray], np.ndarray] = lambda x: x
+
+
+Layouts = dict[str, Layout]
+
+
+class Params(dict[str, chex.Array]):
+    """Parameters by their paths, as ``block_0/query/kernel``."""
+
+
+def norm(name: str, path: str, width: int) -> Layouts:
+    """Returns the layouts of a layer norm."""
+    return {
+        f"{name}.weight": Layout((width,), (f"{path}/scale",)),
+        f"{name}.bias": Layout((width,), (f"{path}/bias",)),
+    }
+
+
+def columns(name: str, paths: Iterable[str], inputs: int, outputs: int) -> Layouts:
+    """Returns the layouts of dense layers side by side, with a weight [in, out]."""
+    kernels = tuple(f"{path}/kernel" for path in paths)
+    biases = tuple(f"{path}/bias" for path in paths)
+    return {
+        f"{name}.weight": Layout((inputs, outputs), kernels),
+        f"{name}.bias": Layout((outputs,), biases),
+    }
+
+
+def rows(name: str, path: str, inputs: int, outputs: int) -> Layouts:
+    """Returns the layouts of a dense layer with a weight [out, in], its transpose."""
+    return {
+        f"{name}.weight": Layout(
+            (outputs, inputs), (f"{path}/kernel",), np.transpose, np.transpose
+        ),
+        f"{name}.bias": Layout((outputs,), (f"{path}/bias",)),
+    }
+
+
+def make_params(
+    tensors: Mapping[str, chex.Array],
+    layouts: Layouts,
+    ignored: Set[str] = frozenset(),
+) -> chex.ArrayTree:
+    """Returns the params that tensors hold, as a nested dict of arrays.
+
+    Args:
+      tensors: arrays by the names of the file.
+      layouts: layout of every tensor of the model, by its name.
+      ignored: names of tensors that are no parameters.
+
+    Raises:
+      ValueError: if names, shapes or dtypes differ from the layouts; it names one.
+    """
+    source = describe(tensors)
+    _check_names(source, tensors, layouts, ignored)
+    flat: dict[str, chex.Array] = {}
+    for name, layout in layouts.items():
+        tensor = np.asarray(tensors[name])
+        _check_shape(source, name, tensor.shape, layout.shape)
+        _check_floating(source, name, tensor.dtype)
+        parts = np.split(layout.read(tensor), len(layout.paths), axis=-1)
+        flat |= {path: jnp.array(part) for path, part in zip(layout.paths, parts)}
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def make_tensors(
+    flat: Mapping[str, chex.Array],
+    layouts: Layouts,
+    like: Mapping[str, chex.Array] | None = None,
+    ignored: Set[str] = frozenset(),
+) -> dict[str, np.ndarray]:
+    """Returns the tensors that hold params, on the host.
+
+    Args:
+      flat: params by their paths.
+      layouts: layout of every tensor of the model, by its name.
+      like: tensors with the dtypes of the result; by default, the params have them.
+      ignored: names of tensors in ``like`` that are no parameters.
+
+    Raises:
+      ValueError: if names or shapes differ from the layouts; it names one.
+    """
+    paths = [path for layout in layouts.values() for path in layout.paths]
+    _check_names(describe(flat), flat, paths)
+    if like is not None:
+        _check_names(describe(like), like, layouts, ignored)
+    tensors = {}
+    for name, layout in layouts.items():
+        parts = [np.asarray(flat[path]) for path in layout.paths]
+        tensor = layout.write(
+            parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+        )
+        _check_shape(describe(flat), layout.paths[0], tensor.shape, layout.shape)
+        if like is not None:
+            _check_shape(describe(like), name, like[name].shape, layout.shape)
+            tensor = tensor.astype(like[name].dtype, copy=False)
+        tensors[name] = tensor
+    return tensors
+
+
+def flatten(params: chex.ArrayTree) -> Params:
+    """Returns params by their paths, as ``block_0/query/kernel``."""
+    return Params(flax.traverse_util.flatten_dict(params, sep="/"))
+
+
+def count_layers(names: Iterable[str], pattern: str) -> int:
+    """Returns the number of different matches of the pattern's group.
+
+    Names are checked later, so the layers need not be 0, 1, 2, ... here.
+    """
+    matches = (re.match(pattern, name) for name in names)
+    return len({match[1] for match in matches if match})
+
+
+def read_shape(
+    tensors: Mapping[str, chex.Array], name: str, rank: int
+) -> tuple[int, ...]:
+    """Returns the shape of a tensor that should have ``rank`` dimensions."""
+    _check_names(describe(tensors), tensors, [name], ignored=tensors.keys())
+    shape = np.shape(tensors[name])
+    if len(shape) != rank:
+        raise ValueError(
+            f"{describe(tensors)}: '{name}' has shape {shape}, not {rank} dimensions; "
+            f"{_REMEDY}"
+        )
+    return shape
+
+
+def _check_names(
+    source: str,
+    tensors: Mapping[str, Any],
+    expected: Collection[str],
+    ignored: Set[str] = frozenset(),
+) -> None:
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        raise ValueError(
+            f"{source}: {files.listed(missing)} missing; {_REMEDY}, and if they are in "
+            "several files, load their model.safetensors.index.json"
+        )
+    unknown = sorted(tensors.keys() - set(expected) - ignored)
+    if unknown:
+        raise ValueError(
+            f"{source}: {files.listed(unknown)} unknown, without a place in the model; "
+            f"{_REMEDY}, or pass a mapping without them"
+        )
+
+
+def _check_shape(
+    source: str, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    if shape != expected:
+        raise ValueError(
+            f"{source}: '{name}' has shape {shape}, but beside the others it should "
+            f"have {expected}; {_REMEDY}"
+        )
+
+
+def _check_floating(source: str, name: str, dtype: Any) -> None:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"{source}: '{name}' has dtype {dtype}, not of floats; use weights that "
+            "are not quantized"
+        )
+
+
+def describe(tensors: Mapping[str, Any]) -> str:
+    """Returns words for the place that tensors come from, for a message."""
+    if isinstance(tensors, Tensors):
+        return f"'{tensors.path}'"
+    return "the params" if isinstance(tensors, Params) else "the mapping of tensors"

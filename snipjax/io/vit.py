@@ -1,0 +1,136 @@
+"""Weights of ViT in Hugging Face's layout."""
+
+from collections.abc import Mapping
+
+import chex
+import numpy as np
+
+from snipjax.io.layouts import (
+    Layout,
+    Layouts,
+    count_layers,
+    flatten,
+    make_params,
+    make_tensors,
+    norm,
+    read_shape,
+    rows,
+)
+
+
+def from_tensors(tensors: Mapping[str, chex.Array]) -> chex.ArrayTree:
+    """Returns the params of a :class:`snipjax.models.vit.ViT`.
+
+    The tensors tell all sizes but the number of heads: the heads of ViT-Ti, S and B
+    have 64 units. Set the model's ``epsilon`` to the ``layer_norm_eps`` of the weights'
+    ``config.json``, which is 1e-12.
+
+    Args:
+      tensors: arrays of a ``ViTForImageClassification`` by names such as
+        ``vit.encoder.layer.0.attention.attention.query.weight``, e.g.
+        ``safetensors.load(path)``.
+
+    Returns:
+      A nested dict of arrays in the dtypes of the tensors.
+
+    Raises:
+      ValueError: if a tensor is missing, unknown, of a shape that does not fit the
+        others, or not of floats.
+
+    Example:
+      >>> from snipjax.models import vit
+      >>> model = vit.ViT(num_classes=3, width=6, depth=1, heads=2, patch=4)
+      >>> images = jnp.zeros((1, 8, 8, 3))
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+      >>> params = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
+      >>> tensors = to_tensors(params)
+      >>> tensors["vit.embeddings.patch_embeddings.projection.weight"].shape
+      (6, 3, 4, 4)
+      >>> chex.assert_trees_all_equal(from_tensors(tensors), params)
+
+    Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021.
+    """
+    embeddings = "vit.embeddings"
+    _, length, _ = read_shape(tensors, f"{embeddings}.position_embeddings", 3)
+    width, channels, patch, _ = read_shape(
+        tensors, f"{embeddings}.patch_embeddings.projection.weight", 4
+    )
+    classes, _ = read_shape(tensors, "classifier.weight", 2)
+    depth = count_layers(tensors, r"vit\.encoder\.layer\.(\d+)\.")
+    return make_params(
+        tensors, _layouts(length, channels, patch, width, depth, classes)
+    )
+
+
+def to_tensors(
+    params: chex.ArrayTree, like: Mapping[str, chex.Array] | None = None
+) -> dict[str, np.ndarray]:
+    """Returns the tensors of a ViT in Hugging Face's layout, of these params.
+
+    Args:
+      params: params of a :class:`snipjax.models.vit.ViT`.
+      like: tensors whose dtypes the result has, e.g. the tensors that the params came
+        from. By default the result has the dtypes of the params.
+
+    Returns:
+      Arrays on the host by their names, for :func:`snipjax.io.safetensors.save`.
+
+    Raises:
+      ValueError: if the params are not a ViT's, or have other layers than ``like``.
+
+    Example:
+      >>> from snipjax.models import vit
+      >>> model = vit.ViT(num_classes=3, width=6, depth=1, heads=2, patch=4)
+      >>> images = jnp.zeros((1, 8, 8, 3))
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+      >>> params = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
+      >>> to_tensors(params)["classifier.weight"].shape
+      (3, 6)
+    """
+    flat = flatten(params)
+    length, _ = read_shape(flat, "positions", 2)
+    patch, _, channels, width = read_shape(flat, "patches/kernel", 4)
+    _, classes = read_shape(flat, "classifier/kernel", 2)
+    depth = count_layers(flat, r"block_(\d+)/")
+    layouts = _layouts(length, channels, patch, width, depth, classes)
+    return make_tensors(flat, layouts, like)
+
+
+def _layouts(
+    length: int, channels: int, patch: int, width: int, depth: int, classes: int
+) -> Layouts:
+    embeddings = "vit.embeddings"
+    patches = f"{embeddings}.patch_embeddings.projection"
+    layouts = {
+        f"{embeddings}.cls_token": Layout(
+            (1, 1, width), ("class_token",), lambda x: x[0, 0], lambda x: x[None, None]
+        ),
+        f"{embeddings}.position_embeddings": Layout(
+            (1, length, width), ("positions",), lambda x: x[0], lambda x: x[None]
+        ),
+        # [out, in, height, width] in the file, [height, width, in, out] here.
+        f"{patches}.weight": Layout(
+            (width, channels, patch, patch),
+            ("patches/kernel",),
+            lambda x: x.transpose(2, 3, 1, 0),
+            lambda x: x.transpose(3, 2, 0, 1),
+        ),
+        f"{patches}.bias": Layout((width,), ("patches/bias",)),
+        **norm("vit.layernorm", "final_norm", width),
+        **rows("classifier", "classifier", width, classes),
+    }
+    for i in range(depth):
+        layer, block = f"vit.encoder.layer.{i}", f"block_{i}"
+        out = f"{layer}.attention.output.dense"
+        layouts |= {
+            **norm(f"{layer}.layernorm_before", f"{block}/attention_norm", width),
+            **rows(out, f"{block}/attention_out", width, width),
+            **norm(f"{layer}.layernorm_after", f"{block}/mlp_norm", width),
+            **rows(f"{layer}.intermediate.dense", f"{block}/mlp_in", width, 4 * width),
+            **rows(f"{layer}.output.dense", f"{block}/mlp_out", 4 * width, width),
+        }
+        for name in ("query", "key", "value"):
+            layouts |= rows(
+                f"{layer}.attention.attention.{name}", f"{block}/{name}", width, width
+            )
+    return layouts
