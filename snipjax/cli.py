@@ -67,12 +67,15 @@ def main(argv: list[str], description: str) -> int:
         run = runner(config)
         check_names(config)
         keep_compilations()
+        workdir = Path(flags.FLAGS.workdir or default_workdir(config))
         outcome = run(
             config,
-            flags.FLAGS.workdir or default_workdir(config),
+            workdir,
             data_dir=flags.FLAGS.data_dir,
             command=f"python train.py {shlex.join(without_places(argv[1:]))}",
         )
+        if not is_study(config):
+            draw(workdir)
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)
         return 130
@@ -82,6 +85,20 @@ def main(argv: list[str], description: str) -> int:
         print(f"train.py: {lines}", file=sys.stderr)
         return 2
     return 1 if is_study(config) and outcome.failures else 0
+
+
+def draw(workdir: Path) -> None:
+    """Draws the pictures of a run, and of a sweep the table that compares its runs."""
+    from snipjax.results import compare
+    from snipjax.training import console, distributed
+
+    if not distributed.is_first():
+        return
+    table = compare.write(workdir)
+    if table is not None:
+        shown = compare.shown_table(table)
+        console.show_table("Runs", list(shown), shown.to_numpy().tolist())
+        console.say(f"everything is in {workdir}")
 
 
 def is_study(config: ConfigDict) -> bool:

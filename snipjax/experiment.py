@@ -77,6 +77,8 @@ def run(
                     networks += train(setup, place, saved, session)  # min L(c * w)
             result = records.summarize(setup, networks, command)
             session.write(rundir.RESULT, result)
+        else:
+            console.say(f"finished before, in {workdir}")
         records.show(result)
     console.say(f"everything is in {workdir}")
     return result

@@ -128,7 +128,7 @@ def _compared(
     sweep: reading.Sweep, runs: list[reading.Run]
 ) -> list[tuple[Settings, reading.Run]]:
     """Returns the finished runs of a sweep with their settings, in their order."""
-    entries = [configs.varied(entry) for entry in sweep.varied]
+    entries = [configs.parse_entry(entry) for entry in sweep.varied]
     found = []
     for values in itertools.product(*(values for _, values in entries)):
         settings = {"&".join(names): v for (names, _), v in zip(entries, values)}
