@@ -296,12 +296,15 @@ def _stack(batches: Iterator, num_batches: int | None) -> tuple[Any, int]:
         )
     for number, batch in enumerate(read):
         checks.check_batch(batch)
-        shapes = [jax.tree.map(jnp.shape, one) for one in (batch, read[0])]
-        if shapes[0] != shapes[1]:
+        checks.check_same_structure(batch, read[0], f"batch {number}", "the first")
+        shapes, first = (
+            [*map(jnp.shape, jax.tree.leaves(b))] for b in (batch, read[0])
+        )
+        if shapes != first:
             raise ValueError(
-                f"batch {number} of the iterator has arrays of shapes {shapes[0]}, and "
-                f"the first has {shapes[1]}; make all batches equally large, e.g. drop "
-                "a last smaller one, which would weigh as much as the others"
+                f"batch {number} of the iterator has arrays of shapes {shapes}, and "
+                f"the first has {first}; make all batches equally large, e.g. drop a last, "
+                "smaller one, which would weigh as much as the others"
             )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *read), len(read)
 
@@ -327,22 +330,21 @@ def _warn(scores: Scores, mask: Mask, *, stacklevel: int) -> None:
     if trees.is_traced((scores, mask)):
         return
     masks.warn_if_disconnected(mask, stacklevel=stacklevel)
-    pairs = zip(jax.tree.leaves(scores), jax.tree.leaves(mask))
-    pairs = [(jnp.asarray(s), m) for s, m in pairs if jnp.ndim(m)]
-    kept = sum(counting.true_counts([m for _, m in pairs]))
-    positive, kept_zero, cut_zero = (
-        sum(counting.true_counts([test(s, m) for s, m in pairs]))
-        for test in (
-            lambda s, m: s > 0,
-            lambda s, m: (s == 0) & m,
-            lambda s, m: (s == 0) & ~m,
-        )
-    )
-    if kept_zero and cut_zero:
+    pairs = [
+        (jnp.asarray(s), jnp.asarray(keep))
+        for s, keep in zip(jax.tree.leaves(scores), jax.tree.leaves(mask))
+        if jnp.ndim(keep)
+    ]
+    kept = sum(counting.counts(counting.is_true, [keep for _, keep in pairs]))
+    positive = sum(counting.counts(counting.is_positive, [s for s, _ in pairs]))
+    if positive >= kept:
+        return
+    kept_zeros = sum(int(jnp.sum((s == 0) & keep)) for s, keep in pairs)
+    if kept_zeros and any(jnp.any((s == 0) & ~keep) for s, keep in pairs):
         warnings.warn(
             f"{kept:,} connections are kept, but only {positive:,} have a score above "
-            f"zero: {kept_zero:,} of score zero were taken as they come first. "
-            "Parameters that are initialized at zero, half precision or inputs that "
-            "are not used may be the reason; prune more, or initialize otherwise",
+            f"zero; {kept_zeros:,} of score zero were taken because they come first. "
+            "Parameters initialized at zero, half precision or inputs that are not "
+            "used may be the reason; prune more, or initialize otherwise",
             stacklevel=stacklevel - 1,
         )

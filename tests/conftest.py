@@ -1,7 +1,11 @@
 """Small networks of every kind of pytree, and how hypothesis searches."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import chex
@@ -40,6 +44,35 @@ def batch_of(size: int, seed: int = 0) -> dict[str, np.ndarray]:
         "x": rng.normal(size=(size, 3)).astype(np.float32),
         "y": rng.normal(size=(size, 2)).astype(np.float32),
     }
+
+
+def stacked(batches: list[Any]) -> Any:
+    """The batches along a new leading axis of every leaf."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+
+def flatten(tree: chex.ArrayTree) -> np.ndarray:
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def largest_by_sorting(leaves: list[np.ndarray], k: int) -> list[np.ndarray]:
+    """Masks of the k largest entries of all leaves, of equal ones the first."""
+    flat = np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
+    mask = np.zeros(flat.size, bool)
+    mask[np.argsort(-flat, kind="stable")[:k]] = True
+    parts = np.split(mask, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    return [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)]
+
+
+def on_eight_devices(script: str) -> None:
+    """Runs a script in a process of its own that has eight devices."""
+    flags = "--xla_force_host_platform_device_count=8"
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        check=True,
+    )
 
 
 def squared_error(prediction: chex.Array, target: chex.Array) -> chex.Array:

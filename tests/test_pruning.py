@@ -1,10 +1,11 @@
 """Pruning in one call, against algorithm 1 written out in NumPy."""
 
-import dataclasses
 import functools
+import gc
 import itertools
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -13,9 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Network, batch_of, nested_dict
 
 from snipjax import masks, optim, pruning, saliency
+from tests.conftest import (
+    Network,
+    batch_of,
+    flatten,
+    largest_by_sorting,
+    nested_dict,
+    stacked,
+)
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:no connection of")
 
@@ -36,13 +44,14 @@ def connection_gradient(w: np.ndarray, batch: dict[str, np.ndarray]) -> np.ndarr
 
 
 def largest(scores: np.ndarray, kept: int) -> np.ndarray:
-    keep = np.zeros(scores.size, bool)
-    keep[np.argsort(-scores.ravel(), kind="stable")[:kept]] = True
-    return keep.reshape(scores.shape)
+    return largest_by_sorting([scores], kept)[0]
 
 
-def stacked(batches: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+def linear(params: chex.ArrayTree, x: chex.ArrayTree) -> chex.Array:
+    """A loss whose derivative in connection c_j is w_j * x_j."""
+    return sum(
+        jnp.sum(w * v) for w, v in zip(jax.tree.leaves(params), jax.tree.leaves(x))
+    )
 
 
 # One round.
@@ -60,25 +69,16 @@ def test_single_shot_is_algorithm_1(sparsity: float) -> None:
 
 def test_every_kind_of_pytree(network: Network) -> None:
     loss_fn, params, batch = network
-    pruned, mask = pruning.prune(
-        loss_fn, params, batch, 0.7, prunable=masks.weights_and_biases
-    )
+    options = {"prunable": masks.weights_and_biases}
+    pruned, mask = pruning.prune(loss_fn, params, batch, 0.7, **options)
+    scores, same = pruning.score_and_mask(loss_fn, params, batch, 0.7, **options)
+    chex.assert_trees_all_equal(mask, same)
     chex.assert_trees_all_equal_structs(params, pruned, mask)
     chex.assert_trees_all_equal(pruned, jax.tree.map(jnp.multiply, mask, params))
-    rows = masks.summary(mask)
-    total = sum(row.total for row in rows)
-    assert sum(row.kept for row in rows) == round(total * 0.3)
-    # What is kept scores at least as high as what is not.
-    scores = saliency.snip(loss_fn, params, batch)
-    pairs = [
-        (np.asarray(s)[keep], np.asarray(s)[~keep])
-        for keep, s in zip(
-            map(np.asarray, jax.tree.leaves(mask)), jax.tree.leaves(scores)
-        )
-        if keep.ndim
-    ]
-    kept, cut = (np.concatenate(group) for group in zip(*pairs))
-    assert kept.min() >= cut.max()
+    chex.assert_trees_all_close(scores, saliency.snip(loss_fn, params, batch))
+    chex.assert_trees_all_equal(
+        mask, masks.global_topk(scores, 0.7, masks.weights_and_biases)
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -100,12 +100,9 @@ def test_other_criteria() -> None:
     prune = functools.partial(pruning.prune, None, params, None, 0.5)
     _, mask = prune(criterion=saliency.magnitude)
     np.testing.assert_array_equal(mask["w"], [[False, True], [True, False]])
-    _, mask = prune(criterion=lambda loss_fn, params, batch: {"w": -params["w"]})
-    np.testing.assert_array_equal(mask["w"], [[True, True], [False, False]])
-    _, mask = prune(criterion=saliency.random(jax.random.key(0)))
-    _, same = prune(criterion=saliency.random(jax.random.key(0)))
-    chex.assert_trees_all_equal(mask, same)
-    assert int(mask["w"].sum()) == 2
+    _, mask = prune(criterion=saliency.random, key=jax.random.key(0))
+    scores = saliency.random(None, params, None, key=jax.random.key(0))
+    chex.assert_trees_all_equal(mask, masks.global_topk(scores, 0.5))
 
 
 def test_the_original_params_are_untouched_and_not_donated() -> None:
@@ -116,6 +113,70 @@ def test_the_original_params_are_untouched_and_not_donated() -> None:
     np.testing.assert_array_equal(params["w"], before)
 
 
+# A criterion of one's own.
+
+
+def gradient_magnitude(
+    loss_fn: saliency.LossFn,
+    params: chex.ArrayTree,
+    batch: Any,
+    *,
+    key: chex.PRNGKey | None = None,
+    noise: float = 0.0,
+) -> chex.ArrayTree:
+    """|dL/dw|, with the noise of a key that must not matter if there is none."""
+    gradient = jax.grad(loss_fn)(params, batch)
+    if key is not None:
+        gradient = jax.tree.map(
+            lambda g: g + noise * jax.random.normal(key, g.shape), gradient
+        )
+    return jax.tree.map(jnp.abs, gradient)
+
+
+class OwnCriterionTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_with_two_batches_and_three_rounds(self) -> None:
+        params, batches = regression_weights(), [batch_of(7, s) for s in range(2)]
+        prune = self.variant(
+            lambda params, batch: pruning.prune(
+                linear_regression,
+                params,
+                batch,
+                0.7,
+                criterion=gradient_magnitude,
+                num_batches=2,
+                rounds=3,
+                key=jax.random.key(0),
+            )
+        )
+        _, mask = prune(params, stacked(batches))
+        w, keep = np.float64(params["w"]), np.ones((3, 2), bool)
+        for number in (1, 2, 3):
+            gradients = [
+                2 / b["y"].size * b["x"].T @ (b["x"] @ (w * keep) - b["y"])
+                for b in batches
+            ]
+            scores = np.where(keep, np.abs(np.mean(gradients, axis=0)), -1)
+            keep = largest(scores, round(6 * 0.3 ** (number / 3)))
+        np.testing.assert_array_equal(mask["w"], keep)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_under_vmap_over_keys_and_networks(self) -> None:
+        def mask_of(w: chex.Array, key: chex.PRNGKey) -> chex.Array:
+            criterion = functools.partial(gradient_magnitude, noise=10.0)
+            options = {"criterion": criterion, "num_batches": 2, "rounds": 3}
+            batches = stacked([batch_of(7, s) for s in range(2)])
+            return pruning.prune(
+                linear_regression, {"w": w}, batches, 0.5, key=key, **options
+            )[1]["w"]
+
+        w = jnp.stack([regression_weights()["w"]] * 3)
+        keys = jax.random.split(jax.random.key(0), 3)
+        found = self.variant(jax.vmap(mask_of))(w, keys)
+        for mask, one, key in zip(found, w, keys):
+            np.testing.assert_array_equal(mask, mask_of(one, key))
+
+
 # Several batches.
 
 
@@ -123,32 +184,78 @@ def test_batches_are_averaged_before_the_absolute_value() -> None:
     params, batches = regression_weights(), [batch_of(7, seed) for seed in range(4)]
     w = np.float64(params["w"])
     gradient = np.mean([connection_gradient(w, batch) for batch in batches], axis=0)
-    keep = largest(np.abs(gradient), 3)
-    _, mask = pruning.prune(linear_regression, params, iter(batches), 0.5)
-    np.testing.assert_array_equal(mask["w"], keep)
-    _, mask = pruning.prune(
-        linear_regression, params, stacked(batches), 0.5, num_batches=4
+    expected = np.abs(gradient) / np.abs(gradient).sum()
+    for batch, options in (
+        (iter(batches), {}),
+        (stacked(batches), {"num_batches": 4}),
+        (iter(batches), {"rounds": 1}),
+    ):
+        scores, mask = pruning.score_and_mask(
+            linear_regression, params, batch, 0.5, **options
+        )
+        np.testing.assert_allclose(scores["w"], expected, rtol=1e-4)
+        np.testing.assert_array_equal(mask["w"], largest(expected, 3))
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        saliency.snip,
+        functools.partial(saliency.obd, num_samples=None),
+        saliency.obs,
+    ],
+)
+def test_batches_one_by_one_are_one_large_batch(criterion: Any) -> None:
+    loss_fn, params, _ = nested_dict()
+    batches = [batch_of(5, seed) for seed in range(3)]
+    large = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
+    expected = criterion(loss_fn, params, large)
+    scores = criterion(pruning.mean_loss(loss_fn), params, stacked(batches))
+    chex.assert_trees_all_close(scores, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_mean_loss_has_every_derivative() -> None:
+    loss_fn, params, _ = nested_dict()
+    batches = stacked([batch_of(5, seed) for seed in range(3)])
+    ours, tangent = pruning.mean_loss(loss_fn), jax.tree.map(jnp.ones_like, params)
+
+    def theirs(params: chex.ArrayTree, batches: Any) -> chex.Array:
+        return jnp.mean(jax.vmap(loss_fn, (None, 0))(params, batches))
+
+    def derivatives(loss_fn: saliency.LossFn) -> tuple:
+        grad = jax.grad(loss_fn)
+        product = jax.jvp(lambda p: grad(p, batches), (params,), (tangent,))[1]
+        return (
+            loss_fn(params, batches),
+            grad(params, batches),
+            jax.jvp(lambda p: loss_fn(p, batches), (params,), (tangent,)),
+            product,
+            jax.grad(lambda p: jnp.sum(flatten_traced(grad(p, batches)) ** 2))(params),
+        )
+
+    def flatten_traced(tree: chex.ArrayTree) -> chex.Array:
+        return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)])
+
+    chex.assert_trees_all_close(
+        derivatives(ours), derivatives(theirs), rtol=1e-4, atol=1e-6
     )
-    np.testing.assert_array_equal(mask["w"], keep)
 
 
-def test_a_criterion_of_ones_own_sees_the_mean_loss() -> None:
-    def criterion(loss_fn: Any, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
-        seen.append(loss_fn(params, batch))
-        return jax.tree.map(jnp.abs, jax.grad(loss_fn)(params, batch))
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_batches_add_up_in_float32(dtype: Any) -> None:
+    params = {"w": jnp.ones(4, dtype)}
+    x = np.random.default_rng(0).normal(1, 1, size=(256, 4)).astype(dtype)
+    expected = x.astype(np.float64).mean(axis=0)
+    gradient = jax.grad(pruning.mean_loss(linear))(params, x)["w"]
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.float64(gradient), expected, rtol=eps)
 
-    seen: list[chex.Array] = []
-    params, batches = regression_weights(), [batch_of(7, seed) for seed in range(4)]
-    pruning.prune(
-        linear_regression,
-        params,
-        stacked(batches),
-        0.5,
-        criterion=criterion,
-        num_batches=4,
-    )
-    expected = np.mean([linear_regression(params, batch) for batch in batches])
-    np.testing.assert_allclose(seen[0], expected, rtol=1e-6)
+
+def test_leaves_the_loss_ignores_do_not_disturb() -> None:
+    params = {"a": jnp.ones(2), "w": jnp.ones(2)}
+    loss_fn = pruning.mean_loss(lambda p, x: linear(p["w"], x))
+    signed = saliency.sensitivity(loss_fn, params, jnp.array([1.0, 2.0]))
+    chex.assert_trees_all_equal(signed, {"a": np.zeros(2), "w": np.full(2, 1.5)})
 
 
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:
@@ -157,15 +264,38 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     def loss_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
         return jnp.mean(jnp.tanh(jnp.tanh(x @ params["w"]) @ params["v"]))
 
-    def temporary_bytes(num_batches: int) -> int:
+    def temporary_bytes(criterion: Any, num_batches: int, batch_size: int) -> int:
         prune = functools.partial(
-            pruning.prune, loss_fn, sparsity=0.9, num_batches=num_batches
+            pruning.prune,
+            loss_fn,
+            sparsity=0.9,
+            num_batches=num_batches,
+            criterion=criterion,
+            key=jax.random.key(0),
         )
-        batches = jnp.ones((num_batches, 128, 64))
+        batches = jnp.ones((num_batches, batch_size, 64))
         compiled = jax.jit(lambda p, x: prune(p, x)).lower(params, batches).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporary_bytes(64) <= 1.01 * temporary_bytes(2)
+    for criterion in (saliency.snip, saliency.obd):
+        few, many = (temporary_bytes(criterion, n, 128) for n in (2, 64))
+        assert many <= 1.05 * few
+        assert temporary_bytes(criterion, 1, 64 * 128) > 3 * few
+
+
+def test_a_loss_that_closes_over_a_traced_value() -> None:
+    params = {"w": jnp.array([[1.0, 2.0, 3.0]])}
+
+    def mask_of(scale: chex.Array) -> chex.Array:
+        def loss_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
+            return jnp.sum(scale * params["w"]) * x
+
+        return pruning.prune(loss_fn, params, jnp.ones(2), 0.6, num_batches=2)[1]["w"]
+
+    scales = jnp.array([[1.0, 1, 1], [9, 1, 1]])
+    expected = [[[False, False, True]], [[True, False, False]]]
+    np.testing.assert_array_equal(jax.vmap(mask_of)(scales), expected)
+    np.testing.assert_array_equal(jax.jit(mask_of)(scales[1]), expected[1])
 
 
 # Several rounds.
@@ -192,24 +322,18 @@ def test_rounds_take_the_saliency_of_what_is_left(rounds: int) -> None:
     pruned, mask = pruning.prune(linear_regression, params, batch, 0.9, rounds=rounds)
     np.testing.assert_array_equal(mask["w"], keep)
     np.testing.assert_array_equal(pruned["w"], np.where(keep, params["w"], 0))
+    single_shot = prune_in_rounds(np.float64(params["w"]), batch, 0.9, 1)
     assert keep.sum() == 6
-
-
-def test_rounds_matter() -> None:
-    rng = np.random.default_rng(0)
-    w, batch = rng.normal(size=(12, 5)), {}
-    batch["x"], batch["y"] = rng.normal(size=(40, 12)), rng.normal(size=(40, 5))
-    one, three = (prune_in_rounds(w, batch, 0.9, rounds) for rounds in (1, 3))
-    assert (one != three).any()
+    assert (keep == single_shot).all() == (rounds == 1)
 
 
 @pytest.mark.parametrize("select", [masks.global_topk, masks.layerwise_topk])
-def test_what_one_round_prunes_stays_pruned(select: pruning.Select) -> None:
-    kept: list[chex.ArrayTree] = []
+def test_no_round_revives_a_connection(select: masks.Select) -> None:
+    found: list[chex.ArrayTree] = []
 
     def remember(scores: Any, sparsity: float, prunable: Any) -> chex.ArrayTree:
-        kept.append(select(scores, sparsity, prunable))
-        return kept[-1]
+        found.append(select(scores, sparsity, prunable))
+        return found[-1]
 
     # All scores are equal, and negative ones are no excuse.
     pruning.prune(
@@ -217,33 +341,59 @@ def test_what_one_round_prunes_stays_pruned(select: pruning.Select) -> None:
         {"w": jnp.ones((5, 7)), "v": jnp.ones((3, 3)), "b": jnp.ones(3)},
         None,
         0.8,
-        criterion=lambda loss_fn, params, batch: jax.tree.map(jnp.negative, params),
+        criterion=lambda loss_fn, params, batch, key: jax.tree.map(
+            jnp.negative, params
+        ),
         select=remember,
         rounds=4,
     )
-    for earlier, later in itertools.pairwise(kept):
+    for earlier, later in itertools.pairwise(found):
         for name in ("w", "v"):
             assert not np.any(np.asarray(later[name]) & ~np.asarray(earlier[name]))
-    assert masks.sparsity(kept[-1]) > masks.sparsity(kept[0])
+    assert masks.sparsity(found[-1]) > masks.sparsity(found[0])
 
 
-def test_rounds_and_batches_go_together() -> None:
+def test_an_iterator_may_have_rounds() -> None:
     params, batches = regression_weights(), [batch_of(7, seed) for seed in range(2)]
     large = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
     keep = prune_in_rounds(np.float64(params["w"]), large, 0.7, 2)
-    _, mask = pruning.prune(
-        linear_regression, params, stacked(batches), 0.7, num_batches=2, rounds=2
-    )
+    _, mask = pruning.prune(linear_regression, params, iter(batches), 0.7, rounds=2)
     np.testing.assert_array_equal(mask["w"], keep)
 
 
-# Transformations.
+# From a mask on.
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.5, 0.5), (0.9, 0.9), (0.5, 0.8)])
+@pytest.mark.parametrize("select", [masks.global_topk, masks.layerwise_topk])
+def test_pruning_goes_on_from_a_mask(select: Any, first: float, second: float) -> None:
+    loss_fn, params, batch = nested_dict()
+    prune = functools.partial(pruning.prune, loss_fn, batch=batch, select=select)
+    params, before = prune(params, sparsity=first)
+    _, after = prune(params, sparsity=second, mask=before)
+    assert not np.any(flatten(after) & ~flatten(before))
+    assert masks.sparsity(after) == pytest.approx(second, abs=0.05)
+
+
+def test_a_mask_of_another_network() -> None:
+    mask = {"w": jnp.ones((2, 2), bool)}
+    with pytest.raises(ValueError, match=r"mask leaf 'w' has shape \(2, 2\)"):
+        pruning.prune(
+            linear_regression, regression_weights(), batch_of(7), 0, mask=mask
+        )
+
+
+# Transformations and settings.
 
 
 class TransformationsTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_prune(self) -> None:
-        for options in ({}, {"rounds": 3}, {"select": masks.layerwise_topk}):
+        for options in (
+            {"rounds": 3},
+            {"select": masks.layerwise_topk},
+            {"prunable": {"w": True}},
+        ):
             prune = functools.partial(
                 pruning.prune, linear_regression, sparsity=0.5, **options
             )
@@ -267,29 +417,13 @@ class TransformationsTest(chex.TestCase):
             np.testing.assert_array_equal(mask["w"][i], largest(scores, 3))
 
     @chex.variants(with_jit=True, without_jit=True)
-    def test_batches_along_an_axis(self) -> None:
-        params, batches = regression_weights(), [batch_of(7, s) for s in range(3)]
-        prune = functools.partial(
-            pruning.prune, linear_regression, sparsity=0.5, num_batches=3
-        )
-        _, mask = self.variant(lambda p, b: prune(p, b))(params, stacked(batches))
-        w = np.float64(params["w"])
-        gradient = np.mean([connection_gradient(w, batch) for batch in batches], axis=0)
-        np.testing.assert_array_equal(mask["w"], largest(np.abs(gradient), 3))
+    def test_iterator_of_traced_batches(self) -> None:
+        def mask_of(x: chex.Array, y: chex.Array) -> chex.Array:
+            params = {"w": jnp.ones((1, 2))}
+            return pruning.prune(linear, params, iter([x, y]), 0.5)[1]["w"]
 
-
-def test_pruning_twice_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
-    loss_fn, params, batch = nested_dict()
-    stack = stacked([batch, batch])
-
-    def prune_both_ways(sparsity: float) -> None:
-        pruning.prune(loss_fn, params, batch, sparsity, rounds=2)
-        pruning.prune(loss_fn, params, stack, sparsity, num_batches=2)
-
-    prune_both_ways(0.5)
-    with jax.log_compiles():
-        prune_both_ways(0.6)
-    assert not caplog.records
+        mask = self.variant(mask_of)(jnp.array([[1.0, 6.0]]), jnp.array([[1.0, -6.0]]))
+        np.testing.assert_array_equal(mask, [[True, False]])
 
 
 SETTINGS = {
@@ -303,22 +437,72 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
-def test_every_setting_of_jax(setting: Callable) -> None:
+@pytest.mark.parametrize(
+    "criterion",
+    [saliency.snip, functools.partial(saliency.obd, num_samples=2), saliency.random],
+    ids=["snip", "obd", "random"],
+)
+def test_every_setting_of_jax(setting: Callable, criterion: Any) -> None:
     params = {"w": jnp.ones((3, 2), jnp.bfloat16), "b": jnp.ones(2)}
 
     def loss_fn(params: chex.ArrayTree, batch: Any) -> chex.Array:
         y = batch["x"] @ params["w"].astype(jnp.float32) + params["b"][None]
         return jnp.mean((y - batch["y"]) ** 2)
 
-    batches = stacked([batch_of(4, seed) for seed in range(2)])
+    batches, options = stacked([batch_of(4, seed) for seed in range(2)]), {}
+    if criterion is saliency.snip:
+        options = {"select": masks.with_minimum_density(0.2), "rounds": 2}
     with setting():
-        _, mask = pruning.prune(loss_fn, params, batches, 0.5, num_batches=2)
+        _, mask = pruning.prune(
+            loss_fn,
+            params,
+            batches,
+            0.5,
+            num_batches=2,
+            criterion=criterion,
+            key=jax.random.key(0),
+            **options,
+        )
         assert masks.sparsity(mask) == 0.5
         optimizer = optim.sparse(optax.sgd(0.5), mask)
         optimizer.update(params, optimizer.init(params), params)
 
 
-# What bad input gets.
+# Nothing of the loss is kept.
+
+
+@pytest.mark.parametrize("num_batches", [None, 2])
+def test_a_loss_that_changed_has_the_new_scores_and_is_let_go(
+    num_batches: int | None,
+) -> None:
+    class Task:
+        __hash__ = None
+        weights = np.float32([[1, 0]])
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Task)
+
+        def loss(self, params: chex.ArrayTree, batch: chex.Array) -> chex.Array:
+            return jnp.sum(self.weights * params["w"]) * jnp.sum(batch)
+
+    task, params = Task(), {"w": jnp.ones((1, 2))}
+    score = functools.partial(
+        pruning.score_and_mask,
+        params=params,
+        batch=jnp.ones(2),
+        sparsity=0.5,
+        num_batches=num_batches,
+    )
+    assert score(task.loss)[0]["w"].tolist() == [[1, 0]]
+    task.weights = np.float32([[0, 1]])
+    assert score(task.loss)[0]["w"].tolist() == [[0, 1]]
+    reference = weakref.ref(task)
+    del task
+    gc.collect()
+    assert reference() is None
+
+
+# Bad input.
 
 
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, float("nan"), True, "0.5", None])
@@ -333,12 +517,17 @@ def test_a_traced_sparsity() -> None:
         jax.jit(prune)(regression_weights(), batch_of(7), 0.5)
 
 
-@pytest.mark.parametrize("rounds", [0, -1, 1.5, "2", None, True])
+@pytest.mark.parametrize("rounds", [0, 1.5, True])
 def test_rounds_that_are_no_positive_integer(rounds: Any) -> None:
     with pytest.raises(ValueError, match=r"rounds is .* an integer of at least 1"):
         pruning.prune(
             linear_regression, regression_weights(), batch_of(7), 0.5, rounds=rounds
         )
+
+
+class Loader:
+    def __iter__(self) -> Iterator[chex.Array]:
+        return iter([np.ones((1, 2))])
 
 
 @pytest.mark.parametrize(
@@ -350,28 +539,22 @@ def test_rounds_that_are_no_positive_integer(rounds: Any) -> None:
         (np.ones((0, 2)), 0, "num_batches is 0; it must be an integer of at least 1"),
         (np.ones((1, 2)), True, "num_batches is True; it must be an integer"),
         (iter([1.0]), 1, "num_batches is for a batch with a leading axis; leave it"),
+        (iter([]), None, r"yields nothing.*at least one batch.*read only once"),
+        (
+            iter([np.ones(3), np.ones(3), np.ones(2)]),
+            None,
+            r"batch 2 .*shapes \[\(2,\)\].*\[\(3,\)\]; .*drop a last, smaller one",
+        ),
+        (iter([{"x": 1.0}, {"y": 1.0}]), None, "batch 1 does not have .* the first"),
+        (Loader(), None, r"is a Loader, not an array.*iter\(loader\)"),
+        (iter([Loader()]), None, "is a Loader, not an array"),
     ],
 )
-def test_batches_that_are_not_along_the_axis(
-    batch: Any, num_batches: Any, problem: str
-) -> None:
+def test_batches_that_cannot_be(batch: Any, num_batches: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         pruning.prune(
-            linear_regression,
-            regression_weights(),
-            batch,
-            0.5,
-            num_batches=num_batches,
+            linear_regression, regression_weights(), batch, 0.5, num_batches=num_batches
         )
-
-
-def test_an_iterator_is_read_only_once() -> None:
-    with pytest.raises(ValueError, match=r"iterator.*read only once.*2 rounds; stack"):
-        pruning.prune(
-            linear_regression, regression_weights(), iter([batch_of(7)]), 0.5, rounds=2
-        )
-    with pytest.raises(ValueError, match="yields nothing"):
-        pruning.prune(linear_regression, regression_weights(), iter([]), 0.5)
 
 
 LOSSES: list[tuple[Callable, str]] = [
@@ -382,24 +565,27 @@ LOSSES: list[tuple[Callable, str]] = [
 
 
 @pytest.mark.parametrize(("loss_fn", "problem"), LOSSES)
-def test_a_loss_that_is_no_floating_point_scalar(loss_fn: Any, problem: str) -> None:
+@pytest.mark.parametrize("num_batches", [None, 2])
+def test_a_loss_that_is_no_floating_point_scalar(
+    loss_fn: Any, problem: str, num_batches: int | None
+) -> None:
+    batch = stacked([batch_of(7), batch_of(7)])
     with pytest.raises(ValueError, match=problem):
-        pruning.prune(loss_fn, regression_weights(), batch_of(7), 0.5)
-    stack = stacked([batch_of(7), batch_of(7)])
-    with pytest.raises(ValueError, match=problem):
-        pruning.prune(loss_fn, regression_weights(), stack, 0.5, num_batches=2)
+        pruning.prune(
+            loss_fn, regression_weights(), batch, 0.5, num_batches=num_batches
+        )
 
 
-def test_integer_and_callable_leaves() -> None:
+def test_params_that_are_no_arrays_of_floats() -> None:
     params = regression_weights()
-    with pytest.raises(ValueError, match=r"'steps' has dtype int32.*split"):
-        pruning.prune(
-            linear_regression, {**params, "steps": jnp.arange(3)}, batch_of(7), 0.5
-        )
-    with pytest.raises(ValueError, match=r"'activation' is a .*, not an array"):
-        pruning.prune(
-            linear_regression, {**params, "activation": jnp.tanh}, batch_of(7), 0.5
-        )
+    for leaf, problem in (
+        (jnp.arange(3), r"'steps' has dtype int32.*split"),
+        (jnp.tanh, r"'steps' is a .*, not an array"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            pruning.prune(
+                linear_regression, {**params, "steps": leaf}, batch_of(7), 0.5
+            )
 
 
 def test_nothing_prunable() -> None:
@@ -409,8 +595,10 @@ def test_nothing_prunable() -> None:
         )
 
 
-def test_a_saliency_that_is_not_finite_names_its_leaf() -> None:
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e3), ("float16", 12)])
+def test_a_saliency_that_is_not_finite_names_its_leaf(dtype: str, scale: float) -> None:
     params = {"fine": {"kernel": jnp.ones((2, 2))}, "bad": {"kernel": jnp.ones((2, 2))}}
+    params = jax.tree.map(lambda w: w.astype(dtype), params)
 
     def loss_fn(params: chex.ArrayTree, scale: chex.Array) -> chex.Array:
         return jnp.sum(params["fine"]["kernel"]) + jnp.sum(
@@ -418,10 +606,7 @@ def test_a_saliency_that_is_not_finite_names_its_leaf() -> None:
         )
 
     with pytest.raises(ValueError, match="saliency is not finite in bad/kernel; "):
-        pruning.prune(loss_fn, params, 1e3, 0.5)
-    half = jax.tree.map(lambda w: w.astype(jnp.float16), params)
-    with pytest.raises(ValueError, match="saliency is not finite in bad/kernel; "):
-        pruning.prune(loss_fn, half, np.float16(12), 0.5)
+        pruning.prune(loss_fn, params, np.array(scale, dtype), 0.5)
 
 
 def test_a_criterion_whose_scores_are_not_like_params() -> None:
@@ -431,45 +616,59 @@ def test_a_criterion_whose_scores_are_not_like_params() -> None:
             regression_weights(),
             None,
             0.5,
-            criterion=lambda loss_fn, params, batch: {"v": params["w"]},
+            criterion=lambda loss_fn, params, batch, key: {"v": params["w"]},
         )
 
 
-def test_a_loss_function_that_cannot_be_hashed_is_named_under_num_batches() -> None:
-    @dataclasses.dataclass
-    class Loss:
-        scale: float
-
-        def __call__(self, params: chex.ArrayTree, batch: chex.Array) -> chex.Array:
-            return self.scale * jnp.sum(params["w"] * batch)
-
-    loss_fn, params, batches = Loss(2.0), {"w": jnp.ones((2, 2))}, jnp.ones((3, 2, 2))
-    with pytest.raises(ValueError, match=r"loss_fn, a Loss, is not .*lambda params"):
-        pruning.prune(loss_fn, params, batches, 0.5, num_batches=3)
-    pruning.prune(lambda p, b: loss_fn(p, b), params, batches, 0.5, num_batches=3)
+# Warnings, at the line that pruned.
 
 
-# A network that falls apart.
+def warnings_of(function: Callable, *args: Any, **options: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        function(*args, **options)
+    assert {warning.filename for warning in said} <= {__file__}
+    return [str(warning.message) for warning in said]
 
 
-def test_a_layer_without_connections_is_reported_by_name() -> None:
-    def loss_fn(params: chex.ArrayTree, batch: None) -> chex.Array:
-        return jnp.sum(params["first"]) + 1e-6 * jnp.sum(params["last"])
+@pytest.mark.parametrize("function", [pruning.prune, pruning.score_and_mask])
+def test_a_layer_without_connections_is_reported_by_name(function: Any) -> None:
+    params = {"first": jnp.ones((2, 2)), "last": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    x = {"first": 1.0, "last": 1e-6, "bias": 1e-6}
+    prunable = masks.weights_and_biases
+    (said,) = warnings_of(function, linear, params, x, 0.6, prunable=prunable)
+    assert said.startswith("no connection of 'last' is kept")
 
-    params = {"first": jnp.ones((2, 2)), "last": jnp.ones((2, 2))}
-    with pytest.warns(UserWarning, match="no connection of 'last' is kept") as w:
-        pruning.prune(loss_fn, params, None, 0.5)
-    assert [warning.filename for warning in w] == [__file__]
+
+@pytest.mark.parametrize("function", [pruning.prune, pruning.score_and_mask])
+@pytest.mark.parametrize(
+    ("select", "zeros"), [(masks.global_topk, 2), (masks.layerwise_topk, 4)]
+)
+def test_kept_connections_of_score_zero_are_counted(
+    function: Any, select: Any, zeros: int
+) -> None:
+    # As with LoRA, of which one matrix is zero and the other has no gradient.
+    params = {"a": jnp.ones((2, 3)), "c": jnp.ones((2, 2)), "e": jnp.ones((1, 2))}
+    x = {"a": 0.0, "c": 1.0, "e": 0.0}
+    said = warnings_of(function, linear, params, x, 0.5, select=select)
+    (message,) = [text for text in said if "score" in text]
+    assert message.startswith("6 connections are kept, but only 4 have a score above")
+    assert f"{zeros} of score zero" in message
 
 
-def test_a_bias_without_connections_is_not() -> None:
-    def loss_fn(params: chex.ArrayTree, batch: None) -> chex.Array:
-        return jnp.sum(params["kernel"]) + 1e-6 * jnp.sum(params["bias"])
-
-    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        _, mask = pruning.prune(
-            loss_fn, params, None, 0.5, prunable=masks.weights_and_biases
-        )
-    assert not mask["bias"].any()
+@pytest.mark.parametrize(
+    ("scores", "sparsity"),
+    [
+        ([[0.0, 0.0, 1.0, 2.0]], 0.5),  # as many above zero as are kept
+        ([[0.0, 0.0, 1.0, 2.0]], 0.0),  # everything is kept
+        ([[-1.0, -2.0, -3.0, -4.0]], 0.5),  # a criterion below zero
+    ],
+)
+def test_scores_that_suffice_are_not_warned_of(scores: Any, sparsity: float) -> None:
+    pruning.prune(
+        None,
+        {"w": jnp.array(scores)},
+        None,
+        sparsity,
+        criterion=lambda loss_fn, params, batch, key: params,
+    )

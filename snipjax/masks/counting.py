@@ -58,30 +58,38 @@ def is_on_one_cpu(tree: chex.ArrayTree) -> bool:
     return len(devices) == 1 and devices.pop().platform == "cpu"
 
 
-def true_counts(masks: list[chex.Array]) -> list[int]:
-    """Returns how many entries of each bool array are true.
+def counts(
+    test: Callable[[chex.Array], chex.Array], leaves: list[chex.Array]
+) -> list[int]:
+    """Returns how many entries of each array pass a test.
+
+    Args:
+      test: ``entries -> bools``, a function of a module, which programs are kept for.
+      leaves: concrete arrays, which a traced function may close over.
 
     Example:
-      >>> true_counts([jnp.array([True, False]), jnp.array([True, True])])
-      [1, 2]
+      >>> counts(is_not_finite, [jnp.array([0.0, jnp.nan]), jnp.array([-jnp.inf])])
+      [1, 1]
     """
-    # A mask closed over by a traced function has values to count all the same.
     with jax.ensure_compile_time_eval():
-        counted = [_count_true(m, in_pieces=is_on_one_cpu(m)) for m in masks]
-    return [int(number) for number in jax.device_get(counted)]
+        found = [
+            _count_passing(jnp.asarray(x), test=test, in_pieces=is_on_one_cpu(x))
+            for x in leaves
+        ]
+    return [int(number) for number in jax.device_get(found)]
 
 
-def infinite_counts(leaves: list[chex.Array]) -> list[int]:
-    """Returns how many entries of each float array are NaN or infinite.
+def is_true(x: chex.Array) -> chex.Array:
+    return x
 
-    Example:
-      >>> infinite_counts([jnp.array([0.0, jnp.nan]), jnp.array([jnp.inf, -jnp.inf])])
-      [1, 2]
-    """
-    # Counted, for the largest of many entries need not be NaN where one of them is.
-    with jax.ensure_compile_time_eval():
-        counts = _count_infinite(leaves, in_pieces=is_on_one_cpu(leaves))
-    return [int(number) for number in jax.device_get(counts)]
+
+def is_positive(x: chex.Array) -> chex.Array:
+    return x > 0
+
+
+def is_not_finite(x: chex.Array) -> chex.Array:
+    # Of each entry: the largest of many need not be NaN where one of them is.
+    return ~jnp.isfinite(x)
 
 
 def ordered_bits(x: chex.Array, dtype: jnp.dtype) -> chex.Array:
@@ -123,14 +131,11 @@ def flat_indices(leaves: list[chex.Array], one: chex.Numeric = 1) -> list[chex.A
     return indices
 
 
-@functools.partial(jax.jit, static_argnames="in_pieces")
-def _count_true(mask: chex.Array, *, in_pieces: bool) -> chex.Array:
-    return count(lambda x, index: x, [mask], in_pieces=in_pieces)[0]
-
-
-@functools.partial(jax.jit, static_argnames="in_pieces")
-def _count_infinite(leaves: list[chex.Array], *, in_pieces: bool) -> chex.Array:
-    return count(lambda x, index: ~jnp.isfinite(x), leaves, in_pieces=in_pieces)
+@functools.partial(jax.jit, static_argnames=("test", "in_pieces"))
+def _count_passing(
+    x: chex.Array, *, test: Callable[[chex.Array], chex.Array], in_pieces: bool
+) -> chex.Array:
+    return count(lambda entries, index: test(entries), [x], in_pieces=in_pieces)[0]
 
 
 def _count_in_pieces(

@@ -98,7 +98,7 @@ def sparsity(mask: Mask) -> float:
     total = sum(leaf.size for leaf in leaves)
     if trees.is_traced(leaves):
         return 1.0 - sum(jnp.sum(leaf) for leaf in leaves) / total
-    return 1.0 - sum(counting.true_counts(leaves)) / total
+    return 1.0 - sum(counting.counts(counting.is_true, leaves)) / total
 
 
 def check_mask(mask: Mask, params: chex.ArrayTree) -> None:

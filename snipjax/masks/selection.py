@@ -59,6 +59,15 @@ class Threshold(NamedTuple):
         return keys >= self.key + (index >= self.end).astype(keys.dtype)
 
 
+class Hints(NamedTuple):
+    """Guesses from a sample of the keys."""
+
+    first: chex.Array  # the keys to guess first
+    number: chex.Array  # how many of them are of use
+    levels: chex.Array  # the sample
+    are_tied: chex.Array  # whether keys are equal, so that guesses should be of these
+
+
 class Limits(NamedTuple):
     """The least and the most that each leaf's count is taken to be, uint32 [leaves]."""
 
@@ -165,17 +174,21 @@ def _with_own_largest(leaf: chex.Array, mask: chex.Array, k: int) -> chex.Array:
             lambda: largest([leaf], k)[0],
             lambda: mask,
         )
-    return largest([leaf], k)[0] if counting.true_counts([mask])[0] < k else mask
+    return (
+        largest([leaf], k)[0]
+        if counting.counts(counting.is_true, [mask])[0] < k
+        else mask
+    )
 
 
 def _sample_ranks(size: int, share: float) -> np.ndarray:
-    """Ranks in a sample between which the k-th largest of all nearly always is.
+    """Ranks in a sample of the k-th largest of all: most likely, and its limits.
 
-    They are three standard deviations above and below its expected rank.
+    The limits are three standard deviations above and below the expected rank.
     """
     rank = size * share
     margin = 3 * math.sqrt(rank * (1 - share)) + 1
-    ranks = [math.ceil(rank + margin), math.floor(rank - margin)]
+    ranks = [round(rank), math.ceil(rank + margin), math.floor(rank - margin)]
     return np.clip(ranks, 1, max(size - 1, 1)).astype(np.uint32)
 
 
@@ -192,10 +205,7 @@ def _masks(
     hints = None
     if in_pieces and stride:
         # Of a leaf of fewer entries than the stride, the first.
-        sample = [leaf.ravel()[::stride] for leaf in leaves]
-        hints = jax.lax.map(
-            lambda rank: _threshold(sample, rank, in_pieces=False).key, sample_ranks
-        )
+        hints = _hints([leaf.ravel()[::stride] for leaf in leaves], sample_ranks)
     threshold = _threshold(leaves, k, limits, hints, in_pieces=in_pieces)
     return [
         threshold.is_kept(_keys(leaf, leaves), index)
@@ -207,7 +217,7 @@ def _threshold(
     leaves: list[chex.Array],
     k: chex.Array,
     limits: Limits | None = None,
-    hints: chex.Array | None = None,
+    hints: Hints | None = None,
     *,
     in_pieces: bool,
 ) -> Threshold:
@@ -237,10 +247,7 @@ def _threshold(
     def narrowed(search: Search) -> Search:
         guess = _guess(search)
         if hints is not None:
-            hint = hints[jnp.minimum(search.guesses, len(hints) - 1)]
-            is_hinted = (search.guesses < len(hints)) & ~search.in_ties
-            hint = jnp.clip(hint, search.low + 1, search.high - 1)
-            guess = jnp.where(is_hinted, hint, guess)
+            guess = jnp.where(search.in_ties, guess, _hinted(hints, search, guess))
         count = kept_count(threshold_at(search, guess))
         search = _narrow(search, k, guess, count)
         is_turn = ~search.in_ties & (search.high - search.low <= 1)
@@ -249,6 +256,34 @@ def _threshold(
 
     found = jax.lax.while_loop(is_open, narrowed, _start(leaves, k, limits))
     return threshold_at(found, found.low)
+
+
+def _hints(sample: list[chex.Array], ranks: chex.Array) -> Hints:
+    middle, low, high = jax.lax.map(
+        lambda rank: _threshold(sample, rank, in_pieces=False).key, ranks
+    )
+    levels = jnp.concatenate([_keys(leaf, sample) for leaf in sample])
+    are_tied = jnp.sum(levels == middle) > 1
+    return Hints(
+        jnp.where(are_tied, jnp.stack([middle, middle]), jnp.stack([low, high])),
+        jnp.where(are_tied, 1, 2),
+        levels,
+        are_tied,
+    )
+
+
+def _hinted(hints: Hints, search: Search, guess: chex.Array) -> chex.Array:
+    """A guess between low and high, by the sample where that helps."""
+    low, high, levels = search.low, search.high, hints.levels
+    above = jnp.min(jnp.where(levels >= guess, levels, high))
+    below = jnp.max(jnp.where(levels < guess, levels, low))
+    level = jnp.where(above < high, above, jnp.where(below > low, below, guess))
+    # Where the k-th largest is a level that many share, this ends the search.
+    level = jnp.where(jnp.any(levels == low), low + 1, level)
+    first = hints.first[jnp.minimum(search.guesses, 1)]
+    guess = jnp.where(hints.are_tied, level, guess)
+    guess = jnp.where(search.guesses < hints.number, first, guess)
+    return jnp.clip(guess, low + 1, high - 1)
 
 
 def _start(leaves: list[chex.Array], k: chex.Array, limits: Limits | None) -> Search:

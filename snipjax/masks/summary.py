@@ -4,6 +4,7 @@ import warnings
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from snipjax._src import trees
 from snipjax._src.types import Mask
@@ -72,13 +73,13 @@ def summary(mask: Mask) -> Summary:
       not prunable: b
     """
     named = prunable_leaves(mask)
-    counts = counting.true_counts([leaf for _, leaf in named])
+    counts = counting.counts(counting.is_true, [leaf for _, leaf in named])
     rows = Summary(
         _row(name, tuple(leaf.shape), kept, leaf.size)
         for (name, leaf), kept in zip(named, counts)
     )
     rows.dense = tuple(
-        name for name, leaf in trees.named_leaves(mask) if not jax.numpy.ndim(leaf)
+        name for name, leaf in trees.named_leaves(mask) if not jnp.ndim(leaf)
     )
     return rows
 

@@ -147,7 +147,7 @@ def _largest(
 def _check_finite(leaves: list[tuple[KeyPath, chex.Array]]) -> None:
     if trees.is_traced([leaf for _, leaf in leaves]):
         return
-    counts = counting.infinite_counts([jnp.asarray(leaf) for _, leaf in leaves])
+    counts = counting.counts(counting.is_not_finite, [leaf for _, leaf in leaves])
     bad = [trees.path_name(path) for (path, _), n in zip(leaves, counts) if n]
     if bad:
         raise ValueError(

@@ -2,11 +2,7 @@
 
 import functools
 import math
-import os
-import subprocess
-import sys
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import chex
@@ -14,18 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snipjax import masks, pruning
 from snipjax._src import trees
-from snipjax.masks import budgets, selection
+from snipjax.masks import selection
+from tests.conftest import Network, largest_by_sorting, on_eight_devices
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:no connection of")
 
 
-def every_array(path: trees.KeyPath, leaf: chex.Array) -> bool:
+def every_array(path: Any, leaf: chex.Array) -> bool:
     del path, leaf
     return True
 
@@ -34,21 +30,10 @@ def with_minima(
     leaves: list[np.ndarray], kept: int, minima: list[int]
 ) -> list[np.ndarray]:
     """Each leaf's own largest first, then the largest of what is left of all."""
-    flat = np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    mask = np.zeros(flat.size, bool)
-    for end, leaf, least in zip(ends, leaves, minima):
-        own = np.arange(end - leaf.size, end)
-        mask[own[np.argsort(-flat[own], kind="stable")[:least]]] = True
-    left = np.flatnonzero(~mask)
-    more = kept - sum(minima)
-    mask[left[np.argsort(-flat[left], kind="stable")[:more]]] = True
-    pieces = np.split(mask, ends[:-1])
-    return [piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves)]
-
-
-def ceiling(minimum: float, size: int) -> int:
-    return math.ceil(Decimal(str(minimum)) * size)
+    own = [largest_by_sorting([x], n)[0] for x, n in zip(leaves, minima)]
+    rest = [np.where(m, -np.inf, np.float64(x)) for m, x in zip(own, leaves)]
+    more = largest_by_sorting(rest, kept - sum(minima))
+    return [a | b for a, b in zip(own, more)]
 
 
 # A minimum density, on whatever hypothesis can think of. One tree, so that nothing is
@@ -87,8 +72,9 @@ def scores_like_shapes(draw: st.DrawFn) -> dict[str, np.ndarray]:
 def test_each_leaf_keeps_its_own_and_the_rest_is_global(
     scores: dict[str, np.ndarray], sparsity: float, minimum: float
 ) -> None:
-    select = budgets.with_minimum_density(minimum)
-    minima = [ceiling(minimum, scores[name].size) for name in PRUNABLE]
+    select = masks.with_minimum_density(minimum)
+    share = Decimal(str(minimum))
+    minima = [math.ceil(share * scores[name].size) for name in PRUNABLE]
     kept = round(TOTAL * (1 - sparsity))
     if sum(minima) > kept:
         with pytest.raises(
@@ -142,64 +128,52 @@ def test_counted_in_pieces_and_narrowed_by_a_sample(levels: int) -> None:
     actual = selection.largest_of_all_and_each(
         [jnp.asarray(leaf) for leaf in leaves], kept, minima
     )
-    expected = with_minima(leaves, kept, minima)
-    chex.assert_trees_all_equal(actual, expected)
+    chex.assert_trees_all_equal(actual, with_minima(leaves, kept, minima))
 
 
 def test_without_a_minimum_it_is_global_top_k(network: Network) -> None:
-    mask = budgets.with_minimum_density(0)(network.params, 0.8)
+    mask = masks.with_minimum_density(0)(network.params, 0.8)
     chex.assert_trees_all_equal(mask, masks.global_topk(network.params, 0.8))
 
 
 def test_a_minimum_of_all_that_is_kept_is_layerwise() -> None:
     rng = np.random.default_rng(0)
     scores = {"a": rng.random((10, 10)), "b": 9 * rng.random((20, 10))}
-    mask = budgets.with_minimum_density(0.07)(scores, 0.93)
+    mask = masks.with_minimum_density(0.07)(scores, 0.93)
     chex.assert_trees_all_equal(mask, masks.layerwise_topk(scores, 0.93))
     assert int(mask["a"].sum()) == 7
 
 
-@pytest.mark.parametrize(
-    "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_scores(dtype: Any) -> None:
     rng = np.random.default_rng(0)
     scores = {"a": rng.random((20, 10)).astype(dtype), "b": np.zeros((5, 10), dtype)}
-    mask = budgets.with_minimum_density(0.1)(scores, 0.8)
+    mask = masks.with_minimum_density(0.1)(scores, 0.8)
     expected = with_minima(list(scores.values()), 50, [20, 5])
     chex.assert_trees_all_equal(list(mask.values()), expected)
 
 
 def test_no_layer_collapses_where_global_selection_lets_one() -> None:
     scores = {"first": np.ones((10, 10)), "last": np.full((10, 2), 1e-9)}
-    with pytest.warns(UserWarning, match="no connection of 'last' is kept"):
-        masks.global_topk(scores, 0.9)
-    mask = budgets.with_minimum_density(0.01)(scores, 0.9)
+    kept = [int(m.sum()) for m in masks.global_topk(scores, 0.9).values()]
+    assert kept == [12, 0]
+    mask = masks.with_minimum_density(0.01)(scores, 0.9)
     assert [int(m.sum()) for m in mask.values()] == [11, 1]
 
 
-def test_it_neither_sorts_nor_concatenates_nor_copies_scores() -> None:
+def test_it_neither_sorts_nor_copies_scores() -> None:
     scores = {"a": jnp.ones((300, 200)), "b": jnp.ones((400, 100))}
-    select = functools.partial(budgets.with_minimum_density(0.05), sparsity=0.9)
-    assert not any(
-        op in str(jax.make_jaxpr(select)(scores)) for op in ("sort[", "top_k[")
-    )
-    compiled = jax.jit(select).lower(scores).compile()
-    size = sum(s.nbytes for s in scores.values())
-    assert compiled.memory_analysis().temp_size_in_bytes < 2.5 * size
+    select = functools.partial(masks.with_minimum_density(0.05), sparsity=0.9)
+    jaxpr = str(jax.make_jaxpr(select)(scores))
+    assert not any(op in jaxpr for op in ("sort[", "top_k["))
+    memory = jax.jit(select).lower(scores).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2.5 * sum(s.nbytes for s in scores.values())
 
 
 @pytest.mark.parametrize("minimum", [-0.1, 1.1, math.nan, None, "0.1", True])
 def test_a_minimum_that_is_no_density(minimum: Any) -> None:
     with pytest.raises(ValueError, match=r"density is .*, outside \[0, 1\]; it is the"):
-        budgets.with_minimum_density(minimum)
-
-
-def test_a_minimum_that_the_sparsity_does_not_allow_says_both_counts() -> None:
-    scores = {"w": np.ones((10, 10)), "b": np.ones((1, 1))}
-    problem = "density of 0.1 is 11 of the 101 .*sparsity of 0.9 keeps 10; lower one"
-    with pytest.raises(ValueError, match=problem):
-        budgets.with_minimum_density(0.1)(scores, 0.9)
+        masks.with_minimum_density(minimum)
 
 
 # Groups.
@@ -222,129 +196,109 @@ def transformer_scores() -> dict[str, Any]:
     }
 
 
-def of_groups(
-    scores: chex.ArrayTree, sparsities: dict[str | None, float]
-) -> dict[str, np.ndarray]:
-    """For each group a stable sort of its matrices."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(scores)
-    named = {trees.path_name(p): x for p, x in leaves if x.ndim == 2}
-    expected = {}
-    for group, sparsity in sparsities.items():
-        own = {n: x for n, x in named.items() if layer_type(n) == group}
-        kept = round(sum(x.size for x in own.values()) * (1 - sparsity))
-        none = [0] * len(own)
-        expected |= dict(zip(own, with_minima(list(own.values()), kept, none)))
-    return expected
-
-
-@pytest.mark.parametrize(
-    "is_traced", [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.parametrize("is_traced", [False, True])
 def test_each_group_has_its_sparsity_and_the_others_that_of_the_whole(
     is_traced: bool,
 ) -> None:
-    scores = transformer_scores()
-    select = budgets.by_group(layer_type, {"attention": 0.5, "mlp": 0.9})
-    select = functools.partial(select, sparsity=0.75)
+    scores, sparsities = transformer_scores(), {"attention": 0.5, "mlp": 0.9}
+    select = functools.partial(masks.by_group(layer_type, sparsities), sparsity=0.75)
     mask = (jax.jit(select) if is_traced else select)(scores)
     chex.assert_trees_all_equal_structs(mask, scores)
-    expected = of_groups(scores, {"attention": 0.5, "mlp": 0.9, None: 0.75})
-    for name, leaf in trees.named_leaves(mask):
-        assert leaf.dtype == jnp.bool_
-        np.testing.assert_array_equal(leaf, expected.get(name, True))
+    found = dict(trees.named_leaves(mask))
+    for group, sparsity in {**sparsities, None: 0.75}.items():
+        own = {
+            name: leaf
+            for name, leaf in trees.named_leaves(scores)
+            if leaf.ndim == 2 and layer_type(name) == group
+        }
+        kept = round(sum(leaf.size for leaf in own.values()) * (1 - sparsity))
+        for name, mask in zip(own, largest_by_sorting(list(own.values()), kept)):
+            np.testing.assert_array_equal(found.pop(name), mask)
+    assert all(leaf.shape == () for leaf in found.values())
 
 
 def test_groups_within_which_no_leaf_collapses() -> None:
-    scores = transformer_scores()
-    select = budgets.by_group(
-        layer_type, {"mlp": 0.98}, select=budgets.with_minimum_density(0.01)
+    select = masks.by_group(
+        layer_type, {"mlp": 0.98}, select=masks.with_minimum_density(0.01)
     )
-    mask = select(scores, 0.0)
+    mask = select(transformer_scores(), 0.0)
     up, down = mask["layer_0"]["mlp"]["up"], mask["layer_0"]["mlp"]["down"]
     # Of the 16 that are kept, all but the 4 of the minimum are of the larger scale.
     assert (int(up.sum()), int(down.sum())) == (4, 12)
 
 
-def test_a_group_that_no_leaf_is_in() -> None:
-    select = budgets.by_group(layer_type, {"attention": 0.5, "mpl": 0.9})
-    problem = "no prunable leaf is in the group 'mpl'; .*None, attention, mlp"
+@pytest.mark.parametrize(
+    ("scores", "sparsities", "sparsity", "problem"),
+    [
+        (
+            transformer_scores(),
+            {"mpl": 0.9},
+            0.5,
+            "group 'mpl'; .*None, attention, mlp",
+        ),
+        ({"attention": np.ones(3)}, {}, 0.5, "nothing is prunable"),
+        (transformer_scores(), {"mlp": 1.0}, 0.5, r"outside \[0, 1\)"),
+        (transformer_scores(), {"mlp": "0.5"}, 0.5, r"outside \[0, 1\)"),
+        (transformer_scores(), {}, -0.1, r"outside \[0, 1\)"),
+    ],
+)
+def test_groups_that_cannot_be(
+    scores: Any, sparsities: Any, sparsity: float, problem: str
+) -> None:
     with pytest.raises(ValueError, match=problem):
-        select(transformer_scores(), 0.5)
-
-
-def test_groups_without_anything_prunable() -> None:
-    select = budgets.by_group(layer_type, {})
-    with pytest.raises(ValueError, match="nothing is prunable"):
-        select({"attention": np.ones(3)}, 0.5)
-
-
-@pytest.mark.parametrize("sparsity", [1.0, -0.1, "0.5"])
-def test_a_group_with_an_impossible_sparsity(sparsity: Any) -> None:
-    with pytest.raises(ValueError, match=r"outside \[0, 1\)"):
-        budgets.by_group(layer_type, {"mlp": sparsity})
-    with pytest.raises(ValueError, match=r"outside \[0, 1\)"):
-        budgets.by_group(layer_type, {})({"mlp": np.ones((2, 2))}, sparsity)
+        masks.by_group(layer_type, sparsities)(scores, sparsity)
 
 
 def test_a_misspelt_pattern_is_told_through_groups() -> None:
     prunable = masks.excluding(masks.kernels, "emmbeding")
     with pytest.raises(ValueError, match="'emmbeding' excludes nothing"):
-        budgets.by_group(layer_type, {"mlp": 0.5})(transformer_scores(), 0.5, prunable)
-
-
-# With pruning.prune.
-
-
-def linear(params: chex.ArrayTree, batch: None) -> chex.Array:
-    del batch
-    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+        masks.by_group(layer_type, {"mlp": 0.5})(transformer_scores(), 0.5, prunable)
 
 
 def test_in_rounds_the_minimum_holds_and_the_count_is_exact() -> None:
-    params = {"a": np.ones((10, 10), np.float32), "b": np.full((5, 4), 1e-6, "f4")}
-    params["b"] *= np.arange(20, dtype="f4").reshape(5, 4)
+    params = {"a": np.ones((10, 10), np.float32), "c": np.full((5, 4), 1e-6, "f4")}
+    params["c"] *= np.arange(20, dtype="f4").reshape(5, 4)
     pruned, mask = pruning.prune(
-        linear, params, None, 0.9, select=budgets.with_minimum_density(0.1), rounds=3
+        lambda params, batch: sum(jnp.sum(w) for w in params.values()),
+        params,
+        None,
+        0.9,
+        select=masks.with_minimum_density(0.1),
+        rounds=3,
     )
     assert [row.kept for row in masks.summary(mask)] == [10, 2]
-    np.testing.assert_array_equal(np.flatnonzero(mask["b"]), [18, 19])
+    np.testing.assert_array_equal(np.flatnonzero(mask["c"]), [18, 19])
     assert np.count_nonzero(pruned["a"]) == 10
-
-
-def test_where_it_was_pruned_is_where_a_collapse_is_reported() -> None:
-    scores = {"a": {"w": np.ones((2, 2))}, "b": {"w": np.zeros((1, 1))}}
-    select = budgets.by_group(lambda name: name[0], {"a": 0.5})
-    with pytest.warns(UserWarning, match="no connection of 'b/w' is kept") as w:
-        select(scores, 0.6)
-    assert [warning.filename for warning in w] == [__file__]
 
 
 def test_over_networks_with_vmap() -> None:
     rng = np.random.default_rng(0)
     scores = {
         "a": rng.integers(0, 5, (4, 6, 5)).astype(np.float32),
-        "b": rng.integers(0, 2, (4, 5, 4)).astype(np.float32),
+        "c": rng.integers(0, 2, (4, 5, 4)).astype(np.float32),
     }
-    select = functools.partial(budgets.with_minimum_density(0.2), sparsity=0.7)
+    select = functools.partial(masks.with_minimum_density(0.2), sparsity=0.7)
     mask = jax.jit(jax.vmap(select))(scores)
     for i in range(4):
-        expected = with_minima([scores["a"][i], scores["b"][i]], 15, [6, 4])
-        chex.assert_trees_all_equal([mask["a"][i], mask["b"][i]], expected)
+        expected = with_minima([scores["a"][i], scores["c"][i]], 15, [6, 4])
+        chex.assert_trees_all_equal([mask["a"][i], mask["c"][i]], expected)
 
 
-SHARDED = """
+@pytest.mark.slow  # the test of masks.global_topk, in test_topk.py, is not
+def test_sharded_scores_give_the_same_mask_sharded_alike() -> None:
+    on_eight_devices("""
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from snipjax.masks import budgets
+from snipjax import masks
 
 rng = np.random.default_rng(0)
 scores = {
     "a": rng.integers(1, 9, (16, 6)).astype(np.float32),
-    "b": rng.integers(0, 2, (3, 24)).astype(np.float32),
+    "c": rng.integers(0, 2, (3, 24)).astype(np.float32),
 }
-specs = {"a": P("x", None), "b": P(None, "x")}
-minimum = budgets.with_minimum_density(0.125)
-by_group = budgets.by_group(lambda name: name, {"a": 0.5}, select=minimum)
+specs = {"a": P("x", None), "c": P(None, "x")}
+minimum = masks.with_minimum_density(0.125)
+by_group = masks.by_group(lambda name: name, {"a": 0.5}, select=minimum)
 cases = ((minimum, AxisType.Auto, jax.jit), (by_group, AxisType.Explicit, lambda f: f))
 for select, axis_type, variant in cases:
     mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
@@ -358,15 +312,4 @@ for select, axis_type, variant in cases:
     if variant is jax.jit:
         text = function.lower(sharded).compile().as_text()
         assert not any(op in text for op in ("all-gather", "all-to-all", "permute"))
-"""
-
-
-@pytest.mark.slow  # that of masks.global_topk, in test_masks.py, is not
-def test_sharded_scores_give_the_same_mask_sharded_alike() -> None:
-    flags = "--xla_force_host_platform_device_count=8"
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", SHARDED],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        check=True,
-    )
+""")

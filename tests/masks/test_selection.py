@@ -5,16 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snipjax.masks import selection
-
-
-def largest_by_sorting(leaves: list[np.ndarray], k: int) -> list[np.ndarray]:
-    flat = np.concatenate([leaf.ravel() for leaf in leaves])
-    mask = np.zeros(flat.size, bool)
-    mask[np.argsort(-flat.astype(np.float64), kind="stable")[:k]] = True
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-    parts = np.split(mask, ends)
-    return [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves)]
+from snipjax.masks import counting, selection
+from tests.conftest import largest_by_sorting
 
 
 def assert_largest(leaves: list[np.ndarray], k: int) -> None:
@@ -47,7 +39,8 @@ def test_in_pieces_and_narrowed_by_a_sample(
     k: int, levels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of the sizes at hand, small ones; the compiled functions must be new for them.
-    monkeypatch.setattr(selection, "_PIECE", 600)
+    monkeypatch.setattr(counting, "_PIECE", 600)
+    monkeypatch.setattr(counting, "_SMALL", 300)
     monkeypatch.setattr(selection, "_SAMPLE", 200)
     jax.clear_caches()
     assert_largest(scores(1, *SHAPES, levels=levels), k)
@@ -93,10 +86,7 @@ def test_traced_scores_that_are_not_numbers_come_to_an_end() -> None:
 
 
 def test_memory_for_counting_does_not_grow_with_the_scores() -> None:
-    leaves = [jax.ShapeDtypeStruct((4 * 10**6,), jnp.float32)] * 5
-    scalar = jax.ShapeDtypeStruct((), jnp.uint32)
-    bracket = jax.eval_shape(selection._key_bracket, leaves, scalar)
-    compiled = selection._narrow_keys.lower(
-        leaves, bracket, scalar, count=selection._count_in_pieces
-    ).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * 4 * 4 * 10**6 * 5
+    leaves = [jax.ShapeDtypeStruct((4 * 10**6,), jnp.float32)] * 3
+    select = jax.jit(lambda leaves: selection.largest(leaves, 1000))
+    memory = select.lower(leaves).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.3 * 4 * 4 * 10**6 * 3

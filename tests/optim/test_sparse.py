@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Network
 from optax import contrib
 
 from snipjax import masks, optim
+from tests.conftest import Network
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:no connection of")
 

@@ -1,0 +1,424 @@
+"""Selections against a stable sort in NumPy."""
+
+import functools
+import warnings
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snipjax import masks
+from tests.conftest import Network, largest_by_sorting, on_eight_devices
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
+BOTH = pytest.mark.parametrize("topk", [masks.global_topk, masks.layerwise_topk])
+
+
+def every_array(path: Any, leaf: chex.Array) -> bool:
+    del path, leaf
+    return True
+
+
+def oracle(leaves: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
+    total = sum(leaf.size for leaf in leaves)
+    return largest_by_sorting(leaves, round(total * (1 - sparsity)))
+
+
+# Selection, on whatever hypothesis can think of. One tree of odd shapes, so that
+# nothing is compiled twice; the empty leaf and the scalar are never prunable.
+
+SHAPES = {"a": (3, 5), "b": (7,), "c": (2, 1, 3), "d": (1, 1), "e": (0, 3), "f": ()}
+PRUNABLE = ("a", "b", "c", "d")
+
+SPARSITIES = st.one_of(
+    st.sampled_from([0.0, 1e-12, 0.05, 0.1, 1 / 3, 0.5, 0.9, 0.95, 0.99, 1 - 2**-53]),
+    st.floats(0, 1, exclude_max=True),
+)
+
+
+def finite_floats(dtype: Any) -> st.SearchStrategy[float]:
+    """Any finite float, often one at an edge: both zeros, subnormals, the extremes."""
+    info = jnp.finfo(dtype)
+    tiny, eps = float(info.smallest_subnormal), float(info.eps)
+    low, high = float(info.min), float(info.max)
+    edges = [0.0, -0.0, tiny, -tiny, 2 * tiny, float(info.tiny), high, low, 1, 1 + eps]
+    width = {jnp.float64: 64, jnp.float16: 16}.get(dtype, 32)
+    return st.sampled_from(edges) | st.floats(low, high, width=width)
+
+
+@st.composite
+def scores_like_shapes(draw: st.DrawFn, dtype: Any) -> dict[str, np.ndarray]:
+    """Entries drawn from a pool: a pool of one is all ties, of forty almost none."""
+    pool = draw(st.lists(finite_floats(dtype), min_size=1, max_size=40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return {
+        name: np.array(pool, dtype)[rng.integers(len(pool), size=shape)]
+        for name, shape in SHAPES.items()
+    }
+
+
+def check_global(scores: dict[str, np.ndarray], sparsity: float) -> None:
+    mask = masks.global_topk(scores, sparsity, every_array)
+    expected = oracle([scores[name] for name in PRUNABLE], sparsity)
+    chex.assert_trees_all_equal([mask[name] for name in PRUNABLE], expected)
+    for name in ("e", "f"):
+        assert mask[name].shape == ()
+        assert mask[name]
+
+
+def check_layerwise(scores: dict[str, np.ndarray], sparsity: float) -> None:
+    mask = masks.layerwise_topk(scores, sparsity, every_array)
+    for name in PRUNABLE:
+        np.testing.assert_array_equal(mask[name], oracle([scores[name]], sparsity)[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(data=st.data(), sparsity=SPARSITIES)
+def test_the_largest_are_kept_as_a_stable_sort_keeps_them(
+    dtype: Any, data: st.DataObject, sparsity: float
+) -> None:
+    scores = data.draw(scores_like_shapes(dtype))
+    check_global(scores, sparsity)
+    check_layerwise(scores, sparsity)
+
+
+@settings(max_examples=10)
+@given(scores=scores_like_shapes(jnp.float64), sparsity=SPARSITIES)
+def test_double_precision_is_told_apart(
+    scores: dict[str, np.ndarray], sparsity: float
+) -> None:
+    with jax.enable_x64(True):
+        check_global(scores, sparsity)
+
+
+@settings(max_examples=10)
+@given(data=st.data(), sparsity=SPARSITIES)
+def test_leaves_of_several_dtypes_are_compared_by_value(
+    data: st.DataObject, sparsity: float
+) -> None:
+    scores = {
+        name: data.draw(scores_like_shapes(dtype))[name]
+        for name, dtype in zip(SHAPES, [*DTYPES, *DTYPES])
+    }
+    check_global(scores, sparsity)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [[1, 1, 1], [0, 0, 0]]),
+        ([[-0.0, 0.0, -0.0, 0.0]], [[1, 1, 0, 0]]),
+        ([[1e-45, 3e-45, -1e-45, 0.0]], [[1, 1, 0, 0]]),
+        ([[2.0, 3.0], [3.0, 2.0]], [[0, 1], [1, 0]]),
+    ],
+)
+def test_ties_go_to_the_lower_flat_index(scores: Any, expected: Any) -> None:
+    mask = masks.global_topk({"w": np.float32(scores)}, 0.5)
+    np.testing.assert_array_equal(mask["w"], np.array(expected, bool))
+
+
+def test_ties_of_several_leaves_are_cut_in_tree_order() -> None:
+    scores = {"a": np.ones((2, 2)), "c": np.ones((1, 3)), "d": np.full((1, 2), 2.0)}
+    mask = masks.global_topk(scores, 3 / 9)
+    assert [int(leaf.sum()) for leaf in mask.values()] == [4, 0, 2]
+
+
+# Exact counts.
+
+
+@given(total=st.integers(0, 2**33), sparsity=SPARSITIES)
+def test_the_count_is_rounded_from_the_share(total: int, sparsity: float) -> None:
+    assert masks.kept_count(total, sparsity) == round(total * (1 - sparsity))
+
+
+@pytest.mark.parametrize(
+    ("total", "sparsity", "kept"),
+    [
+        (266_610, 0.0, 266_610),
+        (266_610, 0.95, 13_331),
+        (266_610, 0.98, 5_332),
+        (1, 0.5, 0),
+        (3, 0.5, 2),
+        (10, np.float32(0.5), 5),
+        (10, jnp.float32(0.5), 5),
+        (10, 0, 10),
+    ],
+)
+def test_counts(total: int, sparsity: Any, kept: int) -> None:
+    assert masks.kept_count(total, sparsity) == kept
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 1 - 2**-53])
+def test_exactly_the_count_is_kept(network: Network, sparsity: float) -> None:
+    prunable = masks.weights_and_biases
+    rows = masks.summary(masks.global_topk(network.params, sparsity, prunable))
+    total = sum(row.total for row in rows)
+    assert sum(row.kept for row in rows) == round(total * (1 - sparsity))
+    for row in masks.summary(masks.layerwise_topk(network.params, sparsity, prunable)):
+        assert row.kept == round(row.total * (1 - sparsity))
+
+
+# Transformations.
+
+
+class TransformationsTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_both(self) -> None:
+        scores = {"w": jnp.array([[1.0, 4.0]]), "v": jnp.array([[3.5, 3.0]])}
+        for topk, v in (
+            (masks.global_topk, [[True, False]]),
+            (masks.layerwise_topk, [[True, False]]),
+        ):
+            mask = self.variant(functools.partial(topk, sparsity=0.5))(scores)
+            np.testing.assert_array_equal(mask["w"], [[False, True]])
+            np.testing.assert_array_equal(mask["v"], v)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_vmap_over_networks(self) -> None:
+        rng = np.random.default_rng(0)
+        scores = [
+            rng.integers(0, 5, (6, 3, 4)).astype(np.float32),
+            rng.integers(0, 5, (6, 2, 5)).astype(np.float32),
+        ]
+        topk = functools.partial(masks.global_topk, sparsity=0.7)
+        mask = self.variant(jax.vmap(topk))(scores)
+        for i in range(6):
+            chex.assert_trees_all_equal(
+                [m[i] for m in mask], oracle([s[i] for s in scores], 0.7)
+            )
+
+
+def test_one_can_differentiate_past_a_selection() -> None:
+    def loss_fn(w: chex.Array) -> chex.Array:
+        mask = masks.global_topk({"w": jnp.abs(w)}, 0.5)
+        return jnp.sum(masks.apply(mask, {"w": w})["w"] ** 2)
+
+    gradient = jax.grad(loss_fn)(jnp.array([[1.0, -3.0]]))
+    np.testing.assert_array_equal(gradient, [[0.0, -6.0]])
+
+
+def test_selection_neither_sorts_nor_concatenates_nor_copies() -> None:
+    scores = {"a": jnp.ones((3000, 200)), "b": jnp.ones((400, 1000))}
+    topk = functools.partial(masks.global_topk, sparsity=0.9)
+    jaxpr = str(jax.make_jaxpr(topk)(scores))
+    assert not any(op in jaxpr for op in ("sort[", "top_k["))
+    memory = jax.jit(topk).lower(scores).compile().memory_analysis()
+    # Nothing of the scores' size, but for what is counted at a time.
+    assert memory.temp_size_in_bytes < 0.5 * sum(s.nbytes for s in scores.values())
+
+
+def test_other_values_and_another_sparsity_do_not_compile_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    masks.global_topk({"w": np.ones((11, 13))}, 0.5)
+    with jax.log_compiles():
+        masks.global_topk({"w": np.zeros((11, 13))}, 0.9)
+        assert not caplog.records
+        masks.global_topk({"w": np.zeros((13, 11))}, 0.9)
+        assert caplog.records
+
+
+def test_a_rule_sees_key_paths_and_its_choice_is_a_mask() -> None:
+    def first_of_a(leaves: Any, sparsity: float) -> list[chex.Array]:
+        assert sparsity == 0.5
+        return [
+            jnp.arange(x.size).reshape(x.shape) < (path[0].key == "a")
+            for path, x in leaves
+        ]
+
+    scores = {"a": np.ones((2, 2)), "b": np.ones(3), "c": np.ones((1, 3))}
+    mask = masks.select_leaves(scores, 0.5, masks.kernels, first_of_a)
+    np.testing.assert_array_equal(mask["a"], [[True, False], [False, False]])
+    assert mask["b"].shape == ()
+    assert not mask["c"].any()
+    with pytest.raises(ValueError, match="outside"):
+        masks.select_leaves(scores, 1.5, masks.kernels, first_of_a)
+
+
+# Bad input.
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "sparsity",
+    [
+        *(1.0, 1, -0.1, 95, float("nan"), float("inf")),
+        *(True, False, np.False_, "0.9", b"0", None, 0.5j, [0.5], np.array([0.5, 0.5])),
+    ],
+)
+def test_a_sparsity_that_is_no_number_in_the_interval(topk: Any, sparsity: Any) -> None:
+    with pytest.raises(ValueError, match=r"outside \[0, 1\).*e.g. 0.95 for 95%"):
+        topk({"w": jnp.ones((2, 2))}, sparsity)
+
+
+def test_a_traced_sparsity() -> None:
+    with pytest.raises(ValueError, match=r"sparsity is traced.*static_argnames"):
+        jax.jit(masks.global_topk)({"w": jnp.ones((2, 2))}, 0.5)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("scores", "prunable", "names"),
+    [
+        ({"layer": {"b": jnp.ones(3)}}, masks.kernels, "layer/b"),
+        ({}, masks.kernels, ""),
+        ({"w": jnp.ones((0, 3)), "t": jnp.ones(())}, every_array, "t, w"),
+        ({"w": jnp.ones((2, 3))}, lambda path, leaf: False, "w"),
+    ],
+)
+def test_nothing_prunable(topk: Any, scores: Any, prunable: Any, names: str) -> None:
+    problem = rf"nothing is prunable among the leaves \[{names}\].*masks.kernels"
+    with pytest.raises(ValueError, match=problem):
+        topk(scores, 0.5, prunable)
+
+
+@BOTH
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_score_that_is_not_finite_names_its_leaf(
+    topk: Any, bad: float, dtype: Any
+) -> None:
+    scores = {
+        "fine": jnp.ones((2, 2)),
+        "hidden": {"kernel": jnp.ones((2, 2), dtype).at[1, 0].set(bad)},
+    }
+    with pytest.raises(ValueError, match=r"not finite in hidden/kernel; .*check"):
+        topk(scores, 0.5)
+
+
+@pytest.mark.parametrize("position", range(0, 6300, 487))
+def test_one_that_is_not_finite_among_many_is_found(position: int) -> None:
+    # The largest of these, as XLA takes it on the CPU, need not be NaN.
+    scores = np.abs(np.random.default_rng(0).normal(size=6300)).astype(np.float32)
+    scores[position] = np.nan
+    with pytest.raises(ValueError, match="saliency is not finite in w"):
+        masks.global_topk({"w": scores.reshape(7, 900)}, 0.9)
+
+
+def test_a_score_that_is_not_finite_but_not_prunable_does_not_matter() -> None:
+    mask = masks.global_topk({"w": np.ones((2, 2)), "b": np.full(2, np.nan)}, 0.5)
+    assert int(mask["w"].sum()) == 2
+
+
+@pytest.mark.parametrize(
+    ("leaf", "problem"),
+    [
+        (np.ones((2, 2), int), "scores leaf 'layer/w' has dtype int"),
+        (jnp.tanh, "scores leaf 'layer/w' is a .*, not an array"),
+    ],
+)
+def test_scores_that_are_no_floats(leaf: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        masks.global_topk({"layer": {"w": leaf}}, 0.5)
+
+
+def test_more_connections_than_can_be_counted() -> None:
+    scores = {"w": jax.ShapeDtypeStruct((2**16, 2**17), jnp.float32)}
+    with pytest.raises(ValueError, match=r"8,589,934,592 .* more than .*groups"):
+        jax.eval_shape(lambda scores: masks.global_topk(scores, 0.5), scores)
+
+
+@BOTH
+def test_selections_never_warn(topk: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        topk({"first": np.ones((2, 2)), "last": np.zeros((1, 1))}, 0.5)
+
+
+# Several devices.
+
+
+def test_sharded_scores_give_the_same_mask_sharded_alike() -> None:
+    on_eight_devices("""
+import functools, jax, numpy as np, optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from snipjax import masks, optim, pruning, saliency
+
+rng = np.random.default_rng(0)
+params = {
+    "a": rng.integers(1, 9, (16, 6)).astype(np.float32),
+    "d": rng.integers(1, 9, (3, 24)).astype(np.float32),
+    "c": np.ones(8, np.float32),
+}
+specs = {"a": P("x", None), "d": P(None, "x"), "c": P("x")}
+
+def loss_fn(params, batch):
+    return (params["a"] * batch["a"]).sum() + (params["d"] * batch["d"]).sum()
+
+def select(scores):
+    return masks.global_topk(scores, 0.7)
+
+whole_pruned, whole_mask = pruning.prune(loss_fn, params, params, 0.7)
+
+for axis_type in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
+    shardings = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+    sharded = jax.device_put(params, shardings)
+    if axis_type == AxisType.Auto:
+        prune = jax.jit(lambda p, b: pruning.prune(loss_fn, p, b, 0.7))
+        pruned, mask = prune(sharded, sharded)
+    else:
+        stack = jax.tree.map(lambda x: np.stack([x, x]), params)
+        stack = jax.device_put(
+            stack, {name: NamedSharding(mesh, P(None, *specs[name])) for name in specs}
+        )
+        pruned, mask = pruning.prune(loss_fn, sharded, stack, 0.7, num_batches=2)
+        for criterion in (saliency.random, saliency.obd):
+            pruning.prune(loss_fn, sharded, sharded, 0.7, criterion=criterion,
+                          key=jax.random.key(0))
+    for name in ("a", "d"):
+        np.testing.assert_array_equal(mask[name], whole_mask[name])
+        np.testing.assert_array_equal(pruned[name], whole_pruned[name])
+        assert mask[name].sharding.is_equivalent_to(shardings[name], 2)
+        assert pruned[name].sharding.is_equivalent_to(shardings[name], 2)
+    assert masks.summary(mask) == masks.summary(whole_mask)
+
+    # Scalar sums are all that leaves a device.
+    text = jax.jit(select).lower(sharded).compile().as_text()
+    assert "all-reduce" in text
+    assert not any(op in text for op in ("all-gather", "all-to-all", "permute"))
+
+    optimizer = optim.sparse(optax.adamw(0.1), mask)
+    state = optimizer.init(sharded)
+    updates, state = jax.jit(optimizer.update)(sharded, state, sharded)
+    updated = optax.apply_updates(sharded, updates)
+    for name in ("a", "d"):
+        assert updated[name].sharding.is_equivalent_to(shardings[name], 2)
+        assert state.mask[name].sharding.is_equivalent_to(shardings[name], 2)
+        assert not np.asarray(updated[name])[~np.asarray(mask[name])].any()
+""")
+
+
+def test_inside_shard_map_each_device_has_its_own_mask() -> None:
+    on_eight_devices("""
+import functools, jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec as P
+from snipjax import masks, pruning, saliency
+
+mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+weights = jax.random.normal(jax.random.key(0), (8, 8, 4))
+
+def loss_fn(params, batch):
+    return jnp.sum(jnp.tanh(params["w"]) ** 2)
+
+for check_vma in (True, False):
+    for criterion in (saliency.snip, saliency.random, saliency.magnitude,
+                      functools.partial(saliency.obd, num_samples=2)):
+        def prune(w):
+            mask = pruning.score_and_mask(
+                loss_fn, {"w": w[0]}, (), 0.5, criterion=criterion,
+                key=jax.random.key(0), select=masks.with_minimum_density(0.1))[1]
+            return mask["w"][None]
+        mapped = jax.shard_map(
+            prune, mesh=mesh, in_specs=P("d"), out_specs=P("d"), check_vma=check_vma)
+        mask = jax.jit(mapped)(weights)
+        expected = np.concatenate([prune(w[None]) for w in weights])
+        np.testing.assert_array_equal(mask, expected)
+""")
