@@ -12,12 +12,15 @@ NAME, SPARSITY = "vgg_d", 0.95
 
 
 def prune() -> Callable[[], Any]:
-    """Returns a function that scores, selects and applies the mask."""
+    """Returns a function that scores, selects and applies the mask, compiled once."""
     params, examples = networks.variables(NAME)["params"], networks.batch(NAME)
     loss_fn = networks.loss_fn(NAME)
-    return lambda: pruning.prune(
-        loss_fn, params, examples, SPARSITY, prunable=masks.weights_and_biases
+    compiled = jax.jit(
+        lambda params, examples: pruning.prune(
+            loss_fn, params, examples, SPARSITY, prunable=masks.weights_and_biases
+        )
     )
+    return lambda: compiled(params, examples)
 
 
 def gradient() -> Callable[[], Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from snipjax import masks, saliency
 from snipjax._src import checks, trees
@@ -201,8 +202,9 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
             constant, batch = jax.lax.optimization_barrier((params, batch))
             return jax.tree.map(jnp.add, total, function(constant, batch)), None
 
-        first = jax.tree.map(lambda x: x[0], batches)
-        kinds = jax.eval_shape(function, params, first)
+        kinds = jax.eval_shape(
+            lambda b: function(params, jax.tree.map(lambda x: x[0], b)), batches
+        )
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, at_least_float32(x)), kinds)
         total, _ = jax.lax.scan(add, zeros, batches)
         count = len(jax.tree.leaves(batches)[0])
@@ -218,10 +220,9 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
         # Differentiated again, what a batch takes is computed again when it is needed.
         value_and_grad = jax.checkpoint(jax.value_and_grad(checked))
         (loss, gradient), (kind, _) = mean(value_and_grad, *primals)
-        products = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangents[0])
-        return loss.astype(kind.dtype), sum(jax.tree.leaves(products)).astype(
-            kind.dtype
-        )
+        terms = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangents[0])
+        tangent = jnp.asarray(sum(jax.tree.leaves(terms)), kind.dtype)
+        return loss.astype(kind.dtype), tangent
 
     return mean_over
 
@@ -245,7 +246,7 @@ def _score_and_mask(
     checks.check_positive_integer(rounds, "rounds")
     if isinstance(batch, Iterator):
         batch, num_batches = _stack(batch, num_batches)
-    checks.check_batch(batch)
+    batch = _as_arrays(batch)
     if num_batches is not None:
         _check_leading_axis(batch, num_batches)
         loss_fn = mean_loss(loss_fn)
@@ -257,10 +258,10 @@ def _score_and_mask(
 
     for number in range(1, rounds + 1):
         left = params if mask is None else masks.apply(mask, params)
-        is_keyed_again = key is not None and number > 1
-        scores = score(
-            left, batch, jax.random.fold_in(key, number) if is_keyed_again else key
-        )
+        if key is None or number == 1:
+            scores = score(left, batch, key)
+        else:
+            scores = score(left, batch, jax.random.fold_in(key, number))
         checks.check_same_structure(scores, params, "the criterion's scores", "params")
         # The last is given as it is, not but for rounding.
         target = (
@@ -288,14 +289,13 @@ def _stack(batches: Iterator, num_batches: int | None) -> tuple[Any, int]:
             "num_batches is for a batch with a leading axis; leave it out where batch "
             "is an iterator"
         )
-    read = list(batches)
+    read = [_as_arrays(batch) for batch in batches]
     if not read:
         raise ValueError(
             "batch is an iterator that yields nothing; pass at least one batch (an "
             "iterator can be read only once)"
         )
     for number, batch in enumerate(read):
-        checks.check_batch(batch)
         checks.check_same_structure(batch, read[0], f"batch {number}", "the first")
         shapes, first = (
             [*map(jnp.shape, jax.tree.leaves(b))] for b in (batch, read[0])
@@ -303,10 +303,25 @@ def _stack(batches: Iterator, num_batches: int | None) -> tuple[Any, int]:
         if shapes != first:
             raise ValueError(
                 f"batch {number} of the iterator has arrays of shapes {shapes}, and "
-                f"the first has {first}; make all batches equally large, e.g. drop a last, "
-                "smaller one, which would weigh as much as the others"
+                f"the first has {first}; make all batches equally large, e.g. drop a "
+                "last, smaller one, which would weigh as much as the others"
             )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *read), len(read)
+
+
+def _as_arrays(batch: Any) -> Any:
+    """The batch with arrays of other libraries, such as PyTorch's, as NumPy's."""
+
+    def as_array(leaf: Any) -> Any:
+        try:
+            jax.typeof(leaf)
+        except (TypeError, ValueError):
+            return np.asarray(leaf) if hasattr(leaf, "__array__") else leaf
+        return leaf
+
+    batch = jax.tree.map(as_array, batch)
+    checks.check_batch(batch)
+    return batch
 
 
 def _check_leading_axis(batch: Any, num_batches: int) -> None:

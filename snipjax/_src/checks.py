@@ -70,7 +70,8 @@ def check_same_structure(
     tree: chex.ArrayTree, like: chex.ArrayTree, noun: str, like_noun: str
 ) -> None:
     """Raises a ``ValueError`` if the two pytrees differ in structure."""
-    treedef, like_treedef = jax.tree.structure(tree), jax.tree.structure(like)
+    treedef: Any = jax.tree.structure(tree)
+    like_treedef: Any = jax.tree.structure(like)
     if treedef == like_treedef:
         return
     names = {name for name, _ in trees.named_leaves(tree)}

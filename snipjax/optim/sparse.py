@@ -1,5 +1,6 @@
 """Sparse training: any optax optimizer that leaves pruned entries exactly zero."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -26,7 +27,8 @@ def sparse(
     ``inner`` sees masked gradients and masked parameters, so that norms, moments,
     weight decay and clipping are those of the pruned network; kept entries move
     exactly as it moves them. A pruned entry's update is ``-param``: it becomes
-    exactly 0.0 with the first step, and stays so.
+    exactly 0.0 with the first step, and stays so. ``grad_fn`` and ``value_fn``, by
+    which some optimizers evaluate the loss themselves, see the pruned network too.
 
     The mask is part of the state, hence an argument of a compiled step and not a
     constant in it, and travels through ``jit``, ``vmap`` and checkpoints. It is
@@ -53,6 +55,8 @@ def sparse(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> SparseState:
+        if not jax.tree.leaves(params):  # a placeholder, of optax.tree.map_params
+            return SparseState(params, inner.init(params))
         inner_state = inner.init(masks.apply(mask, params))
         return SparseState(
             jax.tree.map(lambda m: jnp.array(m, copy=True), mask), inner_state
@@ -66,6 +70,19 @@ def sparse(
     ) -> tuple[optax.Updates, SparseState]:
         checks.check_same_structure(updates, state.mask, "the gradient", "the mask")
         kept_params = None if params is None else masks.apply(state.mask, params)
+
+        def at_pruned(function: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda params, *args, **kwargs: function(
+                masks.apply(state.mask, params), *args, **kwargs
+            )
+
+        if "value_fn" in extra_args:
+            extra_args["value_fn"] = at_pruned(extra_args["value_fn"])
+        if "grad_fn" in extra_args:
+            gradient = at_pruned(extra_args["grad_fn"])
+            extra_args["grad_fn"] = lambda *args: masks.apply(
+                state.mask, gradient(*args)
+            )
         updates, inner_state = inner.update(
             masks.apply(state.mask, updates),
             state.inner_state,

@@ -11,6 +11,9 @@ from snipjax._src import checks
 from snipjax._src.types import LossFn
 from snipjax.saliency.gradient import at_least_float32
 
+# (leaves of a row of the Hessian, index of the row) -> entries of the row
+Entries = Callable[[list[chex.Array], chex.Array], chex.Array]
+
 
 def hessian_product(
     loss_fn: LossFn, params: chex.ArrayTree, batch: Any
@@ -40,7 +43,7 @@ def hessian_rows(
     product: Callable[[chex.ArrayTree], chex.ArrayTree],
     params: chex.ArrayTree,
     number: int,
-    entries: Callable[[list[chex.Array], chex.Array], chex.Array],
+    entries: Entries,
 ) -> chex.Array:
     """Returns entries of the Hessian's rows of one leaf, one row at a time.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from snipjax._src import checks, trees
 from snipjax._src.types import LossFn, Scores
-from snipjax.saliency.hessian import hessian_product, hessian_rows
+from snipjax.saliency.hessian import Entries, hessian_product, hessian_rows
 
 
 def obd(
@@ -102,33 +102,18 @@ def hessian_diagonal(
 
     Bekas, Kokiopoulou, Saad, "An estimator for the diagonal of a matrix", 2007.
     """
-    if num_samples is not None:
-        checks.check_positive_integer(num_samples, "num_samples")
-        key = jax.random.fold_in(checks.check_key(key, "obd"), 0)
     checks.check_floating(params, "params")
     params = jax.tree.map(jnp.asarray, params)
-    leaves, treedef = jax.tree.flatten(params)
-    product = hessian_product(loss_fn, params, batch)
     if num_samples is None:
-        rows = [
-            hessian_rows(
-                product, params, i, lambda row, j, i=i: row[i].ravel()[j]
-            ).reshape(leaf.shape)
-            if leaf.size
-            else leaf
-            for i, leaf in enumerate(leaves)
-        ]
-        return jax.tree.unflatten(treedef, [h.astype(jnp.float32) for h in rows])
+        return _exact_diagonal(loss_fn, params, batch)
+    checks.check_positive_integer(num_samples, "num_samples")
+    keys = jax.random.split(
+        jax.random.fold_in(checks.check_key(key, "obd"), 0), num_samples
+    )
+    product = hessian_product(loss_fn, params, batch)
 
     def add(total: chex.ArrayTree, key: chex.PRNGKey) -> tuple[chex.ArrayTree, None]:
-        keys = jax.random.split(key, max(len(leaves), 1))
-        signs = jax.tree.unflatten(
-            treedef,
-            [
-                trees.placed_like(jax.random.rademacher(k, w.shape, w.dtype), w)
-                for k, w in zip(keys, leaves)
-            ],
-        )
+        signs = _random_signs(key, params)
         return jax.tree.map(
             lambda t, v, hv: t + (v * hv).astype(jnp.float32),
             total,
@@ -139,5 +124,33 @@ def hessian_diagonal(
     zeros = jax.tree.map(
         lambda w: trees.placed_like(jnp.zeros(w.shape, jnp.float32), w), params
     )
-    total, _ = jax.lax.scan(add, zeros, jax.random.split(key, num_samples))
+    total, _ = jax.lax.scan(add, zeros, keys)
     return jax.tree.map(lambda h: h / num_samples, total)
+
+
+def _random_signs(key: chex.PRNGKey, params: chex.ArrayTree) -> chex.ArrayTree:
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    signs = [
+        trees.placed_like(jax.random.rademacher(k, w.shape, w.dtype), w)
+        for k, w in zip(keys, leaves)
+    ]
+    return jax.tree.unflatten(treedef, signs)
+
+
+def _exact_diagonal(
+    loss_fn: LossFn, params: chex.ArrayTree, batch: Any
+) -> chex.ArrayTree:
+    product = hessian_product(loss_fn, params, batch)
+    leaves, treedef = jax.tree.flatten(params)
+
+    def entry_of(number: int) -> Entries:
+        return lambda row, j: row[number].ravel()[j]
+
+    diagonal = [
+        hessian_rows(product, params, i, entry_of(i)).reshape(leaf.shape)
+        if leaf.size
+        else leaf
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(treedef, [h.astype(jnp.float32) for h in diagonal])

@@ -9,7 +9,7 @@ import numpy as np
 
 from snipjax._src import checks, trees
 from snipjax._src.types import LossFn, Scores
-from snipjax.saliency.hessian import hessian_product, hessian_rows
+from snipjax.saliency.hessian import Entries, hessian_product, hessian_rows
 
 
 def obs(
@@ -74,12 +74,12 @@ def obs(
     def flat_row(row: list[chex.Array], _: chex.Array) -> chex.Array:
         return jnp.concatenate([x.astype(jnp.float32).ravel() for x in row])
 
+    def row_of(number: int) -> Entries:
+        return lambda row, _: row[number].ravel()
+
     numbers = [i for i, leaf in enumerate(leaves) if leaf.size]
     if per_leaf:
-        blocks = [
-            hessian_rows(product, params, i, lambda row, _, i=i: row[i].ravel())
-            for i in numbers
-        ]
+        blocks = [hessian_rows(product, params, i, row_of(i)) for i in numbers]
     else:
         rows = [hessian_rows(product, params, i, flat_row) for i in numbers]
         blocks = [jnp.concatenate(rows)] if rows else []
