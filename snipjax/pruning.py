@@ -193,38 +193,44 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
         checks.check_loss(loss)
         return loss
 
-    def mean(function: Callable[..., Any], params: chex.ArrayTree, batches: Any) -> Any:
-        """The mean of a pytree of floats, one batch after the other."""
-
-        def add(total: chex.ArrayTree, batch: Any) -> tuple[chex.ArrayTree, None]:
-            # Or XLA would take what it makes of the parameters alone, such as a copy of
-            # another dtype, out of the loop, and have it for all of them at once.
-            constant, batch = jax.lax.optimization_barrier((params, batch))
-            return jax.tree.map(jnp.add, total, function(constant, batch)), None
-
-        kinds = jax.eval_shape(
-            lambda b: function(params, jax.tree.map(lambda x: x[0], b)), batches
-        )
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, at_least_float32(x)), kinds)
-        total, _ = jax.lax.scan(add, zeros, batches)
-        count = len(jax.tree.leaves(batches)[0])
-        return jax.tree.map(lambda x: x / count, total), kinds
+    def apart(params: chex.ArrayTree, batch: Any) -> tuple[chex.ArrayTree, Any]:
+        # Or XLA would take what it makes of the parameters alone, such as a copy of
+        # another dtype, out of the loop, and have it for all of them at once.
+        return jax.lax.optimization_barrier((params, batch))
 
     @jax.custom_jvp
-    def mean_over(params: chex.ArrayTree, batches: Any) -> chex.Array:
-        loss, kind = mean(checked, params, batches)
-        return loss.astype(kind.dtype)
+    def mean(params: chex.ArrayTree, batches: Any) -> chex.Array:
+        losses = jax.lax.map(lambda batch: checked(*apart(params, batch)), batches)
+        return jnp.mean(losses)
 
-    @mean_over.defjvp
-    def mean_over_jvp(primals: Any, tangents: Any) -> tuple[chex.Array, chex.Array]:
+    @mean.defjvp
+    def mean_jvp(primals: Any, tangents: Any) -> tuple[chex.Array, chex.Array]:
+        params, batches = primals
         # Differentiated again, what a batch takes is computed again when it is needed.
         value_and_grad = jax.checkpoint(jax.value_and_grad(checked))
-        (loss, gradient), (kind, _) = mean(value_and_grad, *primals)
-        terms = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangents[0])
-        tangent = jnp.asarray(sum(jax.tree.leaves(terms)), kind.dtype)
-        return loss.astype(kind.dtype), tangent
 
-    return mean_over
+        def add(total: chex.ArrayTree, batch: Any) -> tuple[chex.ArrayTree, chex.Array]:
+            loss, gradient = value_and_grad(*apart(params, batch))
+            return jax.tree.map(
+                lambda t, g: t + g.astype(t.dtype), total, gradient
+            ), loss
+
+        zeros = jax.tree.map(
+            lambda w: trees.placed_like(
+                jnp.zeros(jnp.shape(w), at_least_float32(w)), w
+            ),
+            params,
+        )
+        total, losses = jax.lax.scan(add, zeros, batches)
+        terms = jax.tree.map(
+            lambda g, t: jnp.sum(g / len(losses) * t.astype(g.dtype)),
+            total,
+            tangents[0],
+        )
+        tangent = jnp.asarray(sum(jax.tree.leaves(terms)), losses.dtype)
+        return jnp.mean(losses), tangent
+
+    return mean
 
 
 def _score_and_mask(

@@ -4,6 +4,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 
 from snipjax._src.types import KeyPath
 
@@ -30,9 +31,10 @@ def is_traced(tree: chex.ArrayTree) -> bool:
 
 
 def placed_like(value: chex.Array, like: chex.Array) -> chex.Array:
-    """Returns ``value`` with the mesh axes of ``like``, of the same shape.
+    """Returns ``value`` on the mesh axes of ``like``, an array of the same shape.
 
-    A constant is the same on every device, and a carry that begins with it would
-    change its type inside ``jax.shard_map`` where data is added.
+    A constant is the same on every device. Inside :func:`jax.shard_map` and on an
+    explicit mesh, a loop that begins with one cannot add what differs between devices.
     """
-    return jax.lax.select(jax.lax.eq(like, like), value, value)
+    like = jnp.asarray(like)
+    return value + jax.lax.lt(like, like).astype(value.dtype)

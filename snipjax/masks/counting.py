@@ -72,9 +72,9 @@ def counts(
       [1, 1]
     """
     with jax.ensure_compile_time_eval():
+        arrays = [jnp.asarray(leaf) for leaf in leaves]
         found = [
-            _count_passing(jnp.asarray(x), test=test, in_pieces=is_on_one_cpu(x))
-            for x in leaves
+            _count_passing(x, test=test, in_pieces=is_on_one_cpu(x)) for x in arrays
         ]
     return [int(number) for number in jax.device_get(found)]
 

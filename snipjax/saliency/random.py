@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax._src import checks
+from snipjax._src import checks, trees
 from snipjax._src.types import LossFn, Scores
 
 
@@ -42,7 +42,10 @@ def random(
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, max(len(leaves), 1))
     scores = [
-        jax.random.uniform(leaf_key, jnp.shape(leaf), jnp.float32)
+        trees.placed_like(
+            jax.random.uniform(leaf_key, jnp.shape(leaf), jnp.float32),
+            leaf,
+        )
         for leaf_key, leaf in zip(keys, leaves)
     ]
     return jax.tree.unflatten(treedef, scores)

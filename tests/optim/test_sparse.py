@@ -351,6 +351,39 @@ def test_the_state_survives_flax_serialization() -> None:
     )
 
 
+def test_functions_reach_the_state_as_that_of_the_inner_optimizer() -> None:
+    optimizer, _, state = state_after_a_step()
+    found = optax.tree.map_params(optimizer, lambda _: "like params", state)
+    assert found.mask == {"b": "like params", "w": "like params"}
+    inner = optax.tree.map_params(
+        optax.adamw(trapezoid), lambda _: "like params", state.inner_state
+    )
+    assert jax.tree.leaves(found.inner_state) == jax.tree.leaves(inner)
+    assert optax.tree.get(state, "mu")["w"].shape == (2, 3)
+
+
+def test_an_optimizer_that_takes_gradients_itself_sees_the_pruned_network() -> None:
+    def sam() -> optax.GradientTransformation:
+        ascent = optax.chain(contrib.normalize(), optax.sgd(0.5))
+        return contrib.sam(optax.sgd(0.05), ascent, sync_period=2, opaque_mode=True)
+
+    def run(
+        optimizer: Any, gradient: Callable[[chex.ArrayTree], chex.ArrayTree]
+    ) -> chex.ArrayTree:
+        params = by_hand(initial())
+        state = optimizer.init(params)
+        for _ in range(4):
+            updates, state = optimizer.update(
+                gradient(params), state, params, grad_fn=lambda p, _: gradient(p)
+            )
+            params = optax.apply_updates(params, updates)
+        return params
+
+    expected = run(sam(), jax.grad(lambda params: loss_fn(by_hand(params))))
+    params = run(optim.sparse(sam(), MASK), jax.grad(loss_fn))
+    chex.assert_trees_all_close(params, expected, rtol=1e-5)
+
+
 # What bad input gets.
 
 
