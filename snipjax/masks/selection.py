@@ -251,6 +251,7 @@ def _threshold(
         count = kept_count(threshold_at(search, guess))
         search = _narrow(search, k, guess, count)
         is_turn = ~search.in_ties & (search.high - search.low <= 1)
+        is_turn &= search.at_low != k
         ties = _start_of_ties(search, total, k)
         return jax.tree.map(lambda t, s: jnp.where(is_turn, t, s), ties, search)
 
@@ -324,7 +325,7 @@ def _start_of_ties(search: Search, total: chex.Array, k: chex.Array) -> Search:
         under=(k - search.at_high).astype(jnp.float32),
         last_was_low=search.in_ties,
         guesses=jnp.zeros_like(search.guesses),
-        in_ties=search.at_low != k,
+        in_ties=~search.in_ties,
         key=search.low,
     )
 
