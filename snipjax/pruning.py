@@ -206,11 +206,14 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
     @mean.defjvp
     def mean_jvp(primals: Any, tangents: Any) -> tuple[chex.Array, chex.Array]:
         params, batches = primals
+
         # Differentiated again, what a batch takes is computed again when it is needed.
-        value_and_grad = jax.checkpoint(jax.value_and_grad(checked))
+        @jax.checkpoint
+        def value_and_grad(params: chex.ArrayTree, batch: Any) -> Any:
+            return jax.value_and_grad(checked)(*apart(params, batch))
 
         def add(total: chex.ArrayTree, batch: Any) -> tuple[chex.ArrayTree, chex.Array]:
-            loss, gradient = value_and_grad(*apart(params, batch))
+            loss, gradient = value_and_grad(params, batch)
             return jax.tree.map(
                 lambda t, g: t + g.astype(t.dtype), total, gradient
             ), loss

@@ -20,8 +20,8 @@ def hessian_product(
 ) -> Callable[[chex.ArrayTree], chex.ArrayTree]:
     """Returns the function that multiplies a pytree with the Hessian of the loss.
 
-    The gradient is gone through once, however many products are taken. The products
-    are in float32 or wider.
+    The products are in float32 or wider. Each takes the gradient again, and keeps
+    nothing for the next, so that memory does not grow with what the loss goes through.
     """
     wide = jax.tree.map(lambda w: w.astype(at_least_float32(w)), params)
 
@@ -31,10 +31,11 @@ def hessian_product(
         checks.check_loss(loss)
         return loss
 
-    _, product = jax.linearize(jax.grad(loss_of), wide)
+    gradient = jax.grad(loss_of)
 
     def multiply(tree: chex.ArrayTree) -> chex.ArrayTree:
-        return product(jax.tree.map(lambda v, w: v.astype(w.dtype), tree, wide))
+        tangents = jax.tree.map(lambda v, w: v.astype(w.dtype), tree, wide)
+        return jax.jvp(gradient, (wide,), (tangents,))[1]
 
     return multiply
 

@@ -115,7 +115,7 @@ def hessian_diagonal(
     def add(total: chex.ArrayTree, key: chex.PRNGKey) -> tuple[chex.ArrayTree, None]:
         signs = _random_signs(key, params)
         return jax.tree.map(
-            lambda t, v, hv: t + (v * hv).astype(jnp.float32),
+            lambda t, v, hv: t + (v.astype(hv.dtype) * hv).astype(jnp.float32),
             total,
             signs,
             product(signs),
