@@ -44,9 +44,11 @@ class Layer:
     @property
     def overlap(self) -> int:
         """The number of patches that an input can be in, 1 but for a convolution."""
-        inputs, _ = self.kernel_dimensions()
-        shape = abstract(self.eqn.invars[self.side]).shape
-        return math.prod(shape[d] for d in inputs[: len(shape) - 2])
+        if not self.is_convolution:
+            return 1
+        (*window, _), _ = self.kernel_dimensions()
+        shape = abstract(self.eqn.invars[1]).shape
+        return math.prod(shape[d] for d in window)
 
     def matrix(self, params: chex.ArrayTree) -> chex.Array:
         """Returns the layer's parameters, with the bias as the last input."""

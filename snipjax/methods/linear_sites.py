@@ -261,10 +261,12 @@ class _Reader:
                             continue
                         if leaf in (other.kernel, other.bias):
                             self.others.setdefault(leaf, "two different layers")
-        full = [names[layer.kernel] for layer in layers.values()]
-        parents = [name.rpartition("/")[0] for name in full]
-        for layer, name, parent in zip(layers.values(), full, parents):
-            layer.name = parent if parent and parents.count(parent) == 1 else name
+        for layer in layers.values():
+            name = names[layer.kernel]
+            parent = name.rpartition("/")[0]
+            own = [n for n in names if parent and n.startswith(parent + "/")]
+            is_alone = len(own) == 1 + (layer.bias is not None)
+            layer.name = parent if is_alone else name
         return list(layers.values())
 
     def _emit(self, eqn: JaxprEqn, operands: list[int], outputs: list[int]) -> None:

@@ -4,57 +4,69 @@ Every batch has all of the examples, whose order then does not matter.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from scipy import special
 
-from snipjax import config as configs
-from snipjax import experiment, masks, training
-from snipjax.methods import History, Outcome
+from snipjax import masks
+from snipjax.methods import Aux, History, Outcome, Problem
+from snipjax.training import Metrics
 
 IMAGES = np.array([[0.5, -1.0], [1.5, 0.3], [-0.7, 0.8], [0.2, 1.1]])
 LABELS = np.array([0, 1, 1, 0])
 WEIGHTS = np.array([[1.0, -0.9], [-0.8, 0.7]])
 
 
-class Linear(nn.Module):
-    """Outputs are images times weights."""
+def problem(
+    *, steps: int, learning_rate: float = 1.0, weight_decay: float = 0.0
+) -> Problem:
+    """Training by SGD without momentum."""
+    examples = (jnp.asarray(IMAGES, jnp.float32), jnp.asarray(LABELS))
 
-    @nn.compact
-    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
-        return nn.Dense(2, use_bias=False)(x.reshape(len(x), -1))
+    def loss_fn(params: chex.ArrayTree, batch: Any) -> tuple[chex.Array, Aux]:
+        images, labels = batch
+        logits = images @ params["w"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        error = jnp.mean(jnp.argmax(logits, axis=1) != labels)
+        return jnp.mean(losses), Aux(error, logits)
 
+    def evaluate(params: chex.ArrayTree) -> dict[str, Metrics]:
+        loss, aux = loss_fn(params, examples)
+        return {"val": Metrics(loss, aux.error), "test": Metrics(loss, aux.error)}
 
-def parts(*, steps: int, learning_rate: float = 1.0) -> experiment.Parts:
-    """An experiment by SGD, without momentum, decay of weights or augmentation."""
-    config = configs.default()
-    config.train.update(
+    def optimizer(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        decay = optax.add_decayed_weights(weight_decay)
+        return optax.chain(decay, optax.sgd(rate))
+
+    return Problem(
+        loss_fn,
+        params(WEIGHTS),
+        examples,
+        evaluate,
+        optimizer,
+        learning_rate=learning_rate,
         steps=steps,
+        decay_every=steps,
+        decay_factor=0.1,
         eval_every=steps,
         batch_size=len(LABELS),
-        learning_rate=learning_rate,
-        momentum=0.0,
-        weight_decay=0.0,
-    )
-    images = jnp.asarray(IMAGES, jnp.float32).reshape(-1, 1, 2, 1)
-    examples = training.Batch(images, jnp.asarray(LABELS))
-    keys = experiment.Keys(*jax.random.split(jax.random.key(0), 5))
-    return experiment.Parts(
-        config, Linear(), *[examples] * 3, lambda x: x, None, None, keys
+        prunable=masks.kernels,
+        key=jax.random.key(0),
     )
 
 
-def params_of(weights: np.ndarray) -> chex.ArrayTree:
-    return {"Dense_0": {"kernel": jnp.asarray(weights, jnp.float32)}}
+def params(weights: np.ndarray) -> chex.ArrayTree:
+    return {"w": jnp.asarray(weights, jnp.float32)}
 
 
-def pretrained() -> Outcome:
-    params = params_of(WEIGHTS)
-    return Outcome(params, masks.ones(params, masks.kernels), History())
+def pretrained(weights: np.ndarray = WEIGHTS) -> Outcome:
+    start = params(weights)
+    return Outcome(start, masks.ones(start, masks.kernels), History())
 
 
 def cross_entropy(weights: np.ndarray) -> float:

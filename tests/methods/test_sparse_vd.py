@@ -12,18 +12,17 @@ import pytest
 from flax import linen as nn
 from scipy import integrate, special
 
-from snipjax import experiment, masks, training
-from snipjax import ops as fast
-from snipjax.methods import Outcome
+from snipjax import masks, ops
+from snipjax.methods import SparseVD, sparse_vd
+from snipjax.methods.linear_sites import Network
 from snipjax.methods.sparse_vd import (
     Posterior,
     initial_posterior,
     kl_divergence,
     kl_from_log_alpha,
     log_alpha,
-    noisy_outputs,
+    noisy_loss,
     objective,
-    sparse_vd,
 )
 from tests.methods import softmax_regression
 
@@ -55,23 +54,23 @@ def test_kl_and_its_gradient_stay_finite_where_alpha_does_not() -> None:
     chex.assert_tree_all_finite((value, grads))
 
 
-def test_only_what_has_noise_has_a_kl_term() -> None:
+def test_only_leaves_with_noise_have_a_kl_term() -> None:
     means = {"layer": {"kernel": jnp.array([[1.0, 2.0]]), "bias": jnp.ones(2)}}
-    log_variances = {"layer": {"kernel": jnp.array([[0.5, -1.0]])}}
+    posterior = Posterior(means, {"layer/kernel": jnp.array([[0.5, -1.0]])})
     expected = sum(
         kl_from_log_alpha(log_alpha(mean, log_variance))
         for mean, log_variance in ((1.0, 0.5), (2.0, -1.0))
     )
-    actual = kl_divergence(Posterior(means, log_variances))
-    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    np.testing.assert_allclose(kl_divergence(posterior), expected, rtol=1e-6)
 
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "dense": (nn.Dense(3), (2, 4)),
     "dense without bias": (nn.Dense(3, use_bias=False), (2, 4)),
     "convolution": (nn.Conv(2, (2, 2), padding="VALID"), (2, 3, 3, 2)),
+    "convolution in groups": (nn.Conv(2, (2, 2), feature_group_count=2), (2, 2, 2, 2)),
     "strided convolution of the library": (
-        nn.Conv(2, (3, 3), 2, conv_general_dilated=fast.conv_general_dilated),
+        nn.Conv(2, (3, 3), 2, conv_general_dilated=ops.conv_general_dilated),
         (1, 4, 4, 1),
     ),
 }
@@ -83,26 +82,23 @@ def test_outputs_have_the_moments_of_drawn_weights(name: str) -> None:
     images = jax.random.normal(jax.random.key(0), shape)
     params = jax.jit(layer.init)(jax.random.key(1), images)["params"]
     keys = jax.random.split(jax.random.key(2), 8192)
-    log_variances = jax.tree.map(
-        lambda w: jax.random.uniform(keys[0], w.shape, minval=-3.0, maxval=0.0), params
-    )
+    network = Network(lambda p, x: layer.apply({"params": p}, x), params, images)
+    log_variances = {
+        name: jax.random.uniform(keys[0], w.shape, minval=-3.0, maxval=0.0)
+        for name, w in params.items()
+    }
 
     @jax.vmap
     def with_drawn_weights(key: chex.PRNGKey) -> chex.Array:
-        leaves, treedef = jax.tree.flatten(params)
-        drawn = [
-            w + jnp.exp(v / 2) * jax.random.normal(k, w.shape)
-            for w, v, k in zip(
-                leaves,
-                jax.tree.leaves(log_variances),
-                jax.random.split(key, len(leaves)),
-            )
-        ]
-        return layer.apply({"params": treedef.unflatten(drawn)}, images)
+        drawn = {
+            name: w + jnp.exp(log_variances[name] / 2) * jax.random.normal(k, w.shape)
+            for (name, w), k in zip(params.items(), jax.random.split(key, len(params)))
+        }
+        return layer.apply({"params": drawn}, images)
 
     @jax.vmap
     def with_drawn_outputs(key: chex.PRNGKey) -> chex.Array:
-        return noisy_outputs(layer, Posterior(params, log_variances), images, key)
+        return noisy_loss(network, Posterior(params, log_variances), images, key)
 
     expected, actual = (
         jax.jit(with_drawn_weights)(keys),
@@ -114,61 +110,70 @@ def test_outputs_have_the_moments_of_drawn_weights(name: str) -> None:
     np.testing.assert_allclose(jnp.std(actual, axis=0), std, rtol=0.06)
 
 
-class Network(nn.Module):
-    """A convolution, and a dense layer that is shared."""
-
-    @nn.compact
-    def __call__(self, x: chex.Array) -> chex.Array:
-        x = nn.relu(nn.Conv(4, (3, 3))(x)).reshape(x.shape[0], -1)
-        dense = nn.Dense(x.shape[1])
-        return dense(nn.relu(dense(x)))
+def shared(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
+    """A layer that is called twice."""
+    hidden = jax.nn.relu(x @ params["w"] + params["b"])
+    return hidden @ params["w"] + params["b"]
 
 
-def test_every_example_and_key_has_noise_of_its_own() -> None:
-    images = jnp.ones((2, 2, 2, 1))
-    params = jax.jit(Network().init)(jax.random.key(0), images)["params"]
-    posterior = initial_posterior(
-        Network(), params, images, masks.weights_and_biases, -4.0
-    )
+SHARED = {"w": jax.random.normal(jax.random.key(3), (4, 4)), "b": jnp.ones(4)}
 
-    def total(posterior: Posterior, key: chex.PRNGKey) -> tuple[chex.Array, Any]:
-        outputs = noisy_outputs(Network(), posterior, images, key)
-        return jnp.sum(outputs**2), outputs
 
-    gradient_and_outputs = jax.jit(jax.grad(total, has_aux=True))
-    gradient, one = gradient_and_outputs(posterior, jax.random.key(0))
-    _, other = gradient_and_outputs(posterior, jax.random.key(1))
+def test_every_example_call_and_key_has_noise_of_its_own() -> None:
+    x = jnp.ones((2, 4))
+    mask = masks.ones(SHARED, masks.weights_and_biases)
+    posterior = initial_posterior(SHARED, mask, -4.0)
+    network = Network(shared, SHARED, x)
+
+    @jax.jit
+    def gradient_and_outputs(key: chex.PRNGKey) -> Any:
+        def total(posterior: Posterior) -> tuple[chex.Array, chex.Array]:
+            outputs = noisy_loss(network, posterior, x, key)
+            return jnp.sum(outputs**2), outputs
+
+        return jax.grad(total, has_aux=True)(posterior)
+
+    gradient, one = gradient_and_outputs(jax.random.key(0))
+    _, other = gradient_and_outputs(jax.random.key(1))
     assert np.all(one != other) and np.all(one[0] != one[1])
     for leaf in jax.tree.leaves(gradient):
         assert np.all(np.isfinite(leaf)) and np.any(leaf)
 
+    # With weights of zero, both calls have nothing but their noise.
+    only_biases = Posterior(jax.tree.map(jnp.zeros_like, SHARED), {"b": jnp.zeros(4)})
 
-def test_without_noise_it_is_the_model() -> None:
-    images = jax.random.normal(jax.random.key(0), (2, 3, 3, 1))
-    params = jax.jit(Network().init)(jax.random.key(0), images)["params"]
-    posterior = initial_posterior(Network(), params, images, masks.kernels, -60.0)
-    assert set(posterior.log_variances["Dense_0"]) == {"kernel"}
-    actual = jax.jit(noisy_outputs, static_argnums=0)(
-        Network(), posterior, images, jax.random.key(0)
-    )
-    expected = jax.jit(Network().apply)({"params": params}, images)
-    np.testing.assert_allclose(actual, expected, atol=2e-3)
+    def listened(params: chex.ArrayTree, x: chex.Array) -> list[chex.Array]:
+        return [x @ params["w"] + params["b"], x @ params["w"] + params["b"]]
+
+    noise = noisy_loss(Network(listened, SHARED, x), only_biases, x, jax.random.key(0))
+    assert np.all(noise[0] != noise[1])
+
+
+def test_without_noise_it_is_the_loss() -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 4))
+    mask = masks.ones(SHARED, masks.kernels)
+    posterior = initial_posterior(SHARED, mask, -60.0)
+    assert set(posterior.log_variances) == {"w"}
+    actual = noisy_loss(Network(shared, SHARED, x), posterior, x, jax.random.key(0))
+    np.testing.assert_allclose(actual, shared(SHARED, x), atol=2e-3)
 
 
 def test_the_objective_is_the_loss_under_noise_and_the_kl_term_by_its_factor() -> None:
     rng = np.random.default_rng(0)
     theta, log_variance = rng.normal(size=(3, 2)), rng.uniform(-3, 1, size=(3, 2))
     images, labels = rng.normal(size=(4, 3)), np.array([0, 1, 1, 0])
-    posterior = Posterior({"kernel": theta}, {"kernel": log_variance})
+    posterior = Posterior({"w": theta}, {"w": log_variance})
     posterior, images = jax.tree.map(jnp.float32, (posterior, images))
-    model, key = nn.Dense(2, use_bias=False), jax.random.key(0)
+    loss_fn, key = softmax_regression.problem(steps=1).loss_fn, jax.random.key(0)
 
     @jax.jit
-    def with_outputs(posterior: Posterior, batch: training.Batch) -> Any:
-        outputs = noisy_outputs(model, posterior, batch.images, key)
-        return objective(posterior, batch, key, model=model, kl_factor=0.3), outputs
+    def with_logits(posterior: Posterior, batch: Any) -> Any:
+        network = Network(loss_fn, posterior.means, batch)
+        _, aux = noisy_loss(network, posterior, batch, key)
+        found = objective(posterior, batch, key, network=network, kl_factor=0.3)
+        return found, aux.logits
 
-    (total, metrics), outputs = with_outputs(posterior, training.Batch(images, labels))
+    (total, metrics), outputs = with_logits(posterior, (images, labels))
     log_shares = special.log_softmax(np.float64(outputs), axis=1)
     loss = -log_shares[np.arange(4), labels].mean()
     alpha = np.exp(log_variance) / theta**2
@@ -183,75 +188,37 @@ def test_steps_go_down_the_objective_as_the_kl_term_warms_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(optax, "adam", optax.sgd)
-    params, _, history = sparse_vd(
-        softmax_regression.parts(steps=4),
-        0.0,
-        pretrained=softmax_regression.pretrained(),
-        share=1.0,
-        warm_up=0.5,
-        learning_rate=0.2,
-        initial_log_variance=-60.0,
+    settings = SparseVD(
+        share=1.0, warm_up=0.5, learning_rate=0.2, initial_log_variance=-60.0
     )
+    problem = softmax_regression.problem(steps=4)
+    start = softmax_regression.pretrained()
+    params, _, history = sparse_vd(problem, 0.0, settings, start)
     weights = softmax_regression.WEIGHTS
     for beta, rate in ((1 / 3, 0.2), (2 / 3, 0.15), (1, 0.1), (1, 0.05)):
         slope = softmax_regression.gradient(softmax_regression.cross_entropy, weights)
         # With next to no noise the KL is log |theta| and a constant; N is 4.
         weights = weights - rate * (slope + beta / 4 / weights)
-    np.testing.assert_allclose(params["Dense_0"]["kernel"], weights, atol=3e-4)
+    np.testing.assert_allclose(params["w"], weights, atol=3e-4)
     assert history.prunes == 0
 
 
-def test_what_is_of_no_dense_layer_nor_convolution_is_said() -> None:
-    model, tokens = nn.Embed(3, 2), jnp.zeros((1,), jnp.int32)
-    params = model.init(jax.random.key(0), tokens)["params"]
-    with pytest.raises(
-        ValueError, match=r"parameter 'embedding' is prunable.*nn\.Conv"
-    ):
-        initial_posterior(model, params, tokens, masks.kernels, -8.0)
-
-
-def test_run_prunes_to_the_target(
-    digits: experiment.Parts, pretrained: Outcome
-) -> None:
-    params, mask, history = sparse_vd(digits, 0.7, pretrained=pretrained, share=2.0)
-    total = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert sum(row.kept for row in masks.summary(mask)) == round(0.3 * total)
-    for keep, w in zip(jax.tree.leaves(mask), jax.tree.leaves(params)):
-        assert jnp.all(w[~keep] == 0)
-    assert history.steps == 60 + 120
-    assert history.prunes == 1
-    rows = [row for row in history.rows if row["phase"] == "sparse_vd"]
-    assert [row["step"] for row in rows] == [60, 120]
-    assert rows[-1]["kept_by_rule"] <= rows[0]["kept_by_rule"] <= total
-    assert min(row["test_error"] for row in rows) < 20
-
-
-@pytest.mark.slow
-def test_what_the_rule_prunes_beyond_the_target_stays_pruned(
-    digits: experiment.Parts, pretrained: Outcome
-) -> None:
-    _, mask, history = sparse_vd(
-        digits, 0.1, pretrained=pretrained, share=0.1, threshold=-5.0
+def test_an_embedding_has_no_noise_and_is_named() -> None:
+    problem = softmax_regression.problem(steps=1)._replace(
+        loss_fn=lambda params, batch: jnp.sum(params["table"][batch[1]]),
+        params={"table": jnp.ones((3, 2))},
     )
-    (row,) = [row for row in history.rows if row["phase"] == "sparse_vd"]
-    assert sum(row.kept for row in masks.summary(mask)) == row["kept_by_rule"]
-    assert masks.sparsity(mask) > 0.1
+    with pytest.raises(ValueError, match="'table' is prunable, but used by 'gather'"):
+        sparse_vd(problem, 0.5)
 
 
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("target", 1.0),
-        ("share", 0.0),
-        ("warm_up", 1.5),
-        ("learning_rate", -1e-3),
-        ("initial_log_variance", float("inf")),
-        ("threshold", float("nan")),
-    ],
-)
-def test_bad_hyperparameters_are_said(
-    digits: experiment.Parts, argument: str, value: Any
-) -> None:
-    arguments = {"target": 0.5, argument: value}
-    with pytest.raises(ValueError, match=rf"^{argument} is {value}"):
-        sparse_vd(digits, **arguments)
+def test_the_rule_prunes_beyond_the_target() -> None:
+    # log alpha is -10 - log w^2: below the threshold only of the largest, 1.0.
+    settings = SparseVD(learning_rate=1e-9, threshold=-9.9)
+    problem = softmax_regression.problem(steps=1)
+    start = softmax_regression.pretrained()
+    params, mask, history = sparse_vd(problem, 0.25, settings, start)
+    (row,) = history.rows
+    assert row["kept_by_rule"] == 1 and row["sparsity"] == 0.75
+    np.testing.assert_array_equal(mask["w"], [[True, False], [False, False]])
+    np.testing.assert_allclose(params["w"], [[1.0, 0.0], [0.0, 0.0]], atol=1e-6)

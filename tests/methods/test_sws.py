@@ -1,7 +1,5 @@
 """Soft weight-sharing against sums over components, and codes by hand."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,22 +7,22 @@ import optax
 import pytest
 from scipy import special, stats
 
-from snipjax import experiment, masks
-from snipjax.methods import History, Outcome
-from snipjax.methods.sws import (
+from snipjax.methods import SWS, sws
+from snipjax.methods.mixtures import (
     Free,
     Mixture,
-    bits_per_weight,
-    components_of,
-    huffman_bits,
     initial_mixture,
     log_joint,
     log_odds,
-    mixture_of,
     negative_log_hyper_prior,
     negative_log_prior,
-    quantised,
-    sws,
+    with_zero_component,
+)
+from snipjax.methods.quantization import (
+    bits_per_weight,
+    huffman_bits,
+    likeliest_components,
+    quantize,
 )
 from tests.methods import softmax_regression
 
@@ -46,7 +44,7 @@ def joint(weights: np.ndarray) -> np.ndarray:
 
 def test_the_zero_component_is_pinned() -> None:
     free = Free(jnp.array([-1.0, 1.0]), jnp.zeros(3), jnp.array([0.0, jnp.log(3.0)]))
-    means, _, log_proportions = mixture_of(free, 0.9)
+    means, _, log_proportions = with_zero_component(free, 0.9)
     np.testing.assert_allclose(means, [0.0, -1.0, 1.0])
     np.testing.assert_allclose(jnp.exp(log_proportions), [0.9, 0.025, 0.075], rtol=1e-5)
 
@@ -119,17 +117,17 @@ MASK = {
 }
 
 
-def test_quantised_weights_are_the_means_of_their_components() -> None:
-    components = components_of(PARAMS, MASK, MIXTURE)
+def test_quantize_weights_are_the_means_of_their_components() -> None:
+    components = likeliest_components(PARAMS, MASK, MIXTURE)
     np.testing.assert_array_equal(components["kernel"], [[0, 1], [2, 3]])
-    actual = jax.jit(quantised)(PARAMS, MASK, MIXTURE)
+    actual = jax.jit(quantize)(PARAMS, MASK, MIXTURE)
     np.testing.assert_allclose(actual["kernel"], [[0.0, -0.5], [0.4, 1.0]])
     np.testing.assert_array_equal(actual["scale"], PARAMS["scale"])
 
 
-def test_a_kept_weight_near_zero_is_not_quantised_to_zero() -> None:
+def test_a_kept_weight_near_zero_is_not_quantize_to_zero() -> None:
     kept = {**MASK, "kernel": jnp.ones((2, 2), bool)}
-    assert quantised(PARAMS, kept, MIXTURE)["kernel"][0, 0] == jnp.float32(0.4)
+    assert quantize(PARAMS, kept, MIXTURE)["kernel"][0, 0] == jnp.float32(0.4)
 
 
 def test_bits_are_those_of_two_codes_and_a_codebook() -> None:
@@ -166,10 +164,7 @@ def test_steps_go_down_the_loss_and_the_prior_of_weights_and_precisions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(optax, "adam", optax.sgd)
-    params, _, history = sws(
-        softmax_regression.parts(steps=2),
-        0.0,
-        pretrained=softmax_regression.pretrained(),
+    settings = SWS(
         share=1.0,
         num_components=3,
         zero_proportion=0.2,
@@ -183,6 +178,9 @@ def test_steps_go_down_the_loss_and_the_prior_of_weights_and_precisions(
         means_learning_rate=0.2,
         mixture_learning_rate=0.4,
     )
+    problem = softmax_regression.problem(steps=2)
+    start = softmax_regression.pretrained()
+    params, _, history = sws(problem, 0.0, settings, start)
 
     def by_equation(trained: np.ndarray) -> float:
         weights, means, log_precisions, logits = np.split(trained, [4, 6, 9])
@@ -204,20 +202,16 @@ def test_steps_go_down_the_loss_and_the_prior_of_weights_and_precisions(
     for _ in range(2):  # the second step sees what the first made of the mixture
         slope = softmax_regression.gradient(by_equation, trained)
         trained = trained - learning_rates * slope
-    actual = params["Dense_0"]["kernel"].ravel()
+    actual = params["w"].ravel()
     np.testing.assert_allclose(actual, trained[:4], atol=1e-5)
     assert history.prunes == 0
 
 
-def test_the_rule_prunes_beyond_the_target_and_the_last_row_is_quantised() -> None:
+def test_the_rule_prunes_beyond_the_target_and_the_last_row_is_quantize() -> None:
     # Of components at 0, -1 and 1 as wide as each other, two weights are nearest to
     # the first, where a target of 0.25 would have one go.
     start = np.array([[1.0, 0.1], [-0.2, -0.7]])
-    params = softmax_regression.params_of(start)
-    params, mask, history = sws(
-        softmax_regression.parts(steps=1),
-        0.25,
-        pretrained=Outcome(params, masks.ones(params, masks.kernels), History()),
+    settings = SWS(
         share=1.0,
         num_components=3,
         zero_proportion=0.5,
@@ -226,74 +220,16 @@ def test_the_rule_prunes_beyond_the_target_and_the_last_row_is_quantised() -> No
         means_learning_rate=1e-9,
         mixture_learning_rate=1e-9,
     )
-    pruned, quantised = [[1.0, 0.0], [0.0, -0.7]], [[1.0, 0.0], [0.0, -1.0]]
-    np.testing.assert_array_equal(mask["Dense_0"]["kernel"], np.eye(2))
-    np.testing.assert_allclose(params["Dense_0"]["kernel"], pruned, atol=1e-6)
+    problem = softmax_regression.problem(steps=1)
+    start = softmax_regression.pretrained(start)
+    params, mask, history = sws(problem, 0.25, settings, start)
+    pruned, quantized = [[1.0, 0.0], [0.0, -0.7]], [[1.0, 0.0], [0.0, -1.0]]
+    np.testing.assert_array_equal(mask["w"], np.eye(2))
+    np.testing.assert_allclose(params["w"], pruned, atol=1e-6)
     row, last = history.rows
     assert row["kept_by_rule"] == 2
     assert row["sparsity"] == last["sparsity"] == 0.5
-    for found, weights in ((row, pruned), (last, quantised)):
+    assert (last["phase"], last["bits_per_weight"]) == ("quantized", (2 + 2 + 64) / 4)
+    for found, weights in ((row, pruned), (last, quantized)):
         expected = softmax_regression.cross_entropy(np.array(weights))
         assert found["val_loss"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_run_prunes_to_the_target(
-    digits: experiment.Parts, pretrained: Outcome
-) -> None:
-    params, mask, history = sws(
-        digits,
-        0.9,
-        pretrained=pretrained,
-        share=1.0,
-        num_components=5,
-        initial_std=0.02,
-    )
-    total = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert sum(row.kept for row in masks.summary(mask)) <= round(0.1 * total)
-    for keep, w in zip(jax.tree.leaves(mask), jax.tree.leaves(params)):
-        assert jnp.all(w[~keep] == 0)
-    assert history.steps == 60 + 60
-    assert history.prunes == 1
-    *rows, last = [row for row in history.rows if row["phase"] != "dense"]
-    assert [(row["phase"], row["step"]) for row in rows] == [("sws", 60)]
-    assert last["phase"] == "quantised"
-    assert last["sparsity"] == masks.sparsity(mask) >= 0.9
-    assert 0 < last["bits_per_weight"] < 3
-
-
-@pytest.mark.slow
-def test_what_the_rule_prunes_beyond_the_target_stays_pruned(
-    digits: experiment.Parts, pretrained: Outcome
-) -> None:
-    _, mask, history = sws(
-        digits, 0.0, pretrained=pretrained, share=0.1, initial_std=0.02
-    )
-    (row,) = [row for row in history.rows if row["phase"] == "sws"]
-    assert sum(row.kept for row in masks.summary(mask)) == row["kept_by_rule"]
-    assert masks.sparsity(mask) > 0
-
-
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("target", -0.1),
-        ("share", 0.0),
-        ("num_components", 2),
-        ("zero_proportion", 1.0),
-        ("strength", -1.0),
-        ("initial_std", 0.0),
-        ("zero_shape", 0.0),
-        ("zero_rate", -1.0),
-        ("shape", float("nan")),
-        ("rate", 0.0),
-        ("learning_rate", 0.0),
-        ("means_learning_rate", float("inf")),
-        ("mixture_learning_rate", 0.0),
-    ],
-)
-def test_bad_hyperparameters_are_said(
-    digits: experiment.Parts, argument: str, value: Any
-) -> None:
-    arguments = {"target": 0.5, argument: value}
-    with pytest.raises(ValueError, match=rf"^{argument} is {value}"):
-        sws(digits, **arguments)
