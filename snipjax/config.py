@@ -38,13 +38,10 @@ def from_fields(table: Sequence[Field]) -> ConfigDict:
     """Returns a locked configuration of the fields in a table, at their defaults."""
     config = ConfigDict()
     for field in table:
-        *sections, name = field.name.split(".")
-        place = config
-        for key in sections:
-            if key not in place:
-                place[key] = ConfigDict()
-            place = place[key]
-        place[name] = field.default
+        section, _, name = field.name.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        (config[section] if section else config)[name] = field.default
     return config.lock()
 
 
@@ -63,9 +60,8 @@ def validate(config: ConfigDict) -> None:
     """
     check(config, FIELDS)
     given = dict(fields(config))
-    _check_runs(given)
-    _check_large(given)
-    _check_pruning(given)
+    for check_some in (_check_runs, _check_large, _check_pruning):
+        check_some(given)
 
 
 def check(config: ConfigDict, table: Sequence[Field]) -> None:
@@ -352,6 +348,11 @@ def _check_large(given: dict[str, Any]) -> None:
         raise ValueError(
             "config.mesh and config.dataset.stream are for one network at a time, but "
             "config asks for several runs; start them one by one"
+        )
+    if is_large and given["prune.method"] in build.RIVALS:
+        raise ValueError(
+            f"method '{given['prune.method']}' trains on data in memory; leave "
+            "config.mesh and config.dataset.stream at their defaults"
         )
     known = dict(fields(default()))
     for name in _NOT_LARGE if is_large else _LARGE:

@@ -235,6 +235,7 @@ class TestValidate:
             ),
             ({"prune.fresh_init": False, "init.trained": "he"}, "make them equal"),
             ({"seed": 2**32 - 1, "seeds": 2}, "seeds is 4294967297; it must be <="),
+            ({"mesh": "data=2", "prune.method": "lwc"}, "trains on data in memory"),
             ({"mesh": "data=2", "seeds": 2}, "are for one network at a time"),
             (
                 {"dataset.stream": True, "vary": ("prune.rounds=1,2",)},

@@ -408,11 +408,15 @@ class TestKilled:
             assert_resumes(cached_program, command, finished)
 
 
-# Runs a program whose files cannot grow beyond some bytes, as if the disk were full.
+# Runs a program whose disk is full once it writes a checkpoint: files cannot grow
+# beyond some bytes.
 LIMITED = """
 import os, resource, runpy, sys
 limits = int(sys.argv[1]), resource.RLIM_INFINITY
-resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def limit(event, arguments):
+    if "checkpoint-tmp" in str(arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+sys.addaudithook(limit)
 sys.argv = sys.argv[2:]
 sys.path[0] = os.path.dirname(sys.argv[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -423,7 +427,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     finished: Finished, cached_program: Program, tmp_path: Path
 ) -> None:
     command = (*DIGITS, *QUICK, "--workdir", tmp_path)
-    output = cached_program.run(*command, script=("-c", LIMITED, 300_000))
+    output = cached_program.run(*command, script=("-c", LIMITED, 12_000))
     assert output.returncode == 2
     error = output.stderr.splitlines()[-1]
     assert re.match("train.py: a checkpoint cannot be written in .*File too", error)
