@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from snipjax.data import Arrays
+from snipjax.data import Arrays, DatasetError
 
 SHAPE = (5, 4, 3)
 NUM_CLASSES = 3
@@ -26,6 +27,10 @@ def examples(total: int, seed: int = 0, shape: Sequence[int] = SHAPE) -> Arrays:
     images = rng.integers(0, 256, (total, *shape), np.uint8)
     images[:, 0, 0, 0], images[:, 0, 1, 0] = np.divmod(np.arange(total), 256)
     return Arrays(images, rng.integers(0, NUM_CLASSES, total).astype(np.int32))
+
+
+def refused(message: str) -> Any:
+    return pytest.raises(DatasetError, match=message)
 
 
 def joined(*parts: Arrays) -> Arrays:

@@ -13,7 +13,7 @@ import pytest
 
 from snipjax import data
 from snipjax.data import views
-from tests.data.builders import Numbers, run_python
+from tests.data.builders import Numbers, refused, run_python
 
 SIZES = {"batch_size": 4, "image_size": 8}
 
@@ -79,11 +79,6 @@ class TestOrder:
         orders = [*order(200, 3, batch_size=200)]
         orders += [*order(200, 3, batch_size=200, seed=1)]
         assert len({tuple(one) for one in orders}) == 6
-
-    def test_an_example_may_come_at_any_place(self) -> None:
-        """Of 400 seeds, half begin with an example of either half, within 4 sigma."""
-        first = [order(300, 1, batch_size=1, seed=seed)[0, 0] for seed in range(400)]
-        assert abs(np.sum(np.array(first) < 150) - 200) < 4 * np.sqrt(400 / 4)
 
     def test_does_not_change_between_versions(self) -> None:
         """Runs that go on need the order they began with."""
@@ -208,26 +203,15 @@ class TestWorkers:
             actual = next(stream)
             np.testing.assert_array_equal(actual.images, batch.images)
             np.testing.assert_array_equal(actual.labels, batch.labels)
-        with pytest.raises(data.DatasetError, match=f"{broken} cannot be read"):
+        with refused(f"{broken} cannot be read"):
             next(stream)
         stream.close()
         assert multiprocessing.active_children() == []
 
     @pytest.mark.slow
-    def test_a_killed_worker_is_an_error(self) -> None:
-        source = data.load("synthetic:1000x8x8x3/4", stream=True).train
-        batches = data.batches(source, seed=0, workers=2, **SIZES)
-        with data.to_device(batches) as batches:
-            next(batches)
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-            said = r"reads images was killed.*fewer config\.dataset\.workers"
-            with pytest.raises(OSError, match=said):
-                for _ in range(1000):
-                    next(batches)
-        assert multiprocessing.active_children() == []
-
-    @pytest.mark.slow
-    def test_a_worker_outlasts_the_end_of_a_whole_job(self) -> None:
+    def test_a_worker_outlasts_the_end_of_a_job_and_a_killed_one_is_an_error(
+        self,
+    ) -> None:
         """Launchers tell every process of a job to end; the first saves, and ends."""
         source = data.load("synthetic:1000x8x8x3/4", stream=True).train
         batches = data.batches(source, seed=0, workers=1, **SIZES)
@@ -238,6 +222,12 @@ class TestWorkers:
             for _ in range(20):
                 next(batches)
             assert worker.is_alive()
+            os.kill(worker.pid, signal.SIGKILL)
+            said = r"reads images was killed.*fewer config\.dataset\.workers"
+            with pytest.raises(OSError, match=said):
+                for _ in range(1000):
+                    next(batches)
+        assert multiprocessing.active_children() == []
 
     @pytest.mark.slow
     @pytest.mark.parametrize("end", ["return", "raise", "interrupt", "kill"])

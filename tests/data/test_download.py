@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 from snipjax import data
 from snipjax.data import decoding, download
 from tests.data import builders
+from tests.data.builders import refused
 
 
 class Downloaded(tfds.core.GeneratorBasedBuilder):
@@ -99,7 +100,7 @@ class TestDownloading:
         self, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         offer(monkeypatch, f"{server}/missing.gz")
-        with pytest.raises(data.DatasetError, match="HTTP code: 404") as failed:
+        with refused("HTTP code: 404") as failed:
             data.load("snipjax_downloaded", tmp_path)
         assert "python -c" in str(failed.value)
         assert "'digits'" in str(failed.value)
@@ -164,7 +165,7 @@ class TestNoNetwork:
         monkeypatch.setattr(requests, "head", lambda url, timeout: response)
         monkeypatch.setattr(Downloaded, "download_and_prepare", lambda *_, **__: 1 / 0)
         reason = "ZeroDivisionError" if reachable else "127.0.0.1:1 cannot be reached"
-        with pytest.raises(data.DatasetError, match=reason):
+        with refused(reason):
             data.load("snipjax_downloaded", tmp_path)
 
     def test_keeps_standard_error_empty(self, tmp_path: Path) -> None:
@@ -196,13 +197,11 @@ class TestNames:
     def test_an_unknown_one_gets_the_nearest(
         self, data_dir: Path, name: str, nearest: str, stream: bool
     ) -> None:
-        message = f"no dataset '{name}'.*mean .*{nearest}"
-        with pytest.raises(data.DatasetError, match=message):
+        with refused(f"no dataset '{name}'.*mean .*{nearest}"):
             data.load(name, data_dir, stream=stream)
 
     def test_one_near_to_none_gets_digits(self, tmp_path: Path) -> None:
-        message = r"no dataset 'qqqq'.*'digits' always works"
-        with pytest.raises(data.DatasetError, match=message):
+        with refused(r"no dataset 'qqqq'.*'digits' always works"):
             data.load("qqqq", tmp_path)
 
     @pytest.mark.parametrize(
@@ -211,8 +210,7 @@ class TestNames:
     def test_another_form_is_refused_with_the_right_ones(
         self, data_dir: Path, name: str
     ) -> None:
-        message = "is not the name of a dataset.*folder:/path"
-        with pytest.raises(data.DatasetError, match=message):
+        with refused("is not the name of a dataset.*folder:/path"):
             data.load(name, data_dir)
 
     @pytest.mark.parametrize(
@@ -231,13 +229,13 @@ class TestNames:
         prepared = tmp_path / "mnist" / "3.0.1" / "features.json"
         prepared.parent.mkdir(parents=True)
         prepared.touch()
-        with pytest.raises(data.DatasetError, match=message):
+        with refused(message):
             data.load(name, tmp_path)
         assert list(tmp_path.iterdir()) == [tmp_path / "mnist"]
 
     def test_a_directory_without_a_dataset_in_it_is_named(self, tmp_path: Path) -> None:
         directory = tmp_path / "snipjax_downloaded" / "1.0.0"
         directory.mkdir(parents=True)
-        with pytest.raises(data.DatasetError, match="Delete that directory") as refusal:
+        with refused("Delete that directory") as refusal:
             data.load("snipjax_downloaded", tmp_path)
         assert str(directory) in str(refusal.value)
