@@ -24,7 +24,7 @@ _UNFINISHED = ".unfinished"
 _SECONDS_TO_WRITE = 60 * 60  # a file, at most
 
 
-def cached(name: str, version: str, decode: Callable[[], Splits]) -> Splits:
+def fetch(name: str, version: str, decode: Callable[[], Splits]) -> Splits:
     """Returns splits from the cache, or decodes and stores them.
 
     ``name`` names a file in the cache, ``version`` a text that changes with the
@@ -48,7 +48,7 @@ def cached(name: str, version: str, decode: Callable[[], Splits]) -> Splits:
     return splits
 
 
-def cached_directory(directory: Path, decode: Callable[[], Splits]) -> Splits:
+def fetch_directory(directory: Path, decode: Callable[[], Splits]) -> Splits:
     """Returns splits from the cache, or decodes a directory whose files have changed.
 
     A file has changed if its name, its size or its time of modification has.
@@ -60,7 +60,7 @@ def cached_directory(directory: Path, decode: Callable[[], Splits]) -> Splits:
     )
     version = hashlib.sha256(json.dumps(files).encode()).hexdigest()
     name = f"{directory.parent.name}-{directory.name}-{place}"
-    return cached(name, version, decode)
+    return fetch(name, version, decode)
 
 
 def _write(file: Path, fingerprint: str, splits: Splits) -> None:

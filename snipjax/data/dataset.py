@@ -110,7 +110,7 @@ def load(
         if stream:
             splits = tfds.splits(directory, any_shape=True)
         else:
-            splits = cache.cached_directory(
+            splits = cache.fetch_directory(
                 directory,
                 lambda: decoding.in_memory(tfds.splits(directory, any_shape=False)),
             )

@@ -4,14 +4,14 @@ import importlib.metadata
 
 import numpy as np
 
-from snipjax.data.cache import cached
+from snipjax.data import cache
 from snipjax.data.sources import Arrays, Splits
 
 
 def splits() -> Splits:
     """Returns 1,797 digits of 8x8 pixels with values from 0 to 16, as one split."""
     # Importing scikit-learn takes seconds, so that they are cached too.
-    return cached("digits", importlib.metadata.version("scikit-learn"), _read)
+    return cache.fetch("digits", importlib.metadata.version("scikit-learn"), _read)
 
 
 def _read() -> Splits:

@@ -39,7 +39,7 @@ def files(home: Path) -> list[Path]:
 
 def store() -> tuple[Path, Splits]:
     """Stores ``SMALL`` and returns its file."""
-    cache.cached("small", "version", lambda: SMALL)
+    cache.fetch("small", "version", lambda: SMALL)
     (file,) = files(Path.home())
     return file, SMALL
 
@@ -101,7 +101,7 @@ def test_no_flipped_bit_goes_unnoticed() -> None:
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         file.write_bytes(flipped)
-        read = cache.cached("small", "version", lambda: splits)
+        read = cache.fetch("small", "version", lambda: splits)
         # Damaged, or flipped in a name or a date of the archive.
         for name, part in splits.parts.items():
             assert_same(read.parts[name], part)
@@ -117,7 +117,7 @@ def test_halves_of_killed_processes_are_removed_later(home: Path) -> None:
     new.touch()
     old.touch()
     os.utime(old, (0, 0))
-    cache.cached("small", "version", lambda: SMALL)
+    cache.fetch("small", "version", lambda: SMALL)
     assert files(home) == [directory / "small.npz", new]
 
 
