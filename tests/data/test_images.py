@@ -95,11 +95,23 @@ class TestOrientation:
             expected = seen(np.asarray(upright), view, 24).astype(int)
             assert np.abs(seen(stored, view, 24) - expected).max() <= 4
 
-    def test_a_damaged_one_is_no_damaged_image(self) -> None:
+    @pytest.mark.parametrize("encoding", ["JPEG", "PNG", "WEBP"])
+    @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"II*\0"])
+    def test_a_damaged_one_is_no_damaged_image(
+        self, encoding: str, exif: bytes
+    ) -> None:
         image = Image.new("RGB", (8, 8), (90, 80, 70))
-        for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff"):
-            stored = content(image, "JPEG", exif=exif)
-            assert np.abs(images.decode(stored, 3) - [90, 80, 70.0]).max() <= 2
+        stored = content(image, encoding, exif=exif)
+        assert np.abs(images.decode(stored, 3) - [90, 80, 70.0]).max() <= 2
+
+    def test_a_large_one_is_decoded_no_coarser_than_it_is_seen(self) -> None:
+        exif = Image.Exif()
+        exif[274] = 6
+        photo = Image.fromarray(noise(48, 24).repeat(8, 0).repeat(8, 1))
+        stored = content(photo, "JPEG", exif=exif, quality=95)
+        whole = images.decode(stored, 3)
+        expected = seen(whole, views.whole, 150).astype(int)
+        np.testing.assert_array_equal(seen(stored, views.whole, 150), expected)
 
 
 class TestFormats:
