@@ -233,7 +233,9 @@ class TestFullySharded:
             transform = functools.partial(sharding.fully_sharded, MESH)
             ours, our_metrics = jax.jit(functools.partial(step, transform=transform))(
                 scattered(state),
-                jax.device_put(training.Batch(images, labels), sharding.batch_sharding(MESH)),
+                jax.device_put(
+                    training.Batch(images, labels), sharding.batch_sharding(MESH)
+                ),
             )
         close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
         jax.tree.map(close, ours.params, expected.params)

@@ -1,4 +1,4 @@
-"""Training against NumPy, and that it does not matter how steps are grouped."""
+"""Steps against NumPy, in any groups, and the evaluation of a network."""
 
 import functools
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from snipjax import masks, optim, training
@@ -155,28 +156,47 @@ class TestTrainStep:
 
 
 class TestLosses:
-    def test_batch_norm_is_the_identity_in_inference_at_initialization(self) -> None:
+    @pytest.mark.parametrize("mode", ["inference", "batch"])
+    def test_batch_norm_is_the_identity_at_first_or_over_the_batch(
+        self, mode: str
+    ) -> None:
         data = examples(20)
         variables = Normalized().init(jax.random.key(0), preprocess(data.images))
         batch = Batch(preprocess(data.images), data.labels)
         params = jax.device_get(variables["params"])
         hidden = np.asarray(batch.images).reshape(20, -1) @ params["Dense_0"]["kernel"]
+        if mode == "batch":
+            hidden -= hidden.mean(axis=0)
+            hidden /= np.sqrt(hidden.var(axis=0) + 1e-5)
         logits = np.maximum(hidden, 0.0) @ params["Dense_1"]["kernel"]
         expected = -np.mean(np.log(softmax(logits)[np.arange(20), data.labels]))
-        loss_fn = training.inference_loss(Normalized(), variables["batch_stats"])
+        make_loss = getattr(training, f"{mode}_loss")
+        loss_fn = make_loss(Normalized(), variables["batch_stats"])
         assert loss_fn(params, batch) == pytest.approx(expected, rel=1e-4)
 
-    def test_batch_norm_is_over_the_batch_in_training(self) -> None:
-        data = examples(20)
-        variables = Normalized().init(jax.random.key(0), preprocess(data.images))
+    def test_cross_entropy_is_in_float32_whatever_the_logits(self) -> None:
+        logits = jnp.array([[100.0, 0.0, -100.0]], jnp.bfloat16)
+        loss = training.cross_entropy(logits, jnp.array([1]))
+        assert loss.dtype == jnp.float32
+        assert loss == pytest.approx(100.0)
+
+    def test_another_loss_is_trained_on_and_evaluated(self) -> None:
+        def squared(logits: chex.Array, labels: chex.Array) -> chex.Array:
+            return jnp.mean((logits - jax.nn.one_hot(labels, CLASSES)) ** 2)
+
+        data, optimizer = examples(20), optax.sgd(0.1)
+        state = initial(Linear(), optimizer, data.images)
         batch = Batch(preprocess(data.images), data.labels)
-        params = jax.device_get(variables["params"])
-        hidden = np.asarray(batch.images).reshape(20, -1) @ params["Dense_0"]["kernel"]
-        hidden = (hidden - hidden.mean(axis=0)) / np.sqrt(hidden.var(axis=0) + 1e-5)
-        logits = np.maximum(hidden, 0.0) @ params["Dense_1"]["kernel"]
-        expected = -np.mean(np.log(softmax(logits)[np.arange(20), data.labels]))
-        loss_fn = training.batch_loss(Normalized(), variables["batch_stats"])
-        assert loss_fn(params, batch) == pytest.approx(expected, rel=1e-4)
+        expected = squared(
+            Linear().apply({"params": state.params}, *batch[:1]), *batch[1:]
+        )
+        step = functools.partial(training.train_step, optimizer=optimizer)
+        _, metrics = step(state, batch, model=Linear(), loss=squared)
+        assert metrics.loss == pytest.approx(float(expected), rel=1e-5)
+        metrics = training.evaluate(
+            state.params, {}, data, model=Linear(), preprocess=preprocess, loss=squared
+        )
+        assert metrics.loss == pytest.approx(float(expected), rel=1e-5)
 
 
 class TestFlipAndTranslate:
@@ -250,39 +270,22 @@ class TestFlipAndTranslate:
         )
 
 
-class Recorder(nn.Module):
-    """A network whose batch statistics remember the images of the last steps."""
-
-    steps: int
-
-    @nn.compact
-    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
-        first_pixels = x[:, 0, 0, 0]
-        seen = self.variable(
-            "batch_stats", "seen", jnp.zeros, (self.steps, *first_pixels.shape)
-        )
-        if train:
-            seen.value = jnp.concatenate([seen.value[1:], first_pixels[None]])
-        return nn.Dense(CLASSES)(x.reshape(x.shape[0], -1))
-
-
 def images_seen(count: int, batch_size: int, steps: int, seed: int = 0) -> np.ndarray:
     """Indices of the examples that each step trains on: ``[steps, batch_size]``."""
-    images = jnp.broadcast_to(jnp.arange(count)[:, None, None, None], (count, 4, 4, 1))
-    data = Batch(images.astype(jnp.float32), jnp.zeros(count, jnp.int32))
-    model, optimizer = Recorder(steps), training.paper_optimizer(0.0)
-    variables = model.init(jax.random.key(0), data.images[:batch_size])
-    state = training.init_state(variables, optimizer, jax.random.key(seed))
-    state, _ = training.train_steps(
-        state,
-        data,
+
+    def note(seen: chex.Array, batch: chex.Array, key: Any) -> tuple[chex.Array, Any]:
+        return jnp.concatenate([seen[1:], batch[None]]), 0.0
+
+    seen, _ = training.over_batches(
+        note,
+        jnp.zeros((steps, batch_size), jnp.int32),
+        jnp.arange(count),
+        start=0,
+        key=jax.random.key(seed),
         num_steps=steps,
         batch_size=batch_size,
-        model=model,
-        optimizer=optimizer,
-        preprocess=lambda images: images,
     )
-    return np.asarray(state.batch_stats["seen"]).astype(int)
+    return np.asarray(seen)
 
 
 class TestOrderOfExamples:
@@ -317,7 +320,7 @@ def bits(state: training.TrainState) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def train() -> Callable[..., tuple[training.TrainState, training.Metrics]]:
+def train() -> Callable[..., tuple[training.TrainState, list[training.Metrics]]]:
     """Runs the steps, in calls of the numbers given: a masked network with batch
     norm, augmented, over batches that do not divide the set."""
     data = examples(50)
@@ -327,23 +330,28 @@ def train() -> Callable[..., tuple[training.TrainState, training.Metrics]]:
     optimizer = optim.sparse(
         training.paper_optimizer(0.1, decay_every=7, decay_factor=0.9), mask
     )
-    steps = jax.jit(
-        functools.partial(
-            training.train_steps,
+
+    @functools.partial(jax.jit, static_argnames="num_steps", donate_argnums=0)
+    def steps(
+        state: training.TrainState, *, num_steps: int
+    ) -> tuple[training.TrainState, training.Metrics]:
+        return training.over_batches(
+            lambda state, batch, key: training.train_step(
+                state, batch, model=Normalized(), optimizer=optimizer
+            ),
+            state,
+            data,
+            start=state.step,
+            key=state.key,
+            num_steps=num_steps,
             batch_size=8,
-            model=Normalized(),
-            optimizer=optimizer,
-            preprocess=preprocess,
-            augment=augment,
-        ),
-        static_argnames="num_steps",
-        donate_argnums=0,
-    )
+            prepare=training.preparation(preprocess, augment),
+        )
 
     def run(*calls: int) -> tuple[training.TrainState, list[training.Metrics]]:
         state, metrics = initial(Normalized(), optimizer, data.images), []
         for num_steps in calls:
-            state, means = steps(state, data, num_steps=num_steps)
+            state, means = steps(state, num_steps=num_steps)
             metrics.append(means)
         return state, metrics
 
@@ -375,6 +383,26 @@ class TestTrainSteps:
     def test_it_learns(self, train: Callable) -> None:
         _, (first, *_, last) = train(*(12,) * 15)
         assert last.loss < 0.8 * first.loss
+
+    def test_the_key_of_a_step_depends_on_its_number(self) -> None:
+        def add(total: chex.Array, batch: Any, key: Any) -> tuple[chex.Array, Any]:
+            return total + jax.random.uniform(key), 0.0
+
+        totals = []
+        for calls in ([(0, 1), (1, 2)], [(0, 3)], [(1, 3)]):
+            total = jnp.float32(0)
+            for start, num_steps in calls:
+                total, _ = training.over_batches(
+                    add,
+                    total,
+                    jnp.arange(4),
+                    start=start,
+                    key=jax.random.key(0),
+                    num_steps=num_steps,
+                    batch_size=2,
+                )
+            totals.append(float(total))
+        assert totals[0] == totals[1] != totals[2]
 
     def test_pruned_entries_are_zero(self, train: Callable) -> None:
         state, _ = train(12)
@@ -419,10 +447,3 @@ class TestEvaluate:
         )
         metrics = evaluate(variables["params"], statistics, data)
         assert metrics.loss == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_cross_entropy_is_in_float32_whatever_the_logits() -> None:
-    logits = jnp.array([[100.0, 0.0, -100.0]], jnp.bfloat16)
-    loss = training.cross_entropy(logits, jnp.array([1]))
-    assert loss.dtype == jnp.float32
-    assert loss == pytest.approx(100.0)
