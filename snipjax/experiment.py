@@ -294,10 +294,10 @@ def record(
       lost: the seeds that were warned of; the function adds to it.
       row: the row of metrics.
     """
+    step = row["step"][0]  # which they have in common
     rundir.append_metrics(
-        session.output, {"seeds": list(seeds), "phase": "train", **row}
+        session.output, {"seeds": list(seeds), "phase": "train", **row, "step": step}
     )
-    step = row["step"][0]
     for seed, loss in zip(seeds, row["train_loss"]):
         if step and loss is None and seed not in lost:
             lost.add(seed)

@@ -20,6 +20,9 @@ from snipjax.training.step import preparation
 
 Method = tuple[Callable[..., methods.Outcome], Any]
 
+# The columns of metrics that several networks would have in common.
+_COMMON = ("phase", "step", "seconds", "steps_per_second")
+
 
 def train(
     method: Method, setup: Setup, seeds: range, session: Session
@@ -51,8 +54,8 @@ def train(
     io.save_arrays(params, directory / rundir.PARAMS)
     seconds += time.monotonic() - began
     for row in outcome.history.rows:
-        lists = {k: v if isinstance(v, list) else [v] for k, v in row.items()}
-        rundir.append_metrics(session.output, {"seeds": [seed], **lists})
+        columns = {k: v if k in _COMMON else [v] for k, v in row.items()}
+        rundir.append_metrics(session.output, {"seeds": [seed], **columns})
     errors = {
         f"{split}_error": rounded(100 * float(metrics.error))
         for split, metrics in jax.jit(network.evaluate)(params).items()
