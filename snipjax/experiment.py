@@ -109,6 +109,11 @@ class SavedWork(NamedTuple):
 def opened(config: ConfigDict, workdir: Path) -> Iterator[Session]:
     """Yields the session of a valid configuration in a directory of its own."""
     schema.validate(config)
+    if config.vary:
+        raise ValueError(
+            f"config.vary is {config.vary}, which asks for several runs; use "
+            "snipjax.sweep.run"
+        )
     fields = dict(schema.fields(config))
     differences = functools.partial(_differences, config.to_dict())
     with sessions.opened(workdir, fields, differences) as session:
