@@ -16,11 +16,12 @@ FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK}"
 def check(name: str, marked: str = "not slow") -> None:
     """Runs the tests of a file beside this one, and shows what fails of them."""
     tests = Path(__file__).parent
+    root = tests.parents[1]
     options = ["-q", "-x", "--no-header", "-m", marked]
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", *options, tests / name],
         env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
-        cwd=tests.parent,
+        cwd=root,
         capture_output=True,
         text=True,
         timeout=600,

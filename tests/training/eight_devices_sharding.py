@@ -1,4 +1,4 @@
-"""What :mod:`snipjax.training.sharding` says and does on eight devices (test_sharding.py)."""
+"""Sharding on eight devices (test_sharding.py)."""
 
 import functools
 from typing import Any
@@ -16,8 +16,9 @@ from jax.sharding import PartitionSpec as P
 
 from snipjax import masks, optim, pruning, saliency, training
 from snipjax.training import distributed, sharding
+from snipjax.training.collectives import Collective, bytes_per_device, collectives
 
-MESH = sharding.make_mesh("data=4,model=2")
+MESH = sharding.make_mesh({"data": 4, "model": 2})
 SHAPES = {"a": (6, 4), "b": (5,), "c": (3, 3, 2, 8), "d": (7, 3)}
 SPECS = {"a": P("model"), "b": P(), "c": P(None, None, None, "model"), "d": P()}
 
@@ -53,21 +54,21 @@ def test_there_are_eight_devices() -> None:
 
 
 class TestMesh:
-    def test_has_the_axes_of_the_text(self) -> None:
+    def test_has_the_axes_asked_for(self) -> None:
         assert dict(MESH.shape) == {"data": 4, "model": 2}
         assert MESH.size == 8
 
     def test_takes_the_first_devices(self) -> None:
-        mesh = sharding.make_mesh("model=2")
+        mesh = sharding.make_mesh({"model": 2})
         assert list(mesh.devices.flat) == jax.devices()[:2]
 
-    def test_without_a_text_is_all_devices_along_data(self) -> None:
-        assert dict(sharding.make_mesh("").shape) == {"data": 8, "model": 1}
+    def test_without_axes_is_all_devices_along_data(self) -> None:
+        assert dict(sharding.make_mesh().shape) == {"data": 8, "model": 1}
 
     def test_of_more_devices_says_how_to_have_them(self) -> None:
         remedy = "XLA_FLAGS=--xla_force_host_platform_device_count=16"
         with pytest.raises(ValueError, match=remedy):
-            sharding.make_mesh("data=8,model=2")
+            sharding.make_mesh({"data": 8, "model": 2})
 
 
 class TestRule:
@@ -136,7 +137,7 @@ class TestSelection:
         placed = sharding.tree_shardings(MESH, scores)
         select = jax.jit(lambda s: masks.global_topk(s, 0.9), in_shardings=(placed,))
         program = select.lower(scores).compile()
-        exchanged = sharding.collectives(program)
+        exchanged = collectives(program)
         assert exchanged
         for one in exchanged:
             assert one.kind == "all-reduce"
@@ -214,7 +215,7 @@ class TestFullySharded:
         # Half of every gradient, and few whole matrices at a time.
         whole = layers * width * width * 4
         assert program.memory_analysis().temp_size_in_bytes < 0.75 * whole
-        gathers = [c for c in sharding.collectives(program) if c.kind == "all-gather"]
+        gathers = [c for c in collectives(program) if c.kind == "all-gather"]
         assert {c.shape for c in gathers} == {(width, width)}
         # Of each forward, and of each but the first backward: d loss / dx is not asked.
         assert len(gathers) == 2 * layers - 1
@@ -251,18 +252,18 @@ class TestCollectives:
 
     def exchanged(
         self, mesh: Mesh, function: Any, in_spec: P, out_spec: P, shape: Any
-    ) -> list[sharding.Collective]:
+    ) -> list[Collective]:
         mapped = jax.shard_map(
             function, mesh=mesh, in_specs=in_spec, out_specs=out_spec, check_vma=False
         )
         array = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return sharding.collectives(jax.jit(mapped).lower(array).compile())
+        return collectives(jax.jit(mapped).lower(array).compile())
 
     def test_all_reduce(self) -> None:
         psum = functools.partial(jax.lax.psum, axis_name="x")
         found = self.exchanged(self.FLAT, psum, P("x"), P(), (32, 8))
         assert found == [("all-reduce", "f32", (4, 8), 128, 8)]
-        assert sharding.bytes_per_device(found) == 2 * 7 / 8 * 128
+        assert bytes_per_device(found) == 2 * 7 / 8 * 128
 
     @pytest.mark.parametrize(("axis", "size"), [("x", 2), ("y", 4)])
     def test_all_reduce_in_groups(self, axis: str, size: int) -> None:
@@ -276,7 +277,7 @@ class TestCollectives:
         assert [(c.kind, c.bytes, c.group_size) for c in found] == [
             ("all-gather", 16 * 8 * 4, 4)
         ]
-        assert sharding.bytes_per_device(found) == 3 / 4 * 512
+        assert bytes_per_device(found) == 3 / 4 * 512
 
     def test_reduce_scatter(self) -> None:
         scatter = functools.partial(jax.lax.psum_scatter, axis_name="x", tiled=True)
@@ -284,14 +285,14 @@ class TestCollectives:
         assert [(c.kind, c.bytes, c.group_size) for c in found] == [
             ("reduce-scatter", 16 * 8 * 4, 8)
         ]
-        assert sharding.bytes_per_device(found) == 7 / 8 * 512
+        assert bytes_per_device(found) == 7 / 8 * 512
 
     def test_permutation(self) -> None:
         ring = [(i, (i + 1) % 8) for i in range(8)]
         shift = functools.partial(jax.lax.ppermute, axis_name="x", perm=ring)
         found = self.exchanged(self.FLAT, shift, P("x"), P("x"), (16, 8))
         assert found == [("collective-permute", "f32", (2, 8), 64, 8)]
-        assert sharding.bytes_per_device(found) == 64
+        assert bytes_per_device(found) == 64
 
     def test_none(self) -> None:
         assert self.exchanged(self.FLAT, jnp.sin, P("x"), P("x"), (16, 8)) == []
@@ -299,7 +300,7 @@ class TestCollectives:
 
 def test_what_was_on_the_host_is_not_kept_there() -> None:
     """Or one leaf after the other would come to the whole parameters."""
-    mesh = sharding.make_mesh("data=1,model=8")
+    mesh = sharding.make_mesh({"model": 8})
     values = np.arange(8_192.0, dtype=np.float32).reshape(128, 64)
     array = jax.device_put(values, sharding.tree_shardings(mesh, values))
     assert not array.is_fully_replicated

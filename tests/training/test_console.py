@@ -46,7 +46,9 @@ def test_progress_is_silent_where_there_is_no_terminal() -> None:
 
 
 def test_a_terminal_that_is_not_utf_8_gets_ascii() -> None:
-    program = "from snipjax import console; console.show_table('T', ['a'], [['1']])"
+    program = (
+        "from snipjax.training import console; console.show_table('T', ['a'], [['1']])"
+    )
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 

@@ -1,15 +1,15 @@
 """The files of a run, and whose directory it is."""
 
+import functools
 import json
 import signal
-import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
-from tensorboardX.proto import event_pb2
 
 from snipjax import config as configs
 from snipjax.training import rundir
@@ -20,8 +20,13 @@ def config() -> ConfigDict:
     return configs.default()
 
 
+def claim(workdir: Path, config: ConfigDict, **options: Any) -> Any:
+    differences = functools.partial(configs.differences, config.to_dict())
+    return rundir.claim(workdir, differences, **options)
+
+
 def start_run(workdir: Path, config: ConfigDict) -> None:
-    with rundir.claim(workdir, config):
+    with claim(workdir, config):
         rundir.write_json(workdir / rundir.CONFIG, config.to_dict())
 
 
@@ -30,14 +35,14 @@ class TestClaim:
         self, tmp_path: Path, config: ConfigDict
     ) -> None:
         workdir = tmp_path / "deep" / "run"
-        with rundir.claim(workdir, config):
+        with claim(workdir, config):
             assert list(workdir.iterdir()) == []
 
     def test_takes_a_run_of_the_same_configuration(
         self, tmp_path: Path, config: ConfigDict
     ) -> None:
         start_run(tmp_path, config)
-        with rundir.claim(tmp_path, config):
+        with claim(tmp_path, config):
             pass
 
     def test_takes_a_run_killed_at_its_first_write(
@@ -84,15 +89,30 @@ class TestClaim:
         start_run(tmp_path, config)
         (tmp_path / rundir.RESULT).write_text("{}")
         monkeypatch.setattr("os.access", lambda path, mode: False)
-        with rundir.claim(tmp_path, config):
+        with claim(tmp_path, config):
             pass
 
+    @pytest.mark.parametrize("text", ["{", "[]"])
     def test_a_damaged_configuration_is_named(
+        self, text: str, tmp_path: Path, config: ConfigDict
+    ) -> None:
+        (tmp_path / rundir.CONFIG).write_text(text)
+        for options, remedy in (
+            ({}, f"remove '{tmp_path}'"),
+            ({"describes_itself": lambda workdir: True}, "remove this file"),
+        ):
+            with (
+                pytest.raises(ValueError, match=rf"config\.json' is damaged.*{remedy}"),
+                claim(tmp_path, config, **options),
+            ):
+                pass
+
+    def test_takes_finished_parts_that_describe_themselves(
         self, tmp_path: Path, config: ConfigDict
     ) -> None:
-        (tmp_path / rundir.CONFIG).write_text("{")
-        with pytest.raises(ValueError, match=r"config\.json' is damaged"):
-            start_run(tmp_path, config)
+        (tmp_path / "cell").mkdir()
+        with claim(tmp_path, config, describes_itself=lambda workdir: True):
+            pass
 
 
 class TestARefusedRun:
@@ -100,7 +120,7 @@ class TestARefusedRun:
         self, tmp_path: Path, config: ConfigDict
     ) -> None:
         workdir = tmp_path / "deep" / "run"
-        with pytest.raises(ValueError, match="bad data"), rundir.claim(workdir, config):
+        with pytest.raises(ValueError, match="bad data"), claim(workdir, config):
             raise ValueError("bad data")
         assert not workdir.exists()
         assert workdir.parent.exists()
@@ -108,13 +128,13 @@ class TestARefusedRun:
     def test_leaves_a_directory_that_was_there(
         self, tmp_path: Path, config: ConfigDict
     ) -> None:
-        with pytest.raises(ValueError), rundir.claim(tmp_path, config):
+        with pytest.raises(ValueError), claim(tmp_path, config):
             raise ValueError("bad data")
         assert tmp_path.exists()
 
     def test_leaves_what_was_written(self, tmp_path: Path, config: ConfigDict) -> None:
         workdir = tmp_path / "run"
-        with pytest.raises(ValueError), rundir.claim(workdir, config):
+        with pytest.raises(ValueError), claim(workdir, config):
             (workdir / "partly").touch()
             raise ValueError("later")
         assert (workdir / "partly").exists()
@@ -123,7 +143,7 @@ class TestARefusedRun:
         self, tmp_path: Path, config: ConfigDict, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         workdir = tmp_path / "run"
-        with rundir.claim(workdir, config):
+        with claim(workdir, config):
             # As if this process had made the directory, and been overtaken since.
             monkeypatch.setattr(rundir, "_make", lambda workdir: True)
             with pytest.raises(ValueError, match="another process is using it"):
@@ -142,9 +162,8 @@ class TestARefusedRun:
 HOLD = """
 import sys, time
 from pathlib import Path
-from snipjax import config
 from snipjax.training import rundir
-with rundir.claim(Path(sys.argv[1]), config.default()):
+with rundir.claim(Path(sys.argv[1]), lambda written: []):
     print("claimed", flush=True)
     time.sleep(600)
 """
@@ -153,7 +172,7 @@ with rundir.claim(Path(sys.argv[1]), config.default()):
 class TestClaimIsExclusive:
     def test_while_it_lasts(self, tmp_path: Path, config: ConfigDict) -> None:
         with (
-            rundir.claim(tmp_path, config),
+            claim(tmp_path, config),
             pytest.raises(ValueError, match="another process is using it"),
         ):
             start_run(tmp_path, config)
@@ -172,51 +191,64 @@ class TestClaimIsExclusive:
         start_run(tmp_path, config)
 
 
+def row(step: int, seed: int = 0, loss: float | None = 0.5) -> dict[str, Any]:
+    return {"seeds": [seed], "step": step, "train_loss": [loss]}
+
+
 class TestMetrics:
     def test_are_read_as_they_were_written(self, tmp_path: Path) -> None:
-        rows = [{"step": 10, "loss": 0.1}, {"step": 20, "loss": None}]
-        for row in rows:
-            rundir.append_metrics(tmp_path, row)
+        rows = [row(10, loss=0.1), row(20, loss=None)]
+        for one in rows:
+            rundir.append_metrics(tmp_path, one)
         assert rundir.read_metrics(tmp_path) == rows
-        assert rundir.read_metrics(tmp_path, last_step=10) == rows[:1]
 
     def test_there_are_none_before_the_first(self, tmp_path: Path) -> None:
         assert rundir.read_metrics(tmp_path) == []
 
     def test_a_line_cut_off_is_no_line(self, tmp_path: Path) -> None:
-        rundir.append_metrics(tmp_path, {"step": 10})
+        rundir.append_metrics(tmp_path, row(10))
         with (tmp_path / rundir.METRICS).open("a") as file:
             file.write('{"step": 2')
-        rundir.truncate_metrics(tmp_path, last_step=10)
-        rundir.append_metrics(tmp_path, {"step": 20})
-        assert (tmp_path / rundir.METRICS).read_text() == '{"step": 10}\n{"step": 20}\n'
+        rundir.truncate_metrics(tmp_path, [0], last_step=10)
+        rundir.append_metrics(tmp_path, row(20))
+        assert rundir.read_metrics(tmp_path) == [row(10), row(20)]
+        assert (tmp_path / rundir.METRICS).read_text().count("\n") == 2
 
-    def test_truncation_takes_later_steps_away(self, tmp_path: Path) -> None:
-        for step in (10, 20, 30):
-            rundir.append_metrics(tmp_path, {"step": step})
-        rundir.truncate_metrics(tmp_path, last_step=20)
-        assert [row["step"] for row in rundir.read_metrics(tmp_path)] == [10, 20]
+    def test_truncation_takes_later_steps_of_the_same_networks_away(
+        self, tmp_path: Path
+    ) -> None:
+        for seed in (0, 1):
+            for step in (10, 20, 30):
+                rundir.append_metrics(tmp_path, row(step, seed))
+        rundir.truncate_metrics(tmp_path, range(1, 2), last_step=20)
+        rows = [(row["seeds"][0], row["step"]) for row in rundir.read_metrics(tmp_path)]
+        assert rows == [(0, 10), (0, 20), (0, 30), (1, 10), (1, 20)]
+
+
+FACTS = {"examples": {"train": 4, "test": 1}, "mean": [0.5], "digest": None}
+
+
+def check_data(workdir: Path, facts: dict[str, Any]) -> None:
+    rundir.check_data(workdir, functools.partial(configs.differences, facts))
 
 
 class TestCheckData:
-    FACTS = {"examples": {"train": 4, "test": 1}, "mean": [0.5], "digest": None}  # noqa: RUF012
-
     def test_takes_those_that_were_written(self, tmp_path: Path) -> None:
-        rundir.check_data(tmp_path, self.FACTS)  # of a run that has none
-        rundir.write_json(tmp_path / rundir.DATA, self.FACTS)
-        rundir.check_data(tmp_path, self.FACTS)
+        check_data(tmp_path, FACTS)  # of a run that has none
+        rundir.write_json(tmp_path / rundir.DATA, FACTS)
+        check_data(tmp_path, FACTS)
 
     def test_refuses_others_with_the_difference(self, tmp_path: Path) -> None:
-        rundir.write_json(tmp_path / rundir.DATA, self.FACTS)
-        others = {**self.FACTS, "examples": {"train": 5, "test": 1}}
+        rundir.write_json(tmp_path / rundir.DATA, FACTS)
+        others = {**FACTS, "examples": {"train": 5, "test": 1}}
         problem = r"\(examples\.train: 5 here, 4 there\); put them back"
         with pytest.raises(ValueError, match=problem):
-            rundir.check_data(tmp_path, others)
+            check_data(tmp_path, others)
 
     def test_says_some_of_many_differences(self, tmp_path: Path) -> None:
         rundir.write_json(tmp_path / rundir.DATA, {str(i): 0 for i in range(9)})
         with pytest.raises(ValueError, match=r"\(0: 1 here.*4: 1 here.*; and 4 more\)"):
-            rundir.check_data(tmp_path, {str(i): 1 for i in range(9)})
+            check_data(tmp_path, {str(i): 1 for i in range(9)})
 
 
 class TestWriteJson:
@@ -239,44 +271,3 @@ class TestWriteJson:
         with pytest.raises(OSError, match="No space left"):
             rundir.write_json(path, {"a": 2})
         assert rundir.read_json(path) == {"a": 1}
-
-
-def events_of(path: Path) -> list[event_pb2.Event]:
-    """Reads TFRecords: length, its checksum, the bytes, their checksum."""
-    data, events, position = path.read_bytes(), [], 0
-    while position < len(data):
-        (length,) = struct.unpack_from("<Q", data, position)
-        start = position + 12
-        events.append(event_pb2.Event.FromString(data[start : start + length]))
-        position = start + length + 4
-    return events
-
-
-class TestEvents:
-    def test_are_in_the_file_at_once(self, tmp_path: Path) -> None:
-        writer = rundir.Events(tmp_path, start=0)
-        writer.add(10, {"train/loss": 0.5, "val/error": 12.5})
-        (path,) = tmp_path.iterdir()
-        assert "tfevents" in path.name
-        event = events_of(path)[-1]
-        assert event.step == 10
-        assert {value.tag: value.simple_value for value in event.summary.value} == {
-            "train/loss": 0.5,
-            "val/error": 12.5,
-        }
-        writer.close()
-
-    def test_a_resumed_run_disowns_later_steps_and_keeps_earlier_files(
-        self, tmp_path: Path
-    ) -> None:
-        for start in (0, 20):
-            writer = rundir.Events(tmp_path, start)
-            writer.add(start + 10, {"train/loss": 0.5})
-            writer.close()
-        first, second = sorted(tmp_path.iterdir(), key=lambda path: path.suffix)
-        # TensorBoard drops events of the step of a START and later ones.
-        starts = [event for event in events_of(second) if event.HasField("session_log")]
-        assert [(e.step, e.session_log.status) for e in starts] == [
-            (21, event_pb2.SessionLog.START)
-        ]
-        assert events_of(first)[0].file_version == "brain.Event:2"

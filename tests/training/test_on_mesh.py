@@ -1,0 +1,231 @@
+"""One network on a mesh with a stream of batches, most of it on eight devices."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from ml_collections import ConfigDict
+from PIL import Image
+
+from snipjax import assembly, data, experiment, models
+from snipjax import config as configs
+from snipjax.training import rundir
+from tests.training import eight_devices, mesh_programs
+
+
+def on_mesh(**fields: Any) -> ConfigDict:
+    """The digits on one device; fields of a section by ``section__name``."""
+    config = configs.default()
+    config.mesh = "data=1"
+    for name, value in fields.items():
+        *section, name = name.split("__")
+        (config[section[0]] if section else config)[name] = value
+    return config
+
+
+def test_on_eight_devices() -> None:
+    eight_devices.check("eight_devices_on_mesh.py")
+
+
+@pytest.mark.slow
+def test_choices_on_eight_devices() -> None:
+    eight_devices.check("eight_devices_on_mesh.py", marked="slow")
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("fields", "problem"),
+        [
+            ({"mesh": "data=512"}, "host_platform_device_count=512"),
+            ({"model__name": "lenet"}, "did you mean"),
+            ({"train__batch_size": 10_000}, "only 1294 training examples"),
+            ({"prune__batch_size": 10_000}, "only 1294 training examples"),
+        ],
+    )
+    def test_are_errors_that_leave_nothing(
+        self, fields: dict[str, Any], problem: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ValueError, match=problem):
+            experiment.run(on_mesh(**fields), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_run_in_memory_is_another(self, tmp_path: Path) -> None:
+        rundir.write_json(tmp_path / rundir.CONFIG, on_mesh(mesh="").to_dict())
+        with pytest.raises(ValueError, match="mesh: data=1 here,  there"):
+            experiment.run(on_mesh(), tmp_path)
+
+    def test_a_run_may_go_on_on_another_mesh_with_other_workers(
+        self, tmp_path: Path
+    ) -> None:
+        rundir.write_json(tmp_path / rundir.CONFIG, on_mesh().to_dict())
+        other = on_mesh(mesh="model=1", dataset__workers=2)
+        with experiment.opened(other, tmp_path):
+            pass
+
+
+class TestAFolder:
+    """A run goes on with the data that it was started on, or it is an error."""
+
+    @pytest.fixture
+    def photos(self, tmp_path: Path) -> Path:
+        for name in ("cat", "dog"):
+            for i in range(20):
+                file = tmp_path / "photos" / name / f"{i:02}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                pixels = np.full((8, 8, 3), 5 * i + 90 * (name == "cat"), np.uint8)
+                Image.fromarray(pixels).save(file)
+        return tmp_path / "photos"
+
+    @pytest.fixture
+    def start(
+        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[], None]:
+        """Starts or resumes a run that is killed when it comes to prune."""
+
+        def killed(*args: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(assembly, "algorithm", killed)
+        config = on_mesh(
+            dataset__name=f"folder:{photos}",
+            dataset__stream=True,
+            dataset__image_size=8,
+            train__batch_size=4,
+            prune__batch_size=4,
+        )
+
+        def start() -> None:
+            with pytest.raises(KeyboardInterrupt):
+                experiment.run(config, tmp_path / "run")
+
+        start()
+        return start
+
+    def test_that_is_as_it_was_is_gone_on_with(self, start: Callable) -> None:
+        start()
+
+    @pytest.mark.parametrize(
+        ("change", "difference"),
+        [
+            (lambda photos: shutil.rmtree(photos / "dog"), "class.1: absent here, dog"),
+            (
+                lambda photos: (photos / "dog").rename(photos / "wolf"),
+                "class.1: wolf here, dog there",
+            ),
+            (
+                lambda photos: (photos / "dog" / "19.png").unlink(),
+                "examples.train: 28 here, 29 there",
+            ),
+            (
+                lambda photos: (photos / "dog/19.png").rename(photos / "dog/x.png"),
+                "digest.test: .* here, .* there",
+            ),
+            (
+                lambda photos: [
+                    Image.new("RGB", (8, 8)).save(file)
+                    for file in (photos / "dog").iterdir()
+                ],
+                "mean: .* here, .* there",
+            ),
+        ],
+    )
+    def test_that_changed_is_refused(
+        self,
+        change: Callable[[Path], None],
+        difference: str,
+        start: Callable,
+        photos: Path,
+        tmp_path: Path,
+    ) -> None:
+        files = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
+        change(photos)
+        with pytest.raises(ValueError, match=rf"started on other data.*{difference}"):
+            start()
+        assert all(path.read_bytes() == text for path, text in files.items())
+
+
+class TestImageSize:
+    def source(self, image: Any) -> Any:
+        return SimpleNamespace(name="photos", train=[(image, 0)])
+
+    def test_is_that_of_arrays(self) -> None:
+        dataset = self.source(np.zeros((8, 8, 1), np.uint8))
+        assert assembly.image_size(on_mesh(), dataset) == 8
+        assert assembly.image_size(on_mesh(dataset__image_size=32), dataset) == 32
+
+    @pytest.mark.parametrize("image", [b"\xff\xd8", np.zeros((8, 9, 1), np.uint8)])
+    def test_must_be_given_for_others(self, image: Any) -> None:
+        with pytest.raises(ValueError, match=r"image_size is 0.*photos.*e\.g\. 224"):
+            assembly.image_size(on_mesh(), self.source(image))
+
+
+def test_every_view_of_streams_can_be_named() -> None:
+    for view in data.VIEWS:
+        configs.validate(on_mesh(dataset__view=view))
+
+
+def test_remat_is_of_blocks_where_a_model_has_them() -> None:
+    loss_fn = abs
+    model, transform = assembly.rematerialized(models.create("vit_ti_16", 10))
+    assert model.remat is not None
+    assert transform(loss_fn) is loss_fn
+    model, transform = assembly.rematerialized(models.create("lenet_300_100", 10))
+    assert model == models.create("lenet_300_100", 10)
+    assert transform(loss_fn)(-2.0) == 2.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_pruning_takes_no_more_memory_than_a_training_step(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = mesh_programs.of_two_blocks("data=1", num_batches=2, rounds=rounds)
+    leaves = jax.tree.leaves(assembly.abstract_state(setup).params)
+    count = sum(leaf.size for leaf in leaves)
+    step = mesh_programs.bytes_at_most(mesh_programs.train_step(setup))
+    # Parameters, gradient, momentum and mask, but that each gradient can go early.
+    assert 9 * count < step < 13 * count
+    recorder = mesh_programs.Recorder(monkeypatch)
+    recorder.prune(setup)
+    print([value / count for value in (step, *recorder.bytes)])
+    assert max(recorder.bytes) < step
+    # Made when all else is gone: of parameters, mask and momentum, and nothing more.
+    start = mesh_programs.bytes_at_most(recorder.programs[-1])
+    assert start == pytest.approx(9 * count, rel=0.01)
+
+
+@pytest.mark.slow
+def test_scores_are_of_the_mean_loss_of_what_is_left() -> None:
+    setup = assembly.assemble(on_mesh(prune__num_batches=2, prune__rounds=2))
+    score, _, batch = assembly.algorithm(setup)
+    scores, mask = setup.placement(range(1)).score(score, batch)
+    key = assembly.make_keys(0).scored_init
+    dense, unravel = ravel_pytree(setup.init(key, "fan_in")["params"])
+    images, labels = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in batch(0))
+
+    def saliency(flat: jax.Array) -> np.ndarray:
+        """|w * dL/dw| by its sum, of the loss over all batches at once."""
+
+        def loss(flat: jax.Array) -> jax.Array:
+            variables = {"params": unravel(flat)}
+            logits = setup.task.model.apply(variables, setup.task.preprocess(images))
+            losses = jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
+            return -jnp.mean(losses)
+
+        magnitude = np.abs(flat * jax.grad(loss)(flat))
+        return magnitude / magnitude.sum()
+
+    # A tenth is left in two rounds: first its square root, 16,004 of 50,610.
+    first = saliency(dense)
+    second = saliency(jnp.where(first >= np.sort(first)[-16_004], dense, 0.0))
+    actual = ravel_pytree(scores)[0]
+    np.testing.assert_allclose(actual, second, rtol=1e-3, atol=1e-8)
+    keep = second >= np.sort(second)[-5061]
+    assert np.mean(keep == ravel_pytree(mask)[0]) > 1 - 1e-4

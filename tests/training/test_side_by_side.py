@@ -1,0 +1,350 @@
+"""Networks trained side by side are the networks of single runs."""
+
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from snipjax import assembly, experiment
+from snipjax import config as configs
+from snipjax.training import TrainState, loop, rundir, side_by_side
+from snipjax.training.side_by_side import groups
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+TIMINGS = ("seconds", "steps_per_second")
+
+
+def quick(**fields: Any) -> ConfigDict:
+    """Three seeds, twenty steps on the digits; fields by their last name."""
+    config = configs.default()
+    config.seeds, config.seed = 3, 5
+    config.train.update(
+        steps=20, steps_per_dispatch=5, eval_every=5, checkpoint_every=10
+    )
+    for name, value in fields.items():
+        sections = (config, config.train, config.prune, config.optimizer)
+        next(s for s in sections if name in s)[name] = value
+    return config
+
+
+class Finished(NamedTuple):
+    """A run that nothing interrupted."""
+
+    workdir: Path
+    result: dict[str, Any]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        rows = rundir.read_metrics(self.workdir)
+        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+
+    @property
+    def digests(self) -> list[str]:
+        return [entry["params_sha256"] for entry in self.result["networks"]]
+
+    def mask(self, seed: int) -> dict[str, np.ndarray]:
+        return dict(np.load(self.workdir / f"seed-{seed}" / rundir.MASK))
+
+
+def finished_run(config: ConfigDict, workdir: Path) -> Finished:
+    return Finished(workdir, experiment.run(config, workdir))
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return finished_run(quick(), tmp_path_factory.mktemp("runs") / "three")
+
+
+class TestRun:
+    def test_each_is_the_network_of_a_single_run(
+        self, three: Finished, tmp_path: Path
+    ) -> None:
+        assert [entry["seed"] for entry in three.result["networks"]] == [5, 6, 7]
+        alone = finished_run(quick(seeds=1, seed=6), tmp_path)
+        for name in ("kept", "sparsity", "layers", "steps"):
+            ours, theirs = three.result["networks"][1], alone.result["networks"][0]
+            assert ours[name] == theirs[name]
+        for name, mask in alone.mask(6).items():
+            differing = (three.mask(6)[name] != mask).sum()
+            assert differing <= 2, "but for rounding at the threshold"
+        for row, of_one in zip(three.rows, alone.rows, strict=True):
+            assert of_one["seeds"] == [6]
+            # Rounding may differ between the programs: one of 359 digits is 0.28%.
+            for name in ("val_error", "test_error"):
+                assert row[name][1] == pytest.approx(of_one[name][0], abs=0.6)
+
+    def test_a_row_has_a_value_for_each(self, three: Finished) -> None:
+        assert [row["step"] for row in three.rows] == [5, 10, 15, 20]
+        for row in three.rows:
+            assert (row["seeds"], row["phase"]) == ([5, 6, 7], "train")
+            assert len(row["train_loss"]) == len(set(row["val_loss"])) == 3
+
+    def test_each_has_its_own_best(self, three: Finished) -> None:
+        for index, entry in enumerate(three.result["networks"]):
+            rows = [
+                {k: v[index] if isinstance(v, list) else v for k, v in row.items()}
+                for row in three.rows
+            ]
+            best = min(reversed(rows), key=lambda row: row["val_error"])
+            assert entry["best_step"] == best["step"]
+            assert entry["test_error"] == best["test_error"]
+            assert entry["test_error_last"] == rows[-1]["test_error"]
+            assert entry["train_error"] == rows[-1]["train_error"]
+
+    def test_summary_is_mean_and_sample_deviation(self, three: Finished) -> None:
+        summary, networks = three.result["summary"], three.result["networks"]
+        assert (summary["seeds"], summary["kept"]) == (3, 5061)
+        for name in ("test_error", "test_error_last", "val_error"):
+            values = [entry[name] for entry in networks]
+            assert summary[name] == pytest.approx(statistics.mean(values))
+            assert summary[f"{name}_std"] == pytest.approx(statistics.stdev(values))
+
+    def test_spread_over_devices_they_are_the_same(self, three: Finished) -> None:
+        program = """
+import sys, jax
+jax.config.update("jax_num_cpu_devices", 2)
+from snipjax import experiment
+from snipjax.training.side_by_side import network_mesh
+from tests.training.test_side_by_side import quick
+networks = experiment.run(quick(), sys.argv[1])["networks"]
+print(*(network_mesh(networks).size for networks in (1, 2, 3, 4)))
+print(*(entry["params_sha256"] for entry in networks))
+"""
+        workdir = three.workdir.parent / "spread"
+        root, command = Path(__file__).parents[2], [sys.executable, "-c", program]
+        finished = subprocess.run(
+            [*command, workdir], capture_output=True, text=True, check=True, cwd=root
+        )
+        # Two on two devices, then the one that is left over.
+        assert rundir.read_json(workdir / rundir.GROUPS) == [[5, 6], [7, 7]]
+        *_, devices, digests = map(str.split, finished.stdout.splitlines())
+        assert digests == three.digests
+        # Three seeds of a run that was started elsewhere cannot be halved.
+        assert devices == ["1", "2", "1", "2"]
+
+    @pytest.mark.parametrize("num_rows", [1, 3, 6])
+    def test_killed_it_goes_on_in_its_groups_to_the_same_parameters(
+        self,
+        num_rows: int,
+        three: Finished,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        class Killed(BaseException):
+            """Nothing catches it, like a kill."""
+
+        numbers, append = itertools.count(1), rundir.append_metrics
+
+        def append_until_killed(workdir: Path, row: dict[str, Any]) -> None:
+            append(workdir, row)
+            if next(numbers) == num_rows:
+                raise Killed
+
+        monkeypatch.setattr(rundir, "append_metrics", append_until_killed)
+        monkeypatch.setattr(experiment, "groups", lambda *_: [(5, 6), (7, 7)])
+        with pytest.raises(Killed):
+            experiment.run(quick(), tmp_path)
+        monkeypatch.undo()  # now all three fit
+        run = finished_run(quick(), tmp_path)
+        assert run.digests == three.digests
+        assert [(row["seeds"], row["step"]) for row in run.rows] == [
+            (seeds, step) for seeds in ([5, 6], [7]) for step in (5, 10, 15, 20)
+        ]
+        for name in ("val_loss", "test_error"):
+            pairs = zip(run.rows[:4], run.rows[4:], strict=True)
+            values = [[*first[name], *second[name]] for first, second in pairs]
+            assert values == [row[name] for row in three.rows]
+
+    def test_time_is_shared(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now, algorithm = 0.0, assembly.algorithm
+        clock = SimpleNamespace(monotonic=lambda: now)
+        monkeypatch.setattr(experiment, "time", clock)
+        monkeypatch.setattr(loop, "time", clock)
+
+        def slow(setup: assembly.Setup) -> Any:
+            score, start, batch = algorithm(setup)
+
+            def batch_in_a_minute(seed: int) -> Any:
+                nonlocal now
+                now += 60.0
+                return batch(seed)
+
+            return score, start, batch_in_a_minute
+
+        monkeypatch.setattr(assembly, "algorithm", slow)
+        result = experiment.run(quick(seeds=2, steps=0), tmp_path)
+        assert [entry["seconds"] for entry in result["networks"]] == [60.0, 60.0]
+        assert result["wall_seconds"] == 120.0
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            (
+                {"method": "magnitude", "sparsity": 0.98, "steps": 0},
+                "no connection of 'Dense_2/kernel' is kept",
+            ),
+            ({"learning_rate": 1e6}, "the loss of seed [56] is not finite at step"),
+        ],
+    )
+    def test_warnings_are_of_every_network(
+        self, fields: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        with pytest.warns(UserWarning, match=message) as caught:
+            experiment.run(quick(seeds=2, **fields), tmp_path)
+        text = message.split("[")[0]
+        assert sum(text in str(warning.message) for warning in caught) == 2
+
+    def test_a_saliency_that_is_not_finite_is_said_with_its_seed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        algorithm = assembly.algorithm
+
+        def spoiled(setup: assembly.Setup) -> Any:
+            score, start, batch = algorithm(setup)
+
+            def spoiled_batch(seed: Any) -> Any:
+                scale = jnp.where(seed == 6, jnp.inf, 1.0)
+                return batch(seed)._replace(images=scale * batch(seed).images)
+
+            return score, start, spoiled_batch
+
+        monkeypatch.setattr(assembly, "algorithm", spoiled)
+        with pytest.raises(ValueError, match=r"saliency is not finite in .* \[6\]"):
+            experiment.run(quick(), tmp_path)
+
+
+@pytest.fixture
+def on_machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has the machine some devices with a memory, or some memory beside them."""
+
+    def arrange(*, devices: int = 1, host: int = 1, device: int | None = None) -> None:
+        stats = None if device is None else {"bytes_limit": device}
+        fake = SimpleNamespace(memory_stats=lambda: stats)
+        monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+        monkeypatch.setattr(jax, "devices", lambda: [fake])
+        sysconf = {"SC_PHYS_PAGES": host, "SC_PAGE_SIZE": 1}
+        monkeypatch.setattr(os, "sysconf", sysconf.__getitem__)
+
+    return arrange
+
+
+class TestGroups:
+    STATE = jax.ShapeDtypeStruct((1000,), "float32")
+    BATCH = jax.ShapeDtypeStruct((500,), "float32")
+
+    def sizes(self, **options: Any) -> list[int]:
+        spans = groups(range(5, 12), self.STATE, self.BATCH, **options)
+        seeds = [seed for first, last in spans for seed in range(first, last + 1)]
+        assert seeds == [*range(5, 12)]
+        return [last - first + 1 for first, last in spans]
+
+    def test_are_of_as_many_as_fill_the_devices(self, on_machine: Any) -> None:
+        on_machine(devices=2, host=10**9)
+        assert self.sizes() == [6, 1]
+        on_machine(devices=8, host=10 * 3 * 4000)
+        assert self.sizes() == [3, 3, 1]
+
+    @pytest.mark.parametrize("memory", ["host", "device"])
+    def test_are_of_as_many_states_as_a_tenth_of_the_memory_holds(
+        self, memory: str, on_machine: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for size, expected in (
+            (10 * 3 * 4000, [3, 3, 1]),
+            (10 * 3 * 4000 - 1, [2, 2, 2, 1]),
+            (4000, [1] * 7),  # not even one
+        ):
+            on_machine(**{memory: size})
+            assert self.sizes() == expected
+        # Elsewhere than on a CPU, mini-batches lie side by side too.
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        on_machine(**{memory: 10 * 3 * 6000})
+        assert self.sizes() == [3, 3, 1]
+        on_machine(**{memory: 10 * 3 * 6000 - 1})
+        assert self.sizes() == [2, 2, 2, 1]
+
+    def test_may_be_asked_for(self, on_machine: Any) -> None:
+        on_machine()
+        assert self.sizes(at_once=4) == [4, 3]
+
+    def test_of_an_experiment_are_by_the_state_of_a_network(
+        self, on_machine: Any
+    ) -> None:
+        state = assembly.abstract_state(assembly.assemble(quick()))
+        size = sum(4 * leaf.size for leaf in jax.tree.leaves(state))
+        # Parameters, momentum and mask, and a few numbers more.
+        assert 3 * 4 * 50_610 <= size < 3 * 4 * 50_610 + 100
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+class TestOneAfterTheOtherOrUnderVmap:
+    @pytest.fixture(autouse=True)
+    def on_backend(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_functions_of_a_state(self, number: int) -> None:
+        w = np.arange(2.0 * number).reshape(number, 2)
+        state = TrainState(
+            jnp.int32(3), {"w": jnp.array(w)}, {}, (), jnp.arange(number)
+        )
+
+        def total(state: TrainState, factor: chex.Array) -> chex.Array:
+            return factor * (state.step + jnp.sum(state.params["w"]) + state.key)
+
+        actual = side_by_side.over_networks(total, state, jnp.float32(2))
+        expected = [2 * (3 + row.sum() + n) for n, row in enumerate(w)]
+        np.testing.assert_allclose(actual, expected)
+
+    @pytest.mark.parametrize("seeds", [range(5, 6), range(5, 8)])
+    def test_functions_of_a_seed(self, seeds: range) -> None:
+        actual = side_by_side.for_each_seed(
+            seeds,
+            lambda seed, batch: batch.sum() - seed,
+            lambda seed: seed * jnp.ones(3),
+        )
+        np.testing.assert_array_equal(actual, [2 * seed for seed in seeds])
+
+    def test_pruning(self, backend: str, three: Finished) -> None:
+        setup = assembly.assemble(quick())
+        score, _, batch = assembly.algorithm(setup)
+        _, mask = setup.placement(range(5, 8)).score(score, batch)
+        for index, seed in enumerate((5, 6, 7)):
+            for name, keep in three.mask(seed).items():
+                layer, kind = name.split("/")
+                differing = keep != mask[layer][kind][index]
+                assert differing.sum() <= (2 if backend == "gpu" else 0)
+
+
+def test_one_mini_batch_is_in_memory_at_a_time() -> None:
+    made: list[Any] = []
+
+    def batch(seed: chex.Array) -> chex.Array:
+        assert [images for images in made if images() is not None] == []
+        images = seed * jnp.ones(3)
+        made.append(weakref.ref(images))
+        return images
+
+    side_by_side.for_each_seed(range(3), lambda seed, images: images.sum(), batch)
+    assert len(made) == 3
+
+
+def test_the_better_are_chosen_network_by_network() -> None:
+    new = {"w": jnp.ones((3, 2)), "n": jnp.ones(3)}
+    old = jax.tree.map(jnp.zeros_like, new)
+    chosen = side_by_side.choose(np.array([True, False, True]), new, old)
+    np.testing.assert_array_equal(chosen["n"], [1, 0, 1])
+    np.testing.assert_array_equal(chosen["w"], [[1, 1], [0, 0], [1, 1]])
