@@ -205,12 +205,19 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Setup:
 
     Raises:
       ValueError: if a name is unknown, the data cannot be had or are too few, a mesh
-        needs other devices or does not divide the batches, or streamed images have no
-        one size.
+        needs other devices or does not divide the batches, streamed images have no
+        one size, or the network does not take the images or the method.
     """
     build.model(config, 1)  # a wrong name is said before loading
     mesh = None
     if schema.is_large(config):
+        if build.method(config):
+            raise ValueError(
+                f"config.prune.method is {config.prune.method}, but "
+                f"{config.prune.method} needs its data in memory and its network on "
+                "one device; leave config.mesh and config.dataset.stream as they are "
+                "by default"
+            )
         mesh = sharding.make_mesh(
             schema.mesh_axes(config.mesh) if config.mesh else None
         )
@@ -219,11 +226,24 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Setup:
             sharding.check_divides(mesh, size, field)
     dataset = _loaded(config, data_dir)
     check_batch_sizes(config, dataset)
-    return (
+    setup = (
         _in_memory(config, dataset)
         if mesh is None
         else _streamed(config, dataset, mesh)
     )
+    _check_network(setup)
+    return setup
+
+
+def _check_network(setup: Setup) -> None:
+    """Raises a ``ValueError`` for a network that does not fit the data or method."""
+    config, state = setup.config, abstract_state(setup)  # it takes the images
+    if build.method(config) and jax.tree.leaves(state.batch_stats):
+        raise ValueError(
+            f"config.model.name is {config.model.name}, a network with batch norm, but "
+            f"{config.prune.method} does not follow its statistics; choose a network "
+            "without, e.g. lenet_5_caffe"
+        )
 
 
 def _loaded(config: ConfigDict, data_dir: str | None) -> data.Dataset:

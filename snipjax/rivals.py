@@ -79,21 +79,13 @@ def problem(setup: Setup, seed: int) -> methods.Problem:
     """Returns the training of one network as a plain problem.
 
     Args:
-      setup: the parts of the experiment, with data in memory.
+      setup: the parts of the experiment, with data in memory and a network without
+        batch norm.
       seed: the seed of the network.
-
-    Raises:
-      ValueError: if the network has batch norm.
     """
     config, task, arrays = setup.config, setup.task, setup.arrays
     keys = make_keys(seed)
     variables = setup.init(keys.fresh_init, config.init.trained)
-    if variables.get("batch_stats"):
-        raise ValueError(
-            f"config.model.name is {config.model.name}, a network with batch norm, but "
-            f"{config.prune.method} does not follow its statistics; choose a network "
-            "without, e.g. lenet_5_caffe"
-        )
 
     def loss_fn(params: chex.ArrayTree, batch: Batch) -> tuple[chex.Array, methods.Aux]:
         logits = task.model.apply({"params": params}, batch.images, train=True)
