@@ -21,35 +21,14 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboardX.proto import event_pb2
 
+from snipjax import assembly, build, experiment, io, pruning, training
 from snipjax import config as configs
-from snipjax import experiment, masks
-from snipjax.data import datasets
-from snipjax.results import plots
-from snipjax.training import checkpoints, console, rundir
+from snipjax.training import TrainState, console, loop, rundir
 
-RESULT_KEYS = {
-    "dataset",
-    "model",
-    "method",
-    "sparsity",
-    "prunable",
-    "kept",
-    "test_error",
-    "test_error_last",
-    "val_error",
-    "steps",
-    "seed",
-    "wall_seconds",
-    "versions",
-    "params_sha256",
-}
-PICTURES = {"densities.png", "saliency.png", "curves.png", "first_layer.png"}
-TIMINGS = {"seconds", "steps_per_second"}
-
+TIMINGS = ("seconds", "steps_per_second")
 # LeNet-300-100 on images of 64 pixels.
 WEIGHTS = 64 * 300 + 300 * 100 + 100 * 10
 BIASES = 300 + 100 + 10
-
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -61,34 +40,78 @@ def quick(**fields: Any) -> ConfigDict:
         steps=40, steps_per_dispatch=2, eval_every=10, checkpoint_every=20
     )
     for name, value in fields.items():
-        section = next(s for s in (config.train, config.prune, config) if name in s)
-        section[name] = value
+        sections = (config.train, config.prune, config.optimizer, config.model, config)
+        next(s for s in sections if name in s)[name] = value
     return config
 
 
 class Finished(NamedTuple):
-    """A run that nothing interrupted."""
+    """A run of one network that nothing interrupted."""
 
     config: ConfigDict
     workdir: Path
     result: dict[str, Any]
 
     @property
+    def network(self) -> dict[str, Any]:
+        return self.result["networks"][0]
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
-        return rundir.read_metrics(self.workdir)
+        rows = rundir.read_metrics(self.workdir)
+        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        return dict(np.load(self.workdir / "seed-0" / name))
+
+    def last_state(self) -> TrainState:
+        setup = assembly.assemble(self.config)
+        with (
+            experiment.opened(self.config, self.workdir) as session,
+            experiment.saved_work(setup.placement(range(1)), session) as saved,
+        ):
+            assert saved.state is not None
+            return next(setup.placement(range(1)).networks(saved.state))
+
+
+def finished_run(config: ConfigDict, workdir: Path) -> Finished:
+    return Finished(config, workdir, experiment.run(config, workdir))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    config, workdir = quick(), tmp_path_factory.mktemp("runs") / "finished"
-    return Finished(config, workdir, experiment.run(config, workdir))
+    return finished_run(quick(), tmp_path_factory.mktemp("runs") / "finished")
 
 
-def last_checkpoint(workdir: Path, config: ConfigDict) -> Any:
-    abstract = experiment.abstract_state(experiment.assemble(config))
-    with checkpoints.open_directory(workdir / "checkpoints") as manager:
-        state, _ = checkpoints.restore_latest(manager, abstract)
-    return state
+def named(tree: chex.ArrayTree) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in leaves
+    }
+
+
+def nested(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    tree: dict[str, dict[str, np.ndarray]] = {}
+    for name, leaf in arrays.items():
+        layer, kind = name.split("/")
+        tree.setdefault(layer, {})[kind] = leaf
+    return tree
+
+
+def check_best(run: Finished, batch_stats: chex.ArrayTree) -> None:
+    """The saved parameters have the errors that the result reports."""
+    setup = assembly.assemble(run.config)
+    assert setup.arrays is not None
+    for split, name in (("validation", "val_error"), ("test", "test_error")):
+        metrics = training.evaluate(
+            nested(run.arrays(rundir.PARAMS)),
+            batch_stats,
+            getattr(setup.arrays, split),
+            model=setup.task.model,
+            preprocess=setup.task.preprocess,
+        )
+        assert run.network[name] == pytest.approx(100 * float(metrics.error), abs=1e-3)
 
 
 def read_events(workdir: Path) -> dict[int, dict[str, float]]:
@@ -108,24 +131,20 @@ def read_events(workdir: Path) -> dict[int, dict[str, float]]:
     return scalars
 
 
-def without_timings(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in metrics]
-
-
 class TestRunDirectory:
     def test_holds_everything(self, finished: Finished) -> None:
-        assert {path.name for path in finished.workdir.iterdir()} == PICTURES | {
-            "config.json",
-            "metrics.jsonl",
-            "tensorboard",
-            "result.json",
-            "checkpoints",
-            "mask.npz",
-            "first_layer.npy",
+        files = {
+            str(path.relative_to(finished.workdir))
+            for path in finished.workdir.rglob("*")
+            if path.is_file() and path.parent.name in ("finished", "seed-0")
         }
-        for name in PICTURES:
-            header = (finished.workdir / name).read_bytes()[:8]
-            assert header == b"\x89PNG\r\n\x1a\n"
+        assert files == {
+            *("config.json", "data.json", "groups.json", "networks.json"),
+            *("metrics.jsonl", "result.json", "scores.npz"),
+            *("seed-0/mask.npz", "seed-0/params.npz"),
+        }
+        checkpoints = finished.workdir / "checkpoints" / "seeds-0-0"
+        assert {path.name for path in checkpoints.iterdir()} == {"20", "40"}
 
     def test_config_is_that_of_the_run(self, finished: Finished) -> None:
         config = json.loads((finished.workdir / "config.json").read_text())
@@ -134,9 +153,10 @@ class TestRunDirectory:
     def test_metrics_have_a_line_per_evaluation(self, finished: Finished) -> None:
         assert [row["step"] for row in finished.metrics] == [10, 20, 30, 40]
         for row in finished.metrics:
+            assert (row["seeds"], row["phase"]) == ([0], "train")
             for split in ("train", "val", "test"):
-                assert row[f"{split}_loss"] > 0.0
-                assert 0.0 <= row[f"{split}_error"] <= 100.0
+                assert row[f"{split}_loss"][0] > 0.0
+                assert 0.0 <= row[f"{split}_error"][0] <= 100.0
 
     def test_events_have_the_same_scalars(self, finished: Finished) -> None:
         events = read_events(finished.workdir)
@@ -144,63 +164,69 @@ class TestRunDirectory:
         for row in finished.metrics:
             for name in ("train_loss", "val_error", "test_error"):
                 value = events[row["step"]][name.replace("_", "/")]
-                assert value == pytest.approx(row[name], rel=1e-5)
+                assert value == pytest.approx(row[name][0], rel=1e-5)
 
     def test_result_is_returned_and_written(self, finished: Finished) -> None:
-        result = json.loads((finished.workdir / "result.json").read_text())
-        assert result == finished.result
-        assert result.keys() >= RESULT_KEYS
-        assert {
-            name: result[name]
-            for name in ("dataset", "model", "method", "steps", "seed", "prunable")
-        } == {
-            "dataset": "digits",
-            "model": "lenet_300_100",
-            "method": "snip",
-            "steps": 40,
-            "seed": 0,
-            "prunable": WEIGHTS + BIASES,
+        result, network = finished.result, finished.network
+        assert rundir.read_json(finished.workdir / rundir.RESULT) == result
+        expected = {
+            **{"dataset": "digits", "model": "lenet_300_100", "method": "snip"},
+            **{"prunable": WEIGHTS + BIASES, "parameters": WEIGHTS + BIASES},
+            **{"steps": 40, "epochs": round(40 / 12, 2)},
         }
-        assert result["kept"] == round(0.1 * (WEIGHTS + BIASES))
-        assert result["sparsity"] == pytest.approx(0.9, abs=1e-5)
+        assert {name: result[name] for name in expected} == expected
         assert result["versions"]["jax"] == jax.__version__
         assert result["wall_seconds"] > 0
+        assert (network["seed"], network["steps"], network["prunes"]) == (0, 40, 1)
+        assert network["kept"] == round(0.1 * (WEIGHTS + BIASES))
+        assert network["sparsity"] == pytest.approx(0.9, abs=1e-5)
+        kept = {layer["path"]: layer["kept"] for layer in network["layers"]}
+        mask = finished.arrays(rundir.MASK)
+        assert kept == {name: keep.sum() for name, keep in mask.items()}
+        summary = result["summary"]
+        assert summary["test_error"] == network["test_error"]
+        assert summary["test_error_std"] is None
 
     def test_errors_are_of_the_best_on_validation_and_of_the_last(
         self, finished: Finished
     ) -> None:
-        best = min(reversed(finished.metrics), key=lambda row: row["val_error"])
-        assert finished.result["val_error"] == best["val_error"]
-        assert finished.result["test_error"] == best["test_error"]
-        assert finished.result["test_error_last"] == finished.metrics[-1]["test_error"]
+        best = min(reversed(finished.metrics), key=lambda row: row["val_error"][0])
+        last, network = finished.metrics[-1], finished.network
+        assert network["best_step"] == best["step"]
+        assert [network["val_error"]] == best["val_error"]
+        assert [network["test_error"]] == best["test_error"]
+        assert [network["test_error_last"]] == last["test_error"]
+        assert [network["train_error"]] == last["train_error"]
+
+    def test_the_best_parameters_are_saved(self, finished: Finished) -> None:
+        check_best(finished, {})
 
     def test_digest_is_of_the_last_parameters_in_tree_order(
         self, finished: Finished
     ) -> None:
-        params = last_checkpoint(finished.workdir, finished.config).params
+        params = finished.last_state().params
         sha = hashlib.sha256()
         for layer in ("Dense_0", "Dense_1", "Dense_2"):
             for name in ("bias", "kernel"):
                 sha.update(np.asarray(params[layer][name], np.float32).tobytes())
-        assert finished.result["params_sha256"] == sha.hexdigest()
+        assert finished.network["params_sha256"] == sha.hexdigest()
 
     def test_pruned_entries_are_zero_after_training(self, finished: Finished) -> None:
-        state = last_checkpoint(finished.workdir, finished.config)
-        with np.load(finished.workdir / "mask.npz") as mask:
-            assert sum(int(keep.sum()) for keep in mask.values()) == 5061
-            for layer, arrays in state.params.items():
-                for name, param in arrays.items():
-                    keep = mask[f"{layer}/{name}"]
-                    assert keep.shape == param.shape
-                    assert np.all(np.asarray(param)[~keep] == 0.0)
-                    assert np.all(np.asarray(param)[keep] != 0.0)
-                    np.testing.assert_array_equal(
-                        keep, state.opt_state.mask[layer][name]
-                    )
+        state, mask = finished.last_state(), finished.arrays(rundir.MASK)
+        assert sum(int(keep.sum()) for keep in mask.values()) == 5061
+        for params in (named(state.params), finished.arrays(rundir.PARAMS)):
+            for name, param in params.items():
+                np.testing.assert_array_equal(param != 0.0, mask[name])
+        for name, keep in named(state.opt_state.mask).items():
+            np.testing.assert_array_equal(mask[name], keep)
 
-    def test_several_runs_are_for_other_functions(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"snipjax\.seeds\.run"):
-            experiment.run(quick(seeds=2), tmp_path)
+    def test_scores_are_kept_with_their_threshold(self, finished: Finished) -> None:
+        drawn = io.load_arrays(
+            finished.workdir / rundir.SCORES,
+            {"scores": np.zeros(50_610, np.float32), "threshold": np.float32(0)},
+        )
+        assert np.sum(drawn["scores"] >= drawn["threshold"]) == 5061
+        assert np.sum(drawn["scores"]) == pytest.approx(1.0, rel=1e-4)
 
     def test_the_command_is_kept(self, tmp_path: Path) -> None:
         result = experiment.run(quick(steps=0), tmp_path, command="python train.py")
@@ -212,17 +238,18 @@ class TestRunDirectory:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        def unexpected(*arguments: Any) -> None:
-            raise AssertionError("the data is not needed")
-
-        monkeypatch.setattr(datasets, "load", unexpected)
+        monkeypatch.setattr(build, "dataset", None)  # the data are not needed
         before = {p: p.stat().st_mtime_ns for p in finished.workdir.rglob("*")}
         assert experiment.run(finished.config, finished.workdir) == finished.result
         assert {p: p.stat().st_mtime_ns for p in finished.workdir.rglob("*")} == before
         output = capsys.readouterr().out
-        assert "finished before" in output
         assert "5,061" in output
-        assert f"{finished.result['test_error']:.2f}" in output
+        assert f"{finished.network['test_error']:.2f}" in output
+
+    def test_settings_that_vary_are_for_another_function(self, tmp_path: Path) -> None:
+        config = quick(vary=("prune.sparsity=0.9,0.8",))
+        with pytest.raises(ValueError, match=r"snipjax\.sweep\.run"):
+            experiment.run(config, tmp_path)
 
 
 def top(scores: dict[str, np.ndarray], kept: int) -> dict[str, np.ndarray]:
@@ -235,33 +262,31 @@ def top(scores: dict[str, np.ndarray], kept: int) -> dict[str, np.ndarray]:
     return {name: part.reshape(leaf.shape) for (name, leaf), part in parts}
 
 
-def named(tree: chex.ArrayTree) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in leaves
-    }
+def sampled(run: Finished, part: str) -> dict[str, np.ndarray]:
+    """The sample that is scored, or the fresh one that is trained."""
+    setup = assembly.assemble(run.config)
+    key = getattr(assembly.make_keys(0), f"{part}_init")
+    names = {"scored": run.config.init.scored, "fresh": run.config.init.trained}
+    return named(setup.init(key, names[part])["params"])
 
 
 class TestPruning:
-    """What is pruned, against NumPy; zero steps, so that it is all there is."""
+    """The mask against NumPy; zero steps, so that it is all there is."""
 
-    def run(self, workdir: Path, **fields: Any) -> tuple[Any, dict[str, np.ndarray]]:
-        config = quick(steps=0, **fields)
-        result = experiment.run(config, workdir)
-        assert result["steps"] == 0
-        assert result["test_error"] is None
-        with np.load(workdir / "mask.npz") as mask:
-            return last_checkpoint(workdir, config), dict(mask)
+    def run(self, workdir: Path, **fields: Any) -> Finished:
+        run = finished_run(quick(steps=0, **fields), workdir)
+        assert run.result["steps"] == run.network["best_step"] == 0
+        assert 50 < run.network["test_error"] <= 100  # evaluated all the same
+        return run
 
     def test_snip_is_the_gradient_times_the_weight(self, tmp_path: Path) -> None:
-        state, mask = self.run(tmp_path)
-        parts = experiment.assemble(quick(steps=0))
-        scored = experiment.init_variables(parts, parts.keys.scored_init)["params"]
-        batch = experiment.saliency_batch(parts)
+        run = self.run(tmp_path)
+        setup, mask = assembly.assemble(run.config), run.arrays(rundir.MASK)
+        scored = nested(sampled(run, "scored"))
+        batch = assembly.saliency_batch(setup, 0)
 
         def loss_fn(params: chex.ArrayTree) -> chex.Array:
-            logits = parts.model.apply({"params": params}, batch.images)
+            logits = setup.task.model.apply({"params": params}, batch.images)
             correct = jax.nn.log_softmax(logits)[jnp.arange(100), batch.labels]
             return -jnp.mean(correct)
 
@@ -271,29 +296,18 @@ class TestPruning:
         differing = sum(int((expected[name] != mask[name]).sum()) for name in mask)
         assert differing <= 4, "but for rounding at the threshold"
         assert not any(mask[f"Dense_{i}/bias"].any() for i in range(3))
-        self.check_fresh(parts, state, mask)
-
-    @staticmethod
-    def check_fresh(
-        parts: experiment.Parts, state: Any, mask: dict[str, np.ndarray]
-    ) -> None:
-        fresh = named(experiment.init_variables(parts, parts.keys.fresh_init)["params"])
-        for name, param in named(state.params).items():
+        fresh = sampled(run, "fresh")
+        for name, param in run.arrays(rundir.PARAMS).items():
             np.testing.assert_array_equal(param, np.where(mask[name], fresh[name], 0))
 
     def test_magnitude_without_a_fresh_sample(self, tmp_path: Path) -> None:
-        fields = {"method": "magnitude", "fresh_init": False, "prunable": "kernels"}
-        state, mask = self.run(tmp_path, **fields)
-        parts = experiment.assemble(quick(steps=0, **fields))
-        scored = named(experiment.init_variables(parts, parts.keys.scored_init))
-        weights = {
-            name.removeprefix("params/"): value
-            for name, value in scored.items()
-            if name.endswith("kernel")
-        }
+        run = self.run(
+            tmp_path, method="magnitude", fresh_init=False, prunable="kernels"
+        )
+        mask, params = run.arrays(rundir.MASK), run.arrays(rundir.PARAMS)
+        weights = {k: v for k, v in sampled(run, "scored").items() if "kernel" in k}
         magnitudes = {name: np.abs(value) for name, value in weights.items()}
         expected = top(magnitudes, kept=round(0.1 * WEIGHTS))
-        params = named(state.params)
         for name, keep in expected.items():
             np.testing.assert_array_equal(mask[name], keep)
             np.testing.assert_array_equal(
@@ -302,7 +316,8 @@ class TestPruning:
         assert all(mask[f"Dense_{i}/bias"].shape == () for i in range(3))
 
     def test_random_layerwise(self, tmp_path: Path) -> None:
-        _, mask = self.run(tmp_path, method="random", select="layerwise")
+        run = self.run(tmp_path, method="random", select="layerwise")
+        mask = run.arrays(rundir.MASK)
         for keep in mask.values():
             assert keep.sum() == round(keep.size * (1 - 0.9))
         # Of 64 binomial counts with mean 30 and deviation 5.2, none is 5 of those off.
@@ -313,13 +328,14 @@ class TestPruning:
     def test_what_is_excluded_stays_dense_and_no_layer_falls_below_a_minimum(
         self, tmp_path: Path
     ) -> None:
-        _, mask = self.run(
+        run = self.run(
             tmp_path,
             sparsity=0.995,
             prunable="kernels",
             exclude=("Dense_2/*",),
             min_density=0.0049,
         )
+        mask = run.arrays(rundir.MASK)
         assert mask["Dense_2/kernel"].shape == ()
         first, second = (mask[f"Dense_{i}/kernel"].sum() for i in range(2))
         assert first >= 0.0049 * 64 * 300
@@ -327,57 +343,52 @@ class TestPruning:
         assert first + second == round(0.005 * (64 * 300 + 300 * 100))
 
     def test_none_keeps_everything(self, tmp_path: Path) -> None:
-        _, mask = self.run(tmp_path, method="none")
-        assert all(keep.all() for keep in mask.values())
-        assert rundir.read_json(tmp_path / "result.json")["sparsity"] == 0.0
+        run = self.run(tmp_path, method="none")
+        assert all(keep.all() for keep in run.arrays(rundir.MASK).values())
+        assert (run.network["sparsity"], run.network["prunes"]) == (0.0, 0)
 
     def test_the_scored_and_the_trained_sample_have_initializers_of_their_own(
         self, tmp_path: Path
     ) -> None:
         config = quick(steps=0)
         config.init.scored, config.init.trained = "he", "heuristic_uniform"
-        experiment.run(config, tmp_path)
-        params = last_checkpoint(tmp_path, config).params
+        run = finished_run(config, tmp_path / "he")
         # U[-1/8, 1/8] for 64 inputs; He's normal has 3 of 1000 beyond 0.53.
-        kernel = np.asarray(params["Dense_0"]["kernel"])
+        kernel = run.arrays(rundir.PARAMS)["Dense_0/kernel"]
         assert 0.12 < np.abs(kernel).max() <= 0.125
-        parts = experiment.assemble(config)
-        scored = experiment.init_variables(parts, parts.keys.scored_init, "he")
-        assert np.std(scored["params"]["Dense_0"]["kernel"]) == pytest.approx(
-            np.sqrt(2 / 64), rel=0.02
-        )
-        fan_in = quick(steps=0)
-        experiment.run(fan_in, tmp_path / "fan_in")
-        mask = dict(np.load(tmp_path / "mask.npz"))
-        other = dict(np.load(tmp_path / "fan_in" / "mask.npz"))
+        he = sampled(run, "scored")["Dense_0/kernel"]
+        assert np.std(he) == pytest.approx(np.sqrt(2 / 64), rel=0.02)
+        mask = run.arrays(rundir.MASK)
+        other = self.run(tmp_path / "fan_in").arrays(rundir.MASK)
         assert any((mask[name] != other[name]).any() for name in mask)
+
+    def test_rounds_over_several_batches(self, tmp_path: Path) -> None:
+        run = self.run(tmp_path, rounds=2, num_batches=3, sparsity=0.97)
+        assert run.network["kept"] == round(0.03 * (WEIGHTS + BIASES))
+        assert run.network["prunes"] == 2
 
     def test_saliency_of_one_class(self) -> None:
         config = quick(batch_class=7)
         config.prune.batch_size = 50
-        batch = experiment.saliency_batch(experiment.assemble(config))
+        batch = assembly.saliency_batch(assembly.assemble(config), 0)
         assert batch.images.shape == (50, 8, 8, 1)
         assert np.all(np.asarray(batch.labels) == 7)
 
     def test_a_class_without_examples_is_refused(self) -> None:
         with pytest.raises(ValueError, match="classes of digits are 0 to 9"):
-            experiment.assemble(quick(batch_class=10))
+            assembly.assemble(quick(batch_class=10))
 
     def test_random_labels_have_nothing_to_do_with_the_images(self) -> None:
         config = quick()
-        true = experiment.assemble(config)
+        true = assembly.assemble(config).arrays
         config.dataset.random_labels = True
-        random = experiment.assemble(config)
+        random = assembly.assemble(config).arrays
+        assert true is not None and random is not None
         labels, others = np.asarray(random.train.labels), np.asarray(true.train.labels)
         # 1,294 draws with probability 1/10 agree 129 times, with a deviation of 11.
         assert 80 < (labels == others).sum() < 180
         np.testing.assert_array_equal(random.train.images, true.train.images)
         np.testing.assert_array_equal(random.test.labels, true.test.labels)
-
-    def test_rounds_over_several_batches(self, tmp_path: Path) -> None:
-        _, mask = self.run(tmp_path, rounds=2, num_batches=3, sparsity=0.97)
-        kept = sum(int(keep.sum()) for keep in mask.values())
-        assert kept == round(0.03 * (WEIGHTS + BIASES))
 
 
 @pytest.fixture
@@ -396,9 +407,23 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr(console.TrainingProgress, "update", update_and_signal)
         # Or the bar would come to a step only if the device was fast enough.
-        monkeypatch.setattr(experiment, "is_ready", lambda metrics: True)
+        monkeypatch.setattr(loop, "_is_ready", lambda metrics: True)
 
     return arrange
+
+
+def check_same(run: Finished, expected: Finished) -> None:
+    """Two runs differ in nothing but time."""
+    timed = ("networks", "wall_seconds")
+    for name, value in expected.result.items():
+        assert run.result[name] == value or name in timed
+    assert {**run.network, "seconds": 0} == {**expected.network, "seconds": 0}
+    assert run.metrics == expected.metrics
+    assert read_events(run.workdir).keys() == read_events(expected.workdir).keys()
+    for name in (rundir.MASK, rundir.PARAMS):
+        arrays = run.arrays(name)
+        for path, leaf in expected.arrays(name).items():
+            np.testing.assert_array_equal(arrays[path], leaf)
 
 
 class TestResuming:
@@ -407,7 +432,7 @@ class TestResuming:
         [(20, signal.SIGINT, 20), (22, signal.SIGTERM, 24), (40, signal.SIGINT, 40)],
         ids=["at a checkpoint", "between evaluations", "at the end"],
     )
-    def test_leaves_no_trace(
+    def test_after_a_signal_leaves_no_trace(
         self,
         at: int,
         number: signal.Signals,
@@ -422,20 +447,10 @@ class TestResuming:
             experiment.run(finished.config, tmp_path)
         assert f"stopped at step {stopped}" in capsys.readouterr().out
         assert not (tmp_path / "result.json").exists()
-
         signal_at(-1)
-        result = experiment.run(finished.config, tmp_path)
+        run = finished_run(finished.config, tmp_path)
         assert f"resuming from step {stopped}" in capsys.readouterr().out
-        assert result["params_sha256"] == finished.result["params_sha256"]
-        assert {**result, "wall_seconds": 0} == {**finished.result, "wall_seconds": 0}
-        metrics = rundir.read_metrics(tmp_path)
-        assert without_timings(metrics) == without_timings(finished.metrics)
-        assert read_events(tmp_path).keys() == read_events(finished.workdir).keys()
-        with (
-            np.load(tmp_path / "mask.npz") as mask,
-            np.load(finished.workdir / "mask.npz") as other,
-        ):
-            assert all(np.array_equal(mask[name], other[name]) for name in other)
+        check_same(run, finished)
 
     def test_a_second_signal_stops_at_once(
         self, finished: Finished, signal_at: Callable[..., None], tmp_path: Path
@@ -446,30 +461,34 @@ class TestResuming:
             experiment.run(finished.config, tmp_path)
         assert signal.getsignal(signal.SIGINT) == handler
         signal_at(-1)
-        result = experiment.run(finished.config, tmp_path)
-        assert result["params_sha256"] == finished.result["params_sha256"]
+        check_same(finished_run(finished.config, tmp_path), finished)
 
     def test_a_signal_before_training_stops_though_its_exception_gets_lost(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def plot(*arguments: Any) -> None:
+        def report(*arguments: Any) -> None:
             with contextlib.suppress(KeyboardInterrupt):  # as a callback of JAX does
                 os.kill(os.getpid(), signal.SIGTERM)
                 signal.getsignal(signal.SIGTERM)
 
-        monkeypatch.setattr(plots, "layer_densities", plot)
+        monkeypatch.setattr(experiment, "report_pruning", report)
         with pytest.raises(KeyboardInterrupt):
             experiment.run(quick(), tmp_path)
-        assert not (tmp_path / "metrics.jsonl").read_text()
+        assert rundir.read_metrics(tmp_path) == []
 
-    def test_work_after_the_last_checkpoint_is_done_again(
-        self, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("step", [10, 30])
+    def test_after_a_power_failure_leaves_no_trace_and_prunes_nothing_again(
+        self,
+        step: int,
+        finished: Finished,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         append = rundir.append_metrics
 
         def append_until_power_fails(workdir: Path, row: dict[str, Any]) -> None:
             append(workdir, row)
-            if row["step"] == 30:
+            if row["step"] == step:
                 with (workdir / rundir.METRICS).open("a") as file:
                     file.write('{"step": 4')
                 raise RuntimeError("power failure")
@@ -478,10 +497,9 @@ class TestResuming:
         with pytest.raises(RuntimeError, match="power failure"):
             experiment.run(finished.config, tmp_path)
         monkeypatch.undo()
-        result = experiment.run(finished.config, tmp_path)
-        assert result["params_sha256"] == finished.result["params_sha256"]
-        metrics = rundir.read_metrics(tmp_path)
-        assert without_timings(metrics) == without_timings(finished.metrics)
+        monkeypatch.setattr(pruning, "score_and_mask", None)
+        (tmp_path / "seed-0" / rundir.MASK).unlink()  # it is in the checkpoint too
+        check_same(finished_run(finished.config, tmp_path), finished)
 
 
 class Normalized(nn.Module):
@@ -497,34 +515,24 @@ class Normalized(nn.Module):
         return nn.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
 
 
-@pytest.fixture
-def with_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    def create(name: str, num_classes: int, *, dtype: chex.ArrayDType) -> nn.Module:
-        return Normalized(num_classes)
-
-    monkeypatch.setattr(experiment.models, "create", create)
-
-
-@pytest.mark.usefixtures("with_batch_norm")
-def test_resuming_with_batch_norm_and_augmentation_leaves_no_trace(
+def test_batch_norm_and_augmentation_leave_no_trace_of_an_interrupt(
     signal_at: Callable[..., None], tmp_path: Path
 ) -> None:
     config = quick(batch_norm="batch", flip=True, translate=1)
-    expected = experiment.run(config, tmp_path / "uninterrupted")
+    config.model.name = f"{__name__}:Normalized"
+    expected = finished_run(config, tmp_path / "uninterrupted")
     signal_at(22, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(config, tmp_path / "interrupted")
     signal_at(-1)
-    result = experiment.run(config, tmp_path / "interrupted")
-    assert result["params_sha256"] == expected["params_sha256"]
-    assert result["test_error_last"] == expected["test_error_last"]
-    assert result["kept"] == round(0.1 * result["prunable"])
-    assert result["parameters"] == result["prunable"] + 2 * 4  # scale and shift
-    first, second = (
-        last_checkpoint(tmp_path / name, config).batch_stats
-        for name in ("uninterrupted", "interrupted")
-    )
+    run = finished_run(config, tmp_path / "interrupted")
+    check_same(run, expected)
+    assert run.network["kept"] == round(0.1 * run.result["prunable"])
+    # And a scale and a shift of each channel.
+    assert run.result["parameters"] == run.result["prunable"] + 2 * 4
+    first, second = (one.last_state().batch_stats for one in (run, expected))
     jax.tree.map(np.testing.assert_array_equal, first, second)
+    check_best(run, nested(run.arrays("batch_stats.npz")))
 
 
 class TestWhatGoesWrong:
@@ -543,20 +551,7 @@ class TestWhatGoesWrong:
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         for text in ((tmp_path / "result.json").read_text(), *lines):
             json.loads(text, parse_constant=refuse)
-        assert rundir.read_metrics(tmp_path)[-1]["train_loss"] is None
-        assert (tmp_path / "curves.png").exists()
-
-    def test_a_picture_that_fails_costs_nothing_else(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def broken(*arguments: Any) -> None:
-            raise TypeError("no such font")
-
-        for name in ("layer_densities", "saliency_histogram", "training_curves"):
-            monkeypatch.setattr(plots, name, broken)
-        with pytest.warns(UserWarning, match="was not drawn: no such font"):
-            result = experiment.run(quick(steps=2), tmp_path)
-        assert rundir.read_json(tmp_path / "result.json") == result
+        assert rundir.read_metrics(tmp_path)[-1]["train_loss"] == [None]
 
     @pytest.mark.parametrize(
         ("section", "name", "value", "message"),
@@ -566,7 +561,7 @@ class TestWhatGoesWrong:
             ("dataset", "name", "dgits", "There is no dataset 'dgits'"),
             ("train", "batch_size", 2000, "only 1294 training examples"),
             ("prune", "batch_size", 2000, "only 1294 training examples"),
-            ("prune", "sparsity", 1.0, "outside"),
+            ("prune", "sparsity", 1.0, "sparsity is 1.0"),
         ],
     )
     def test_a_mistake_does_not_take_the_directory(
@@ -576,12 +571,13 @@ class TestWhatGoesWrong:
         config[section][name] = value
         with pytest.raises(ValueError, match=message):
             experiment.run(config, tmp_path, data_dir=str(tmp_path / "none"))
-        experiment.run(quick(steps=0), tmp_path)
+        with experiment.opened(quick(steps=0), tmp_path):
+            pass
 
     def test_a_layer_without_connections_is_named(self, tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="no connection of 'Dense_0/kernel'"):
             result = experiment.run(quick(steps=2, sparsity=0.99999), tmp_path)
-        assert result["kept"] == 1
+        assert result["summary"]["kept"] == 1
 
 
 def test_runs_outside_of_the_main_thread(tmp_path: Path) -> None:
@@ -591,39 +587,3 @@ def test_runs_outside_of_the_main_thread(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert results[0]["steps"] == 2
-
-
-def test_the_bar_moves_though_every_dispatch_is_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown = []
-    monkeypatch.setattr(
-        console.TrainingProgress,
-        "update",
-        lambda bar, step, loss, error: shown.append((step, loss, error)),
-    )
-    experiment.run(quick(steps=20, steps_per_dispatch=10), tmp_path)
-    assert shown == [
-        (row["step"], row["train_loss"], row["train_error"])
-        for row in rundir.read_metrics(tmp_path)
-    ]
-
-
-class TestFirstLayerCounts:
-    def test_of_a_dense_layer_are_over_units_and_channels(self) -> None:
-        kernel = np.random.default_rng(0).random((4 * 5 * 3, 7)) < 0.5
-        mask = {"Dense_0": {"bias": jnp.array(True), "kernel": jnp.asarray(kernel)}}
-        counts = experiment.first_layer_counts(mask, (4, 5, 3))
-        for y, x in np.ndindex(4, 5):
-            pixel = slice((y * 5 + x) * 3, (y * 5 + x + 1) * 3)
-            assert counts[y, x] == kernel[pixel].sum()
-
-    def test_of_a_convolution_are_over_channels(self) -> None:
-        kernel = np.random.default_rng(0).random((3, 3, 2, 8)) < 0.5
-        mask = {"Conv_0": {"kernel": jnp.asarray(kernel)}}
-        counts = experiment.first_layer_counts(mask, (4, 4, 2))
-        np.testing.assert_array_equal(counts, kernel.sum(axis=(2, 3)))
-
-    def test_there_are_none_where_nothing_takes_the_image(self) -> None:
-        mask = masks.ones({"Embed_0": {"kernel": jnp.ones((10, 8))}})
-        assert experiment.first_layer_counts(mask, (4, 4, 2)) is None

@@ -22,7 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from snipjax import config as configs
-from snipjax.training import checkpoints, distributed, large, rundir
+from snipjax import experiment
+from snipjax.training import checkpoints, distributed, rundir
 
 
 def config_of(processes: int) -> configs.ConfigDict:
@@ -35,15 +36,16 @@ def config_of(processes: int) -> configs.ConfigDict:
 def trained(processes: int, directory: Path) -> list[dict[str, Any]]:
     """Results of a run without interruption, and of one that was resumed."""
     whole, resumed = directory / "whole", directory / "resumed"
-    results = [large.run(config_of(processes), whole)]
+    results = [experiment.run(config_of(processes), whole)]
 
     def interrupted() -> None:
         shutil.copytree(whole, resumed)
-        shutil.rmtree(resumed / "checkpoints" / "4")
+        shutil.rmtree(resumed / "checkpoints" / "seeds-0-0" / "4")
+        (resumed / rundir.NETWORKS).unlink()
         (resumed / rundir.RESULT).unlink()
 
     distributed.by_first(interrupted)
-    return [*results, large.run(config_of(processes), resumed)]
+    return [*results, experiment.run(config_of(processes), resumed)]
 
 
 def message(function: Callable[..., Any], *arguments: Any) -> str:
@@ -56,8 +58,8 @@ def message(function: Callable[..., Any], *arguments: Any) -> str:
 
 def with_other_configs(processes: int, process_id: int, directory: Path) -> None:
     config = config_of(processes)
-    config.train.learning_rate = [0.1, 0.2][process_id]
-    large.run(config, directory / "other_configs")
+    config.optimizer.learning_rate = [0.1, 0.2][process_id]
+    experiment.run(config, directory / "other_configs")
 
 
 def with_other_data(
@@ -77,7 +79,7 @@ def with_other_data(
     config.dataset.update(name="folder:photos", stream=True, image_size=8)
     config.train.batch_size = config.prune.batch_size = 2
     with contextlib.chdir(host):
-        large.run(config, directory / "other_data")
+        experiment.run(config, directory / "other_data")
 
 
 def part_of_a_step(seconds: float, steps: list[str], name: str) -> None:

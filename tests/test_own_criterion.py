@@ -1,0 +1,121 @@
+"""A criterion of one's own runs by its name, wherever the networks are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snipjax import assembly, experiment, pruning
+from snipjax import config as configs
+from snipjax.training import rundir
+from tests.training import eight_devices
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+ROOT = Path(__file__).parents[1]
+
+
+def gradient_norm(
+    loss_fn: Any, params: chex.ArrayTree, batch: Any, *, key: Any = None
+) -> chex.ArrayTree:
+    """Scores a connection by the size of its loss's gradient."""
+    del key
+    return jax.tree.map(jnp.abs, jax.grad(loss_fn)(params, batch))
+
+
+def quick(**fields: Any) -> configs.ConfigDict:
+    """Two steps on the digits; fields by their last name."""
+    config = configs.default()
+    config.prune.method = f"{__name__}:gradient_norm"
+    config.prune.batch_size = config.train.batch_size = 104
+    config.train.update(steps=2, steps_per_dispatch=2)
+    for name, value in fields.items():
+        section = next(s for s in (config.prune, config) if name in s)
+        section[name] = value
+    return config
+
+
+PLACES = {
+    "one network": {},
+    "four seeds at once": {"seeds": 4},
+    "two batches": {"num_batches": 2},
+    "three rounds": {"rounds": 3},
+    "all together": {"seeds": 4, "num_batches": 2, "rounds": 3},
+    "a mesh": {"mesh": "data=4,model=2", "num_batches": 2, "rounds": 3},
+}
+
+
+def expected_mask(config: configs.ConfigDict, seed: int) -> dict[str, np.ndarray]:
+    """The mask by the core's functions alone, all batches at once in each round."""
+    setup = assembly.assemble(config)
+    key = assembly.make_keys(seed).scored_init
+    params = setup.init(key, "fan_in")["params"]
+    images, labels = assembly.saliency_batch(setup, seed)
+    if config.prune.num_batches > 1:
+        images = images.reshape(-1, *images.shape[2:])
+    labels = labels.ravel()
+    if setup.stream is not None:
+        images = setup.task.preprocess(images)
+
+    def loss_fn(params: chex.ArrayTree, images: chex.Array) -> chex.Array:
+        logits = setup.task.model.apply({"params": params}, images)
+        losses = jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
+        return -jnp.mean(losses)
+
+    _, mask = pruning.score_and_mask(
+        loss_fn,
+        params,
+        images,
+        config.prune.sparsity,
+        criterion=gradient_norm,
+        prunable=lambda path, leaf: True,
+        rounds=config.prune.rounds,
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(mask)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(keep)
+        for path, keep in leaves
+    }
+
+
+def check(place: str, workdir: Path) -> None:
+    config = quick(**PLACES[place])
+    result = experiment.run(config, workdir)
+    assert result["method"] == "tests.test_own_criterion:gradient_norm"
+    for network in result["networks"]:
+        assert network["kept"] == round(0.1 * result["prunable"])
+        assert network["steps"] == 2
+    seed = config.seeds - 1
+    with np.load(workdir / f"seed-{seed}" / rundir.MASK) as mask:
+        for name, keep in expected_mask(config, seed).items():
+            # Sums may be rounded otherwise, and swap those at the threshold.
+            assert (mask[name] != keep).sum() <= 4, name
+
+
+@pytest.mark.parametrize("place", [name for name in PLACES if name != "a mesh"])
+def test_runs_by_name(place: str, tmp_path: Path) -> None:
+    check(place, tmp_path)
+    config = json.loads((tmp_path / rundir.CONFIG).read_text())
+    assert config["prune"]["method"] == f"{__name__}:gradient_norm"
+
+
+def test_runs_by_name_on_a_mesh_of_eight_devices(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from tests import test_own_criterion
+test_own_criterion.check("a mesh", Path(sys.argv[1]))
+"""
+    subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        env={**os.environ, "XLA_FLAGS": eight_devices.FLAGS, "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        check=True,
+    )

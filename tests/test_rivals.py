@@ -1,0 +1,204 @@
+"""Methods that prune a trained network, as experiments by their names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from snipjax import assembly, experiment, io, masks, methods, records, rivals, training
+from snipjax import config as configs
+from snipjax.training import rundir
+from tests import test_goldens
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+GOLDENS: dict[str, dict[str, Any]] = test_goldens.GOLDENS["table1"]
+RIVALS = [name for name in GOLDENS if not name.startswith(("dense", "snip"))]
+FAST = ("lwc", "dns")
+
+
+def golden_config(method: str, **prune: Any) -> ConfigDict:
+    """The training of the goldens: LeNet-300-100 on the digits, sixty steps."""
+    config = configs.default()
+    config.train.update(steps=60, eval_every=60)
+    config.optimizer.decay_every = 20
+    config.prune.update(method=method, **prune)
+    return config
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with the dense network that the goldens start from."""
+    setup = assembly.assemble(golden_config("none"))
+    outcome = methods.dense(rivals.problem(setup, 0))
+    workdir = tmp_path_factory.mktemp("dense")
+    (workdir / "seed-0").mkdir()
+    params = masks.apply(outcome.mask, outcome.params)
+    io.save_arrays(params, workdir / "seed-0" / rundir.PARAMS)
+    entry = {"seed": 0, "steps": outcome.history.steps, "seconds": 1.5}
+    entry["params_sha256"] = records.digest(params)
+    rundir.write_json(workdir / rundir.RESULT, {"networks": [entry]})
+    return workdir
+
+
+def test_the_dense_network_is_as_it_was(dense: Path) -> None:
+    (network,) = rundir.read_json(dense / rundir.RESULT)["networks"]
+    golden = GOLDENS["dense-seed0"]
+    assert network["steps"] == golden["steps"]
+    if test_goldens.is_same_machine():
+        assert network["params_sha256"] == golden["params_sha256"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=() if GOLDENS[name]["method"] in FAST else pytest.mark.slow
+        )
+        for name in RIVALS
+    ],
+)
+def test_rivals_end_as_they_did(name: str, dense: Path, tmp_path: Path) -> None:
+    golden = GOLDENS[name]
+    config = golden_config(golden["method"], sparsity=golden["sparsity"])
+    config.prune.pretrained = str(dense)
+    result = experiment.run(config, tmp_path)
+    (network,) = result["networks"]
+    assert result["method"] == golden["method"]
+    for figure in ("kept", "prunes", "steps"):
+        assert network[figure] == golden[figure]
+    assert network["seconds"] > 1.5  # the dense network's are counted
+    if test_goldens.is_same_machine():
+        assert network["params_sha256"] == golden["params_sha256"]
+        assert network["test_error"] == golden["test_error"]
+        with np.load(tmp_path / "seed-0" / rundir.MASK) as mask:
+            bits = np.concatenate([mask[n].ravel() for n in sorted(mask.files)])
+        expected = test_goldens.MASKS[f"table1-{name}"]
+        np.testing.assert_array_equal(np.packbits(bits), expected)
+
+
+def quick(**prune: Any) -> ConfigDict:
+    """LWC on the digits, of a few steps and two seeds."""
+    config = configs.default()
+    config.seeds = 2
+    config.train.update(steps=6, eval_every=6, steps_per_dispatch=6)
+    config.lwc.rounds = 1
+    config.prune.update({"method": "lwc", **prune})
+    return config
+
+
+@pytest.fixture(scope="module")
+def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "dense"
+    experiment.run(quick(method="none"), workdir)
+    return workdir
+
+
+class TestRun:
+    @pytest.fixture(scope="class")
+    def finished(
+        self, dense_run: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> tuple[ConfigDict, Path]:
+        config = quick(pretrained=str(dense_run))
+        workdir = tmp_path_factory.mktemp("runs") / "lwc"
+        experiment.run(config, workdir)
+        return config, workdir
+
+    def test_starts_from_the_network_of_its_seed(
+        self, finished: tuple[ConfigDict, Path]
+    ) -> None:
+        config, workdir = finished
+        setup = assembly.assemble(config)
+        assert setup.arrays is not None
+        networks = rundir.read_json(workdir / rundir.RESULT)["networks"]
+        assert [entry["seed"] for entry in networks] == [0, 1]
+        for entry in networks:
+            assert entry["kept"] == 5061
+            assert (entry["steps"], entry["prunes"]) == (6 + 2, 1)
+            directory = workdir / f"seed-{entry['seed']}"
+            params, mask = (
+                dict(np.load(directory / name)) for name in (rundir.PARAMS, rundir.MASK)
+            )
+            assert all(not params[name][~keep].any() for name, keep in mask.items())
+            tree: dict[str, Any] = {}
+            for name, leaf in params.items():
+                layer, kind = name.split("/")
+                tree.setdefault(layer, {})[kind] = leaf
+            metrics = training.evaluate(
+                tree,
+                {},
+                setup.arrays.validation,
+                model=setup.task.model,
+                preprocess=setup.task.preprocess,
+            )
+            assert 100 * float(metrics.error) == pytest.approx(entry["val_error"])
+
+    def test_rows_are_of_phases(self, finished: tuple[ConfigDict, Path]) -> None:
+        rows = rundir.read_metrics(finished[1])
+        assert [row["seeds"] for row in rows] == [[0], [1]]
+        for row in rows:
+            assert "retrain" in row["phase"]
+            assert row["step"] == 2
+            assert row["sparsity"] == [pytest.approx(0.9, abs=1e-4)]
+            assert row["test_error"][0] >= 0
+
+    def test_an_interrupted_one_begins_again(
+        self,
+        finished: tuple[ConfigDict, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        config, workdir = finished
+
+        def killed(*args: Any, **options: Any) -> Any:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(records, "network", killed)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config, tmp_path)
+        monkeypatch.undo()
+        result = experiment.run(config, tmp_path)
+        expected = json.loads((workdir / rundir.RESULT).read_text())
+        for ours, theirs in zip(result["networks"], expected["networks"]):
+            assert ours["params_sha256"] == theirs["params_sha256"]
+        seeds = [row["seeds"] for row in rundir.read_metrics(tmp_path)]
+        assert seeds == [[0], [1]]
+
+
+class TestWhatGoesWrong:
+    def test_a_network_with_batch_norm_is_refused(self, tmp_path: Path) -> None:
+        config = quick()
+        config.model.name = "tests.test_experiment:Normalized"
+        with pytest.raises(ValueError, match=r"batch norm.*lenet_5_caffe"):
+            experiment.run(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("field", ["mesh", "stream"])
+    def test_a_mesh_or_a_stream_is_refused(self, field: str, tmp_path: Path) -> None:
+        config = quick()
+        config.seeds = 1
+        if field == "mesh":
+            config.mesh = "data=1"
+        else:
+            config.dataset.stream = True
+        with pytest.raises(ValueError, match="lwc needs its data in memory"):
+            experiment.run(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_pretrained_must_be_a_finished_run(self, tmp_path: Path) -> None:
+        config = quick(pretrained=str(tmp_path / "nothing"))
+        with pytest.raises(
+            ValueError, match=r"no finished run with a network of seed 0"
+        ):
+            experiment.run(config, tmp_path / "run")
+
+    def test_pretrained_must_be_of_the_same_network(
+        self, dense_run: Path, tmp_path: Path
+    ) -> None:
+        config = quick(pretrained=str(dense_run))
+        config.model.name = "lenet_5_caffe"
+        with pytest.raises(ValueError):
+            experiment.run(config, tmp_path / "run")
