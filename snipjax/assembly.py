@@ -67,7 +67,9 @@ class Setup(NamedTuple):
         """Returns the place of the networks of some seeds."""
         like = abstract_state(self)
         if self.mesh is None:
+            assert self.arrays is not None
             return side_by_side.side_by_side(self.task, self.arrays, like, seeds)
+        assert self.stream is not None
         steps = self.config.train.steps
         return on_mesh.on_mesh(self.task, self.stream, self.mesh, like, seeds, steps)
 
@@ -100,13 +102,15 @@ def score(
       ``(scores, mask)``, pytrees like the parameters.
     """
     config, keys = setup.config.prune, make_keys(seed)
+    criterion = build.criterion(setup.config)
+    assert criterion is not None  # or rivals prunes instead
     variables = setup.init(keys.scored_init, setup.config.init.scored)
     return pruning.score_and_mask(
         scored_loss(setup, variables),
-        variables["params"],
+        variables.pop("params"),  # which are gone after the last scores
         batch,
         0.0 if config.method == "none" else config.sparsity,
-        criterion=build.criterion(setup.config),
+        criterion=criterion,
         select=build.select(setup.config),
         prunable=build.prunable(setup.config),
         num_batches=None if config.num_batches == 1 else config.num_batches,
@@ -147,8 +151,9 @@ def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
       seed: the seed of the network; a stream has the configuration's.
     """
     config = setup.config.prune
-    if setup.stream is not None:
+    if setup.stream is not None and setup.mesh is not None:
         return setup.stream.first(setup.mesh, config.batch_size, config.num_batches)
+    assert setup.arrays is not None
     train = setup.arrays.train
     indices = jax.random.choice(
         make_keys(seed).saliency_batch,
@@ -278,7 +283,9 @@ def _streamed(config: ConfigDict, dataset: data.Dataset, mesh: Mesh) -> Setup:
     size = image_size(config, dataset)
     mean, std = data.mean_and_std(dataset.train, image_size=size, view=views.evaluation)
     task = _task(config, dataset, mean, std)
-    transforms = [functools.partial(sharding.fully_sharded, mesh)]
+    transforms: list[training.Transform] = [
+        functools.partial(sharding.fully_sharded, mesh)
+    ]
     if config.train.remat:
         model, remat = rematerialized(task.model)
         transforms.append(remat)

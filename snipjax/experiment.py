@@ -125,7 +125,7 @@ def _differences(config: dict[str, Any], written: Mapping[str, Any]) -> list[str
     elsewhere = ["dataset.workers"]
     if written["mesh"] or written["dataset"]["stream"]:  # not a run in memory
         elsewhere.append("mesh")
-    lines = schema.differences(config, written)
+    lines = schema.differences(config, dict(written))
     return [line for line in lines if line.split(":")[0] not in elsewhere]
 
 
@@ -204,6 +204,7 @@ def train(
 ) -> list[dict[str, Any]]:
     """Trains networks to the last step, writes them, and returns their entries."""
     config, stop = setup.config.train, session.stop
+    assert saved.state is not None
     first = saved.progress.step
     schedule = loop.Schedule(
         config.steps,
@@ -238,6 +239,7 @@ def train(
         )
         stop.waits = False
     write_networks(place, state, progress.snapshot, session)
+    assert progress.best is not None and progress.last is not None
     best, last = map(records.rows_by_network, (progress.best, progress.last))
     pruning = setup.config.prune
     prunes = 0 if pruning.method == "none" else pruning.rounds
@@ -394,7 +396,7 @@ def sample_scores(
     ]
     least_kept = jax.jit(lambda s, keep: jnp.min(jnp.where(keep, s, jnp.inf)))
     least = min(float(least_kept(scores, keep)) for scores, keep in pairs)
-    threshold = np.float32(least if math.isfinite(least) else 0.0)
+    threshold = np.array(least if math.isfinite(least) else 0.0, np.float32)
     return {"scores": np.concatenate(drawn), "threshold": threshold}
 
 

@@ -84,11 +84,12 @@ def problem(setup: Setup, seed: int) -> methods.Problem:
       seed: the seed of the network.
     """
     config, task, arrays = setup.config, setup.task, setup.arrays
+    assert arrays is not None
     keys = make_keys(seed)
     variables = setup.init(keys.fresh_init, config.init.trained)
 
     def loss_fn(params: chex.ArrayTree, batch: Batch) -> tuple[chex.Array, methods.Aux]:
-        logits = task.model.apply({"params": params}, batch.images, train=True)
+        logits: Any = task.model.apply({"params": params}, batch.images, train=True)
         error = jnp.mean(jnp.argmax(logits, axis=-1) != batch.labels)
         return task.loss(logits, batch.labels), methods.Aux(error, logits)
 

@@ -102,7 +102,7 @@ def _sent(one: Collective) -> float:
 
 
 def _bits(dtype: str) -> int:
-    return 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
+    return 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
 
 
 def _group_size(kind: str, line: str, all_devices: int) -> int:

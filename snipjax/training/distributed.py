@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import chex
 import jax
@@ -64,7 +64,7 @@ def initialize(
       >>> initialize()  # no launcher, so there is nothing to join
     """
     coordinator_address = coordinator_address or os.environ.get(_ADDRESS)
-    given = {
+    given: dict[str, Any] = {
         "coordinator_address": coordinator_address,
         "num_processes": num_processes,
         "process_id": process_id,
@@ -79,7 +79,7 @@ def initialize(
             "--coordinator_address=<host>:<port>, --num_processes and --process_id"
         )
     else:
-        _check(coordinator_address, num_processes, process_id)
+        _check(*given.values())
     # On CPUs with several devices in a process, steps that are under way at once wait
     # for each other's threads, for ever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -128,7 +128,9 @@ def on_host(array: chex.Array) -> np.ndarray:
         return np.asarray(array)
     if not array.is_fully_addressable:
         if not array.is_fully_replicated:
-            everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
+            everywhere = NamedSharding(
+                cast(NamedSharding, array.sharding).mesh, PartitionSpec()
+            )
             array = jax.jit(lambda x: x, out_shardings=everywhere)(array)
         return np.asarray(array.addressable_data(0))
     parts = [shard.data for shard in array.addressable_shards]
@@ -184,7 +186,7 @@ def by_all(function: Callable[[], T]) -> T:
     failed = _of_all(np.array(error is not None))
     if failed.any():
         raise error or ValueError(f"process {failed.argmax()} has failed, and says why")
-    return value
+    return cast(T, value)
 
 
 def check_same(facts: Mapping[str, Any]) -> None:
@@ -200,7 +202,7 @@ def check_same(facts: Mapping[str, Any]) -> None:
       >>> check_same({"config.seed": 0})
     """
     text = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
-    digest = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
+    digest = np.frombuffer(hashlib.sha256(text.tobytes()).digest(), np.uint8)
     digests = _of_all(digest)
     if (digests == digests[0]).all():
         return
@@ -258,7 +260,8 @@ def meeting(name: str) -> Callable[..., None]:
       >>> meet = meeting("writing")
       >>> meet(key="written", timeout_ms=1000)
     """
-    barrier, numbers, parted = barrier_of_all(), itertools.count(), []
+    barrier, numbers = barrier_of_all(), itertools.count()
+    parted: list[str] = []
 
     def meet(*, key: str, timeout_ms: int) -> None:
         if not parted:

@@ -17,7 +17,8 @@ class Events:
           start: the step that the run starts or goes on from.
         """
         directory.mkdir(exist_ok=True)
-        self._directory, self._start, self._writer = directory, start, None
+        self._directory, self._start = directory, start
+        self._writer: Any = None
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the scalars of a step.

@@ -89,13 +89,16 @@ class Hooks(NamedTuple):
     stop: Callable[[Any, Progress], None] = lambda state, progress: None
 
 
+_BEFORE_ANY_STEP, _NO_HOOKS = Progress(), Hooks()
+
+
 def train(
     state: Any,
     programs: Programs,
     schedule: Schedule,
     *,
-    progress: Progress | None = None,
-    hooks: Hooks | None = None,
+    progress: Progress = _BEFORE_ANY_STEP,
+    hooks: Hooks = _NO_HOOKS,
 ) -> tuple[Any, Progress]:
     """Runs training to its last step, with evaluations and checkpoints on the way.
 
@@ -119,7 +122,6 @@ def train(
       >>> state, progress.snapshot
       (9, 4)
     """
-    progress, hooks = progress or Progress(), hooks or Hooks()
     started = time.monotonic() - progress.seconds
     since, since_step = time.monotonic(), progress.step
 

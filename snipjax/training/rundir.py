@@ -58,7 +58,7 @@ def claim(
         is_new = _make(workdir)
         descriptor = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise _unusable(workdir, error.strerror) from None
+        raise _unusable(workdir, str(error.strerror)) from None
     try:
         _lock(descriptor, workdir)
         try:

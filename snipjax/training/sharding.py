@@ -18,7 +18,7 @@ _SMALL = 1024  # entries; to exchange fewer takes as long as to exchange one
 # By default XLA for the CPU starts what it can as early as it can: it gathers all
 # parameters before the first layer needs one, and keeps every whole gradient until it
 # reduces them all at once.
-_LITTLE_MEMORY = {
+_LITTLE_MEMORY: dict[str, str | bool] = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     "xla_disable_hlo_passes": "cpu-all-reduce-combiner",
 }

@@ -244,7 +244,8 @@ def metric_sums(
       (1.3863, 1)
     """
     variables = {"params": params, "batch_stats": batch_stats}
-    logits = model.apply(variables, batch.images, train=False).astype(jnp.float32)
+    logits: Any = model.apply(variables, batch.images, train=False)
+    logits = logits.astype(jnp.float32)
     losses = jax.vmap(loss)(logits[:, None], batch.labels[:, None])
     wrong = jnp.argmax(logits, axis=-1) != batch.labels
     return Metrics(jnp.sum(jnp.where(counted, losses, 0.0)), jnp.sum(wrong & counted))
