@@ -151,9 +151,11 @@ def score_and_mask(
       >>> scores["w"].tolist(), mask["w"].tolist()
       ([[0.25, 0.75]], [[False, True]])
     """
+    given = [params]
+    del params  # or a caller that has no use for them any more would keep them here
     scores, mask = _score_and_mask(
         loss_fn,
-        params,
+        given.pop(),
         batch,
         sparsity,
         criterion=criterion,
@@ -266,12 +268,16 @@ def _score_and_mask(
         return criterion(loss_fn, params, batch, key=key)
 
     for number in range(1, rounds + 1):
-        left = params if mask is None else masks.apply(mask, params)
+        # The parameters and scores of the round before are gone when a program runs.
+        scores = None
+        params = params if mask is None else masks.apply(mask, params)
         if key is None or number == 1:
-            scores = score(left, batch, key)
+            scores = score(params, batch, key)
         else:
-            scores = score(left, batch, jax.random.fold_in(key, number))
+            scores = score(params, batch, jax.random.fold_in(key, number))
         checks.check_same_structure(scores, params, "the criterion's scores", "params")
+        if number == rounds:
+            del params
         # The last is given as it is, not but for rounding.
         target = (
             sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)
