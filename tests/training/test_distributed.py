@@ -172,8 +172,8 @@ class TestTwoProcesses:
         for of_one in ended:
             assert of_one["other_configs"] == (
                 "ValueError: the processes of a run were given different things "
-                "(config.optimizer.learning_rate is 0.1 in process 0, 0.2 in process 1); "
-                "start all of them with the same command, code and data"
+                "(config.optimizer.learning_rate is 0.1 in process 0, 0.2 in process 1)"
+                "; start all of them with the same command, code and data"
             )
         assert not (directory / "other_configs").exists()
 
