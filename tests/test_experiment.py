@@ -510,9 +510,9 @@ class Normalized(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
-        x = nn.Conv(4, (3, 3), kernel_init=self.kernel_init)(x)
+        x = nn.Dense(8, kernel_init=self.kernel_init)(x.reshape(x.shape[0], -1))
         x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
-        return nn.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
+        return nn.Dense(self.num_classes)(x)
 
 
 def test_batch_norm_and_augmentation_leave_no_trace_of_an_interrupt(
@@ -528,8 +528,8 @@ def test_batch_norm_and_augmentation_leave_no_trace_of_an_interrupt(
     run = finished_run(config, tmp_path / "interrupted")
     check_same(run, expected)
     assert run.network["kept"] == round(0.1 * run.result["prunable"])
-    # And a scale and a shift of each channel.
-    assert run.result["parameters"] == run.result["prunable"] + 2 * 4
+    # And a scale and a shift of each unit.
+    assert run.result["parameters"] == run.result["prunable"] + 2 * 8
     first, second = (one.last_state().batch_stats for one in (run, expected))
     jax.tree.map(np.testing.assert_array_equal, first, second)
     check_best(run, nested(run.arrays("batch_stats.npz")))
