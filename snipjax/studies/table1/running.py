@@ -1,5 +1,6 @@
 """Runs the cells of table 1, and keeps the table of the finished ones."""
 
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -148,21 +149,17 @@ def time_left(
     A cell takes as long as the mean of the finished ones of its network, and where
     there is none yet, of all.
     """
-    walls = pd.Series(
-        {
-            cell: reading.read_run(workdir / cell.name).result["wall_seconds"]
-            for cell in cells
-            if is_finished(workdir / cell.name)
-        },
-        dtype=float,
-    )
-    if walls.empty:
+    finished = [cell for cell in cells if is_finished(workdir / cell.name)]
+    walls: dict[str, list[float]] = {}
+    for cell in finished:
+        result = reading.read_run(workdir / cell.name).result or {}
+        walls.setdefault(cell.network, []).append(result["wall_seconds"])
+    if not finished:
         return None
-    known = walls.groupby([cell.network for cell in walls.index]).mean()
+    overall = statistics.mean(seconds for each in walls.values() for seconds in each)
+    known = {network: statistics.mean(each) for network, each in walls.items()}
     return sum(
-        known.get(cell.network, walls.mean())
-        for cell in waiting
-        if not is_finished(workdir / cell.name)
+        known.get(cell.network, overall) for cell in waiting if cell not in finished
     )
 
 
