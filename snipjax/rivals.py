@@ -91,7 +91,10 @@ def problem(setup: Setup, seed: int) -> methods.Problem:
     def loss_fn(params: chex.ArrayTree, batch: Batch) -> tuple[chex.Array, methods.Aux]:
         logits: Any = task.model.apply({"params": params}, batch.images, train=True)
         error = jnp.mean(jnp.argmax(logits, axis=-1) != batch.labels)
-        return task.loss(logits, batch.labels), methods.Aux(error, logits)
+        # Logits tell optimal brain damage the curvature of cross entropy.
+        is_cross_entropy = task.loss is training.cross_entropy
+        aux = methods.Aux(error, logits if is_cross_entropy else None)
+        return task.loss(logits, batch.labels), aux
 
     def evaluate(params: chex.ArrayTree) -> dict[str, Metrics]:
         evaluation = functools.partial(
