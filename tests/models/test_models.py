@@ -405,17 +405,14 @@ def test_images_that_are_too_small_are_refused(name: str) -> None:
         shapes(name, (1, 8, 8, 1))
 
 
-def test_an_unknown_name_gives_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"unknown model 'vgg-d'; .* 'vgg_d'\?"):
-        models.create("vgg-d", num_classes=10)
-
-
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
-    [("lenet", "lenet_300_100"), ("vgg", "vgg_c"), ("lstm-s", "lstm_s")],
+    [("lenet", "lenet_300_100"), ("vgg", "vgg_c"), ("vgg-d", "vgg_d")],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(
     misspelt: str, meant: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+    with pytest.raises(
+        ValueError, match=rf"unknown model '{misspelt}'; .* '{meant}'\?"
+    ):
         models.create(misspelt, num_classes=2)

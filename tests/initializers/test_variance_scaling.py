@@ -1,0 +1,98 @@
+"""Initializers have the variances, bounds and distributions of their formulas."""
+
+from collections.abc import Callable
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from snipjax import initializers
+from snipjax.models import layers
+
+# Shape and fans: a convolution's fans are times its receptive field.
+DENSE = ((400, 600), 400, 600)
+CONV = ((5, 5, 30, 50), 25 * 30, 25 * 50)
+
+VARIANCES: dict[str, Callable[[int, int], float]] = {
+    "random_normal": lambda fan_in, fan_out: 0.05**2,
+    "truncated_normal": lambda fan_in, fan_out: (
+        0.05**2 * scipy.stats.truncnorm(-2, 2).var()
+    ),
+    "xavier": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+    "he": lambda fan_in, fan_out: 2 / fan_in,
+    "fan_in": lambda fan_in, fan_out: 1 / fan_in,
+    "heuristic_uniform": lambda fan_in, fan_out: 1 / (3 * fan_in),
+    "glorot_uniform": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+}
+KINDS = {
+    "random_normal": scipy.stats.norm(),
+    "heuristic_uniform": scipy.stats.uniform(-1, 2),
+    "glorot_uniform": scipy.stats.uniform(-1, 2),
+}
+BOUNDS: dict[str, Callable[[int, int], float]] = {
+    "truncated_normal": lambda fan_in, fan_out: 2 * 0.05,
+    "heuristic_uniform": lambda fan_in, fan_out: 1 / np.sqrt(fan_in),
+    "glorot_uniform": lambda fan_in, fan_out: np.sqrt(6) / np.sqrt(fan_in + fan_out),
+}
+
+
+def sample(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(initializers.by_name(name)(jax.random.key(0), shape, jnp.float32))
+
+
+@pytest.mark.parametrize("shape, fan_in, fan_out", [DENSE, CONV])
+@pytest.mark.parametrize("name", initializers.INITIALIZERS)
+def test_variance(name: str, shape: tuple[int, ...], fan_in: int, fan_out: int) -> None:
+    w = sample(name, shape)
+    assert w.shape == shape
+    np.testing.assert_allclose(w.var(), VARIANCES[name](fan_in, fan_out), rtol=0.02)
+    assert abs(w.mean()) < 0.01 * w.std()
+
+
+@pytest.mark.parametrize("name", initializers.INITIALIZERS)
+def test_kind_of_distribution(name: str) -> None:
+    w = sample(name, DENSE[0]).ravel()
+    kind = KINDS.get(name, scipy.stats.truncnorm(-2, 2))
+    assert scipy.stats.kstest(w * kind.std() / w.std(), kind.cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("shape, fan_in, fan_out", [DENSE, CONV])
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds(name: str, shape: tuple[int, ...], fan_in: int, fan_out: int) -> None:
+    largest, bound = np.abs(sample(name, shape)).max(), BOUNDS[name](fan_in, fan_out)
+    assert 0.99 * bound < largest <= bound * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", initializers.INITIALIZERS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_signature_is_that_of_jax(name: str, dtype: chex.ArrayDType) -> None:
+    initializer = initializers.INITIALIZERS[name]
+    assert initializer(jax.random.key(0), (3, 4), dtype).dtype == dtype
+    assert initializer(jax.random.key(0), (3, 4)).dtype == jnp.float32
+    module = nn.Dense(4, kernel_init=initializer)
+    assert hash(module) == hash(nn.Dense(4, kernel_init=initializer))
+    variables = jax.vmap(module.init, in_axes=(0, None))(
+        jax.random.split(jax.random.key(0), 2), jnp.ones((1, 3))
+    )
+    assert not np.array_equal(*variables["params"]["kernel"])
+
+
+def test_fan_in_is_the_default_of_the_models() -> None:
+    key = jax.random.key(3)
+    chex.assert_trees_all_equal(
+        initializers.fan_in(key, (7, 5)), layers.variance_scaling(key, (7, 5))
+    )
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(ValueError, match="'xaver'; did you mean 'xavier'"):
+        initializers.by_name("xaver")
+
+
+def test_scaled_variances_need_two_dimensions() -> None:
+    with pytest.raises(ValueError):
+        initializers.he(jax.random.key(0), (3,))
