@@ -51,19 +51,19 @@ def variables(name: str) -> chex.ArrayTree:
 
 
 def training_step(
-    name: str, mask_of: Callable[[chex.ArrayTree], chex.ArrayTree] | None = None
+    name: str, make_mask: Callable[[chex.ArrayTree], chex.ArrayTree] | None = None
 ) -> Callable[[], Any]:
     """Returns a function that takes one more step at each call.
 
     Args:
-      name: of the network.
-      mask_of: from params to a mask; without it, the step is dense.
+      name: name of the network.
+      make_mask: function from params to a mask; by default the step is dense.
     """
     model, examples = models.create(name, 10), batch(name)
     sample = variables(name)
     optimizer = training.paper_optimizer(0.1)
-    if mask_of is not None:
-        optimizer = optim.sparse(optimizer, mask_of(sample["params"]))
+    if make_mask is not None:
+        optimizer = optim.sparse(optimizer, make_mask(sample["params"]))
     state = training.init_state(sample, optimizer, jax.random.key(1))
     compiled = jax.jit(
         functools.partial(training.train_step, model=model, optimizer=optimizer),

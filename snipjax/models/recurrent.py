@@ -5,6 +5,8 @@ Phrase Representations using RNN Encoder-Decoder", EMNLP 2014.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -113,7 +115,7 @@ class Recurrent(nn.Module):
     """
 
     num_classes: int
-    cell: type[nn.RNNCellBase] = LSTMCell
+    cell: Callable[..., nn.RNNCellBase] = LSTMCell
     units: int = 128
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = variance_scaling
@@ -124,7 +126,7 @@ class Recurrent(nn.Module):
 
         rows = x.reshape(*x.shape[:2], -1)
         rows = Dense(self.units, **settings)(rows)
-        outputs = nn.RNN(self.cell(self.units, name="cell", **settings))(rows)
+        outputs: Any = nn.RNN(self.cell(self.units, name="cell", **settings))(rows)
         return Dense(self.num_classes, **settings)(outputs[:, -1])
 
 

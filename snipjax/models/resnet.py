@@ -7,6 +7,7 @@ strides in its 3x3 convolution, as in the networks that are called v1.5 (Goyal e
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -17,7 +18,7 @@ from snipjax.models import layers
 from snipjax.models.layers import Dense, flatten, normalized, variance_scaling
 
 
-def _conv(channels: int, size: int, stride: int, **settings: object) -> nn.Module:
+def _conv(channels: int, size: int, stride: int, **settings: Any) -> nn.Module:
     # Without a bias: the batch norm behind it has one.
     return layers.Conv(
         channels,

@@ -7,7 +7,7 @@ Vaswani et al., "Attention Is All You Need", NIPS 2017.
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -86,7 +86,7 @@ class Block(nn.Module):
         return x + residual(name="mlp_out")(y)
 
 
-def layer_norm(epsilon: float, **settings: object) -> nn.LayerNorm:
+def layer_norm(epsilon: float, **settings: Any) -> nn.LayerNorm:
     """Returns a layer norm whose variance is not a difference of large numbers."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, **settings)
 
@@ -177,7 +177,7 @@ def next_token_loss(model: nn.Module) -> LossFn:
                 f"tokens have shape {tokens.shape}; pass integers [batch, length] with "
                 "a length of at least 2: all but the last token predict the next one"
             )
-        logits = model.apply({"params": params}, tokens[:, :-1])
+        logits: Any = model.apply({"params": params}, tokens[:, :-1])
         return jnp.mean(
             optax.softmax_cross_entropy_with_integer_labels(
                 logits.astype(jnp.float32), tokens[:, 1:]
