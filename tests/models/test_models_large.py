@@ -188,7 +188,7 @@ def test_what_adds_to_the_residual_stream_starts_smaller_in_a_transformer() -> N
 
 
 # ------------------------------------------------------------------------ values
-# Those of the transformers are checked in test_pretrained.py, against tensors in the
+# The values of transformers are checked in tests/io/test_hugging_face.py, against tensors in the
 # layout of other libraries.
 
 
@@ -252,7 +252,7 @@ def test_shortcuts_are_convolutions_only_where_the_shape_changes() -> None:
 
 
 def test_training_normalizes_by_the_batch_and_keeps_its_statistics() -> None:
-    """The first batch norm's, against the mean of the convolution it normalises."""
+    """The first batch norm's, against the mean of the convolution it normalizes."""
     model = BASIC.clone(remat=NOTHING)
     variables = sampled(shapes(model, IMAGES))
     _, updated = jax.jit(
@@ -303,7 +303,7 @@ def test_the_loss_is_the_cross_entropy_of_each_next_token() -> None:
     ("model", "inputs"),
     [(LANGUAGE, TOKENS), *((m, IMAGES) for m in IMAGE_MODELS.values())],
 )
-def test_rematerialised_blocks_save_less_and_are_called_the_same(
+def test_rematerialized_blocks_save_less_and_are_called_the_same(
     model: nn.Module, inputs: np.ndarray
 ) -> None:
     def saved(remat: Callable[..., bool] | None) -> int:
@@ -329,7 +329,7 @@ def test_rematerialised_blocks_save_less_and_are_called_the_same(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", [NOTHING, jax.checkpoint_policies.dots_saveable])
-def test_rematerialised_blocks_have_the_same_saliency(remat: Callable) -> None:
+def test_rematerialized_blocks_have_the_same_saliency(remat: Callable) -> None:
     loss_fn = transformer.next_token_loss(LANGUAGE.clone(remat=remat))
     scores = saliency.snip(loss_fn, language_params(), TOKENS)
     chex.assert_trees_all_close(scores, language_scores(), rtol=1e-4, atol=1e-8)
@@ -365,7 +365,7 @@ def test_snip_scores_image_models(model: nn.Module) -> None:
 
 @pytest.mark.slow
 def test_snip_scores_a_language_model() -> None:
-    """Which they are; test_pretrained.py has them against finite differences."""
+    """Their values are checked in tests/io/test_hugging_face.py."""
     scores = language_scores()
     assert is_distribution(scores)
     assert all(bool(jnp.any(leaf > 0)) for leaf in jax.tree.leaves(scores))
