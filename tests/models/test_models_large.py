@@ -188,8 +188,8 @@ def test_what_adds_to_the_residual_stream_starts_smaller_in_a_transformer() -> N
 
 
 # ------------------------------------------------------------------------ values
-# The values of transformers are checked in tests/io/test_hugging_face.py, against tensors in the
-# layout of other libraries.
+# The values of transformers are checked in tests/io/test_hugging_face.py, against
+# tensors in the layout of other libraries.
 
 
 def convolved(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
