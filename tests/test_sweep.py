@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from snipjax import assembly, experiment, sweep
+from snipjax import assembly, experiment, initializers, sweep
 from snipjax import config as configs
 from snipjax.training import rundir
 
@@ -22,11 +22,11 @@ NAMES = [
 Results = dict[str, dict[str, Any]]
 
 
-def quick(*vary: str, steps: int = 4, **fields: Any) -> ConfigDict:
-    """A few steps on the digits."""
+def quick(*vary: str, **fields: Any) -> ConfigDict:
+    """No step on the digits."""
     config = configs.default()
     config.vary = vary
-    config.train.update(steps=steps, steps_per_dispatch=4)
+    config.train.steps = 0
     config.update(fields)
     return config
 
@@ -79,7 +79,7 @@ def test_only_what_is_missing_is_run_again(
 def test_an_interrupted_sweep_goes_on(
     runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = quick("prune.sparsity=0.9,0.98", steps=0)
+    config = quick("prune.sparsity=0.9,0.98")
     run = experiment.run
 
     def interrupted(cell: ConfigDict, *args: Any, **options: Any) -> Any:
@@ -108,26 +108,39 @@ def test_a_sweep_is_used_by_one_process(finished: tuple[Path, Results]) -> None:
         sweep.run(quick(*GRID), finished[0])
 
 
-def test_initializations_come_with_their_signal(
+def test_a_signal_is_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = "init.scored&init.trained=he,heuristic_uniform"
-    config = quick(entry, steps=0, signal_seeds=2, seeds=2)
+    config = quick("init.scored&init.trained=he,fan_in", signal_seeds=2)
+    measured: list[str] = []
+
+    def measure(setup: assembly.Setup) -> initializers.Signal:
+        measured.append(setup.config.init.scored)
+        one = np.ones((2, 1))
+        return initializers.Signal(("Dense_0",), one, one, one, np.ones(1))
+
+    monkeypatch.setattr(sweep, "measured_signal", measure)
     results = sweep.run(config, tmp_path)
-    assert [result["summary"]["seeds"] for result in results.values()] == [2, 2]
-    he, heuristic = (
-        rundir.read_json(tmp_path / sweep.directory_name(name) / sweep.SIGNAL)
-        for name in results
-    )
-    assert he["layers"] == ["Dense_0", "Dense_1", "Dense_2"]
-    ours, theirs = (
-        np.array(signal["activation_variance"]) for signal in (he, heuristic)
-    )
-    assert ours.shape == (2, 3)
-    # Weights of variance 2/n against 1/(3 n): a factor of 6 in the first layer.
-    np.testing.assert_allclose(ours[:, 0] / theirs[:, 0], 6, rtol=0.25)
-    monkeypatch.setattr(assembly, "assemble", None)  # and it is measured once
+    assert measured == ["he", "fan_in"]
+    for name in results:
+        path = tmp_path / sweep.directory_name(name) / sweep.SIGNAL
+        assert rundir.read_json(path)["activation_variance"] == [[1.0], [1.0]]
     assert sweep.run(config, tmp_path) == results
+    assert len(measured) == 2
+
+
+@pytest.mark.slow
+def test_a_signal_is_that_of_the_initialization() -> None:
+    variances = []
+    for name in ("he", "heuristic_uniform"):
+        config = quick(signal_seeds=2)
+        config.init.scored = config.init.trained = name
+        signal = sweep.measured_signal(assembly.assemble(config))
+        assert signal.layers == ("Dense_0", "Dense_1", "Dense_2")
+        assert signal.activation_variance.shape == (2, 3)
+        variances.append(signal.activation_variance[:, 0])
+    # Weights of variance 2/n against 1/(3 n): a factor of 6 in the first layer.
+    np.testing.assert_allclose(variances[0] / variances[1], 6, rtol=0.25)
 
 
 @pytest.mark.parametrize(
