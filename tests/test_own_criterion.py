@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from snipjax import assembly, experiment, pruning
-from snipjax import config as configs
 from snipjax.training import rundir
+from tests import runs
 from tests.training import eight_devices
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -30,15 +31,11 @@ def gradient_norm(
     return jax.tree.map(jnp.abs, jax.grad(loss_fn)(params, batch))
 
 
-def quick(**fields: Any) -> configs.ConfigDict:
-    """Scores on the digits, and no step; fields by their last name."""
-    config = configs.default()
+def own(**fields: Any) -> ConfigDict:
+    """Scores, and no step unless asked for."""
+    config = runs.quick(**{"steps": 0, **fields})
     config.prune.method = f"{__name__}:gradient_norm"
     config.prune.batch_size = config.train.batch_size = 104
-    config.train.update(steps=0, steps_per_dispatch=2)
-    for name, value in fields.items():
-        section = next(s for s in (config.prune, config.train, config) if name in s)
-        section[name] = value
     return config
 
 
@@ -52,7 +49,7 @@ PLACES: dict[str, dict[str, Any]] = {
 }
 
 
-def expected_mask(config: configs.ConfigDict, seed: int) -> dict[str, np.ndarray]:
+def expected_mask(config: ConfigDict, seed: int) -> dict[str, np.ndarray]:
     """The mask by the core's functions alone, all batches at once in each round."""
     setup = assembly.assemble(config)
     key = assembly.make_keys(seed).scored_init
@@ -78,15 +75,11 @@ def expected_mask(config: configs.ConfigDict, seed: int) -> dict[str, np.ndarray
         prunable=lambda path, leaf: True,
         rounds=config.prune.rounds,
     )
-    leaves = jax.tree_util.tree_leaves_with_path(mask)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(keep)
-        for path, keep in leaves
-    }
+    return runs.named(mask)
 
 
 def check(place: str, workdir: Path) -> None:
-    config = quick(**PLACES[place])
+    config = own(**PLACES[place])
     result = experiment.run(config, workdir)
     assert result["method"] == "tests.test_own_criterion:gradient_norm"
     for network in result["networks"]:

@@ -1,6 +1,5 @@
 """Methods that prune a trained network, as experiments by their names."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from snipjax import assembly, experiment, io, masks, methods, records, rivals, training
+from snipjax import assembly, experiment, io, masks, methods, records, rivals
 from snipjax import config as configs
 from snipjax.training import rundir
-from tests import test_goldens
+from tests import runs, test_goldens
+from tests.runs import Finished, finished_run
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -82,9 +82,7 @@ def test_rivals_end_as_they_did(name: str, dense: Path, tmp_path: Path) -> None:
 
 def quick(**prune: Any) -> ConfigDict:
     """LWC on the digits, of a few steps and two seeds."""
-    config = configs.default()
-    config.seeds = 2
-    config.train.update(steps=6, eval_every=6, steps_per_dispatch=6)
+    config = runs.quick(seeds=2, steps=6, eval_every=6)
     config.lwc.rounds = 1
     config.prune.update({"method": "lwc", **prune})
     return config
@@ -97,47 +95,26 @@ def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-class TestRun:
-    @pytest.fixture(scope="class")
-    def finished(
-        self, dense_run: Path, tmp_path_factory: pytest.TempPathFactory
-    ) -> tuple[ConfigDict, Path]:
-        config = quick(pretrained=str(dense_run))
-        workdir = tmp_path_factory.mktemp("runs") / "lwc"
-        experiment.run(config, workdir)
-        return config, workdir
+@pytest.fixture(scope="module")
+def finished(dense_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    config = quick(pretrained=str(dense_run))
+    return finished_run(config, tmp_path_factory.mktemp("runs") / "lwc")
 
-    def test_starts_from_the_network_of_its_seed(
-        self, finished: tuple[ConfigDict, Path]
-    ) -> None:
-        config, workdir = finished
-        setup = assembly.assemble(config)
-        assert setup.arrays is not None
-        networks = rundir.read_json(workdir / rundir.RESULT)["networks"]
+
+class TestRun:
+    def test_starts_from_the_network_of_its_seed(self, finished: Finished) -> None:
+        networks = finished.result["networks"]
         assert [entry["seed"] for entry in networks] == [0, 1]
         for entry in networks:
             assert entry["kept"] == 5061
             assert (entry["steps"], entry["prunes"]) == (6 + 2, 1)
-            directory = workdir / f"seed-{entry['seed']}"
-            params, mask = (
-                dict(np.load(directory / name)) for name in (rundir.PARAMS, rundir.MASK)
-            )
-            assert all(not params[name][~keep].any() for name, keep in mask.items())
-            tree: dict[str, Any] = {}
-            for name, leaf in params.items():
-                layer, kind = name.split("/")
-                tree.setdefault(layer, {})[kind] = leaf
-            metrics = training.evaluate(
-                tree,
-                {},
-                setup.arrays.validation,
-                model=setup.task.model,
-                preprocess=setup.task.preprocess,
-            )
-            assert 100 * float(metrics.error) == pytest.approx(entry["val_error"])
+            params = finished.params(entry["seed"])
+            for name, keep in finished.mask(entry["seed"]).items():
+                assert not params[name][~keep].any()
+            finished.check_best(entry["seed"], {})
 
-    def test_rows_are_of_phases(self, finished: tuple[ConfigDict, Path]) -> None:
-        rows = rundir.read_metrics(finished[1])
+    def test_rows_are_of_phases(self, finished: Finished) -> None:
+        rows = finished.metrics
         assert [row["seeds"] for row in rows] == [[0], [1]]
         for row in rows:
             assert "retrain" in row["phase"]
@@ -146,26 +123,18 @@ class TestRun:
             assert row["test_error"][0] >= 0
 
     def test_an_interrupted_one_begins_again(
-        self,
-        finished: tuple[ConfigDict, Path],
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        config, workdir = finished
-
         def killed(*args: Any, **options: Any) -> Any:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(records, "network", killed)
         with pytest.raises(KeyboardInterrupt):
-            experiment.run(config, tmp_path)
+            experiment.run(finished.config, tmp_path)
         monkeypatch.undo()
-        result = experiment.run(config, tmp_path)
-        expected = json.loads((workdir / rundir.RESULT).read_text())
-        for ours, theirs in zip(result["networks"], expected["networks"]):
-            assert ours["params_sha256"] == theirs["params_sha256"]
-        seeds = [row["seeds"] for row in rundir.read_metrics(tmp_path)]
-        assert seeds == [[0], [1]]
+        again = finished_run(finished.config, tmp_path)
+        assert again.digests == finished.digests
+        assert [row["seeds"] for row in again.metrics] == [[0], [1]]
 
 
 class TestWhatGoesWrong:

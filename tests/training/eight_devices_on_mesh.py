@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,61 +10,34 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from snipjax import assembly, experiment
-from snipjax import config as configs
+from snipjax import assembly
 from snipjax.training import rundir
 from snipjax.training.collectives import collectives
+from tests import runs
+from tests.runs import Finished, finished_run
 from tests.training import mesh_programs
-
-TIMINGS = {"seconds", "steps_per_second"}
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 
-def quick(mesh: str, **fields: Any) -> ConfigDict:
-    """Six steps on the digits, in three checkpoints; fields by their last name."""
-    config = configs.default()
-    config.mesh = mesh
-    config.prune.batch_size = 104
-    config.train.update(
-        steps=6, batch_size=104, eval_every=2, checkpoint_every=2, steps_per_dispatch=1
-    )
-    for name, value in fields.items():
-        section = next(s for s in (config.train, config.prune) if name in s)
-        section[name] = value
+def on_mesh(mesh: str, **fields: Any) -> ConfigDict:
+    """Six steps, in three checkpoints."""
+    steps = {"steps": 6, "eval_every": 2, "checkpoint_every": 2}
+    config = runs.quick(**{"mesh": mesh, "steps_per_dispatch": 1, **steps, **fields})
+    config.prune.batch_size = config.train.batch_size = 104
     return config
-
-
-class Finished(NamedTuple):
-    config: ConfigDict
-    workdir: Path
-    result: dict[str, Any]
-
-    @property
-    def network(self) -> dict[str, Any]:
-        return self.result["networks"][0]
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        rows = rundir.read_metrics(self.workdir)
-        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
-
-    def arrays(self, name: str) -> dict[str, np.ndarray]:
-        return dict(np.load(self.workdir / "seed-0" / name))
-
-
-def finished(config: ConfigDict, workdir: Path) -> Finished:
-    return Finished(config, workdir, experiment.run(config, workdir))
 
 
 @pytest.fixture(scope="module")
 def on_eight(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished(quick("data=4,model=2"), tmp_path_factory.mktemp("runs") / "eight")
+    return finished_run(
+        on_mesh("data=4,model=2"), tmp_path_factory.mktemp("runs") / "eight"
+    )
 
 
 @pytest.fixture(scope="module")
 def on_one(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished(quick("data=1"), tmp_path_factory.mktemp("runs") / "one")
+    return finished_run(on_mesh("data=1"), tmp_path_factory.mktemp("runs") / "one")
 
 
 def interrupted(run: Finished, workdir: Path, step: int) -> Path:
@@ -91,11 +64,11 @@ def test_is_the_experiment_of_one_device(on_eight: Finished, on_one: Finished) -
     assert on_eight.result["processes"] == 1
     assert on_eight.result.keys() == on_one.result.keys()
     assert on_one.network["kept"] == 5061  # a tenth of 50,610
-    for name, mask in on_eight.arrays(rundir.MASK).items():
-        np.testing.assert_array_equal(mask, on_one.arrays(rundir.MASK)[name])
+    for name, mask in on_eight.mask().items():
+        np.testing.assert_array_equal(mask, on_one.mask()[name])
     check_close(on_eight, on_one)
-    for name, param in on_eight.arrays(rundir.PARAMS).items():
-        best = on_one.arrays(rundir.PARAMS)[name]
+    for name, param in on_eight.params().items():
+        best = on_one.params()[name]
         np.testing.assert_allclose(param, best, rtol=1e-2, atol=1e-4)
 
 
@@ -103,47 +76,41 @@ def test_goes_on_bit_for_bit_on_the_same_mesh(
     on_eight: Finished, tmp_path: Path
 ) -> None:
     workdir = interrupted(on_eight, tmp_path / "run", step=4)
-    again = finished(on_eight.config, workdir)
+    again = finished_run(on_eight.config, workdir)
     assert again.network["params_sha256"] == on_eight.network["params_sha256"]
-    for name, param in again.arrays(rundir.PARAMS).items():
-        np.testing.assert_array_equal(param, on_eight.arrays(rundir.PARAMS)[name])
+    for name, param in again.params().items():
+        np.testing.assert_array_equal(param, on_eight.params()[name])
 
 
 def test_goes_on_on_another_mesh(on_eight: Finished, tmp_path: Path) -> None:
     workdir = interrupted(on_eight, tmp_path / "run", step=4)
-    other = finished(quick("data=2,model=4"), workdir)
+    other = finished_run(on_mesh("data=2,model=4"), workdir)
     assert rundir.read_json(workdir / rundir.CONFIG)["mesh"] == "data=2,model=4"
     check_close(other, on_eight)
 
 
 @pytest.mark.slow
 def test_streams_may_have_workers_and_views(tmp_path: Path) -> None:
-    runs = []
+    both = []
     for mesh, workers in (("data=8", 0), ("model=2", 1)):
-        config = quick(mesh, steps=2)
+        config = on_mesh(mesh, steps=2)
         config.dataset.name = "synthetic:256x8x8x1/4"
         config.dataset.update(
             stream=True, view="translate_flip", image_size=12, workers=workers
         )
-        runs.append(finished(config, tmp_path / mesh))
-    first, second = (run.arrays(rundir.MASK) for run in runs)
+        both.append(finished_run(config, tmp_path / mesh))
+    first, second = (run.mask() for run in both)
     # Gradients differ by rounding, and so may the order of the two at the threshold.
     assert sum(int((mask != second[name]).sum()) for name, mask in first.items()) <= 4
-    assert runs[0].network["kept"] == runs[1].network["kept"] == 7400
+    assert both[0].network["kept"] == both[1].network["kept"] == 7400
     assert first["Dense_0/kernel"].shape == (12 * 12, 300)
-    assert runs[0].metrics[0]["train_loss"] == pytest.approx(
-        runs[1].metrics[0]["train_loss"], rel=1e-3
+    assert both[0].metrics[0]["train_loss"] == pytest.approx(
+        both[1].metrics[0]["train_loss"], rel=1e-3
     )
 
 
 def test_checkpoint_is_restored_split(on_eight: Finished) -> None:
-    setup = assembly.assemble(on_eight.config)
-    with (
-        experiment.opened(on_eight.config, on_eight.workdir) as session,
-        experiment.saved_work(setup.placement(range(1)), session) as saved,
-    ):
-        state = saved.state
-    assert state is not None
+    state = on_eight.last_state()
     kernel = state.params["Dense_1"]["kernel"]  # 300 x 100
     mask = state.opt_state.mask["Dense_1"]["kernel"]
     for leaf in (kernel, mask):
@@ -208,9 +175,9 @@ def test_pruning_does_not_have_all_parameters_on_one_device(
 )
 def test_choices_of_a_configuration(fields: dict[str, Any], tmp_path: Path) -> None:
     ours, theirs = (
-        finished(quick(mesh, steps=2, **fields), tmp_path / mesh)
+        finished_run(on_mesh(mesh, steps=2, **fields), tmp_path / mesh)
         for mesh in ("data=2,model=4", "data=1")
     )
-    for name, mask in ours.arrays(rundir.MASK).items():
-        np.testing.assert_array_equal(mask, theirs.arrays(rundir.MASK)[name])
+    for name, mask in ours.mask().items():
+        np.testing.assert_array_equal(mask, theirs.mask()[name])
     check_close(ours, theirs)

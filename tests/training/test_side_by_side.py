@@ -8,7 +8,7 @@ import sys
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -18,53 +18,22 @@ import pytest
 from ml_collections import ConfigDict
 
 from snipjax import assembly, experiment
-from snipjax import config as configs
 from snipjax.training import TrainState, loop, rundir, side_by_side
 from snipjax.training.side_by_side import groups
+from tests.runs import Finished, finished_run, quick
 
 pytestmark = pytest.mark.usefixtures("compile_once")
-TIMINGS = ("seconds", "steps_per_second")
 
 
-def quick(**fields: Any) -> ConfigDict:
-    """Three seeds, twenty steps on the digits; fields by their last name."""
-    config = configs.default()
-    config.seeds, config.seed = 3, 5
-    config.train.update(
-        steps=20, steps_per_dispatch=5, eval_every=5, checkpoint_every=10
-    )
-    for name, value in fields.items():
-        sections = (config, config.train, config.prune, config.optimizer)
-        next(s for s in sections if name in s)[name] = value
-    return config
-
-
-class Finished(NamedTuple):
-    """A run that nothing interrupted."""
-
-    workdir: Path
-    result: dict[str, Any]
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        rows = rundir.read_metrics(self.workdir)
-        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
-
-    @property
-    def digests(self) -> list[str]:
-        return [entry["params_sha256"] for entry in self.result["networks"]]
-
-    def mask(self, seed: int) -> dict[str, np.ndarray]:
-        return dict(np.load(self.workdir / f"seed-{seed}" / rundir.MASK))
-
-
-def finished_run(config: ConfigDict, workdir: Path) -> Finished:
-    return Finished(workdir, experiment.run(config, workdir))
+def three_seeds(**fields: Any) -> ConfigDict:
+    """Twenty steps of three seeds."""
+    steps = {"steps": 20, "steps_per_dispatch": 5, "eval_every": 5}
+    return quick(**{"seeds": 3, "seed": 5, "checkpoint_every": 10, **steps, **fields})
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(quick(), tmp_path_factory.mktemp("runs") / "three")
+    return finished_run(three_seeds(), tmp_path_factory.mktemp("runs") / "three")
 
 
 class TestRun:
@@ -72,22 +41,22 @@ class TestRun:
         self, three: Finished, tmp_path: Path
     ) -> None:
         assert [entry["seed"] for entry in three.result["networks"]] == [5, 6, 7]
-        alone = finished_run(quick(seeds=1, seed=6), tmp_path)
+        alone = finished_run(three_seeds(seeds=1, seed=6), tmp_path)
         for name in ("kept", "sparsity", "layers", "steps"):
             ours, theirs = three.result["networks"][1], alone.result["networks"][0]
             assert ours[name] == theirs[name]
         for name, mask in alone.mask(6).items():
             differing = (three.mask(6)[name] != mask).sum()
             assert differing <= 2, "but for rounding at the threshold"
-        for row, of_one in zip(three.rows, alone.rows, strict=True):
+        for row, of_one in zip(three.metrics, alone.metrics, strict=True):
             assert of_one["seeds"] == [6]
             # Rounding may differ between the programs: one of 359 digits is 0.28%.
             for name in ("val_error", "test_error"):
                 assert row[name][1] == pytest.approx(of_one[name][0], abs=0.6)
 
     def test_a_row_has_a_value_for_each(self, three: Finished) -> None:
-        assert [row["step"] for row in three.rows] == [5, 10, 15, 20]
-        for row in three.rows:
+        assert [row["step"] for row in three.metrics] == [5, 10, 15, 20]
+        for row in three.metrics:
             assert (row["seeds"], row["phase"]) == ([5, 6, 7], "train")
             assert len(row["train_loss"]) == len(set(row["val_loss"])) == 3
 
@@ -95,7 +64,7 @@ class TestRun:
         for index, entry in enumerate(three.result["networks"]):
             rows = [
                 {k: v[index] if isinstance(v, list) else v for k, v in row.items()}
-                for row in three.rows
+                for row in three.metrics
             ]
             best = min(reversed(rows), key=lambda row: row["val_error"])
             assert entry["best_step"] == best["step"]
@@ -117,8 +86,8 @@ import sys, jax
 jax.config.update("jax_num_cpu_devices", 2)
 from snipjax import experiment
 from snipjax.training.side_by_side import network_mesh
-from tests.training.test_side_by_side import quick
-networks = experiment.run(quick(seeds=2), sys.argv[1])["networks"]
+from tests.training.test_side_by_side import three_seeds
+networks = experiment.run(three_seeds(seeds=2), sys.argv[1])["networks"]
 print(*(network_mesh(networks).size for networks in (1, 2, 3, 4)))
 print(*(entry["params_sha256"] for entry in networks))
 """
@@ -153,17 +122,17 @@ print(*(entry["params_sha256"] for entry in networks))
         monkeypatch.setattr(rundir, "append_metrics", append_until_killed)
         monkeypatch.setattr(experiment, "groups", lambda *_: [(5, 6), (7, 7)])
         with pytest.raises(Killed):
-            experiment.run(quick(), tmp_path)
+            experiment.run(three_seeds(), tmp_path)
         monkeypatch.undo()  # now all three fit
-        run = finished_run(quick(), tmp_path)
+        run = finished_run(three_seeds(), tmp_path)
         assert run.digests == three.digests
-        assert [(row["seeds"], row["step"]) for row in run.rows] == [
+        assert [(row["seeds"], row["step"]) for row in run.metrics] == [
             (seeds, step) for seeds in ([5, 6], [7]) for step in (5, 10, 15, 20)
         ]
         for name in ("val_loss", "test_error"):
-            pairs = zip(run.rows[:4], run.rows[4:], strict=True)
+            pairs = zip(run.metrics[:4], run.metrics[4:], strict=True)
             values = [[*first[name], *second[name]] for first, second in pairs]
-            assert values == [row[name] for row in three.rows]
+            assert values == [row[name] for row in three.metrics]
 
     def test_time_is_shared(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -185,7 +154,7 @@ print(*(entry["params_sha256"] for entry in networks))
             return score, start, batch_in_a_minute
 
         monkeypatch.setattr(assembly, "algorithm", slow)
-        result = experiment.run(quick(seeds=2, steps=0), tmp_path)
+        result = experiment.run(three_seeds(seeds=2, steps=0), tmp_path)
         # Of two batches, one for each.
         assert [entry["seconds"] for entry in result["networks"]] == [60.0, 60.0]
         assert result["wall_seconds"] == 120.0
@@ -204,7 +173,7 @@ print(*(entry["params_sha256"] for entry in networks))
         self, fields: dict[str, Any], message: str, tmp_path: Path
     ) -> None:
         with pytest.warns(UserWarning, match=message) as caught:
-            experiment.run(quick(seeds=2, **fields), tmp_path)
+            experiment.run(three_seeds(seeds=2, **fields), tmp_path)
         text = message.split("[")[0]
         assert sum(text in str(warning.message) for warning in caught) == 2
 
@@ -224,7 +193,7 @@ print(*(entry["params_sha256"] for entry in networks))
 
         monkeypatch.setattr(assembly, "algorithm", spoiled)
         with pytest.raises(ValueError, match=r"saliency is not finite in .* \[6\]"):
-            experiment.run(quick(), tmp_path)
+            experiment.run(three_seeds(), tmp_path)
 
 
 @pytest.fixture
@@ -283,7 +252,7 @@ class TestGroups:
     def test_of_an_experiment_are_by_the_state_of_a_network(
         self, on_machine: Any
     ) -> None:
-        state = assembly.abstract_state(assembly.assemble(quick()))
+        state = assembly.abstract_state(assembly.assemble(three_seeds()))
         size = sum(4 * leaf.size for leaf in jax.tree.leaves(state))
         # Parameters, momentum and mask, and a few numbers more.
         assert 3 * 4 * 50_610 <= size < 3 * 4 * 50_610 + 100
@@ -322,7 +291,7 @@ class TestOneAfterTheOtherOrUnderVmap:
 
     @pytest.mark.slow
     def test_pruning(self, backend: str, three: Finished) -> None:
-        setup = assembly.assemble(quick())
+        setup = assembly.assemble(three_seeds())
         score, _, batch = assembly.algorithm(setup)
         _, mask = setup.placement(range(5, 8)).score(score, batch)
         for index, seed in enumerate((5, 6, 7)):
