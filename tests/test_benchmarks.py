@@ -49,7 +49,7 @@ def test_tables_are_markdown_of_what_was_reported(tmp_path: Path) -> None:
     "name",
     [
         *("convolution", "loop", "pruning", "seeds", "selection", "startup"),
-        *("streaming", "training", "communication", "networks"),
+        *("streaming", "training", "communication"),
     ],
 )
 def test_every_benchmark_can_be_started(name: str) -> None:
