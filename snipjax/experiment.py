@@ -27,7 +27,7 @@ from snipjax.training import checkpoints, console, distributed, loop, rundir, se
 from snipjax.training.events import Events
 from snipjax.training.placement import Placement
 from snipjax.training.sessions import Session
-from snipjax.training.side_by_side import groups
+from snipjax.training.side_by_side import groups, number_that_fits
 from snipjax.training.state import Metrics, TrainState
 
 _DRAWN = 4_000_000  # scores in a histogram, at most
@@ -165,9 +165,13 @@ def remaining_seeds(
     spans = session.read(rundir.GROUPS)
     if spans is None:
         seeds = range(config.seed, config.seed + config.seeds)
-        batch = jax.eval_shape(functools.partial(assembly.saliency_batch, setup), 0)
-        at_once = 1 if build.method(config) else config.seeds_at_once
-        spans = groups(seeds, assembly.abstract_state(setup), batch, at_once)
+        is_alone = config.seeds == 1 or build.method(config)
+        at_once = 1 if is_alone else config.seeds_at_once
+        if not at_once:
+            batch = functools.partial(assembly.saliency_batch, setup)
+            state = assembly.abstract_state(setup)
+            at_once = number_that_fits(state, jax.eval_shape(batch, 0))
+        spans = groups(seeds, at_once)
         session.write(rundir.GROUPS, spans)
     for first, last in spans:
         if first not in [entry["seed"] for entry in networks]:

@@ -318,6 +318,8 @@ def compiled_for_memory(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.C
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gathered(mesh: Mesh, param: chex.Array) -> chex.Array:
+    # Inside of a loop XLA would choose to have the parameter whole before this, too.
+    param = constrained(mesh, param)
     return jax.lax.with_sharding_constraint(param, replicated(mesh))
 
 

@@ -204,23 +204,19 @@ def network_mesh(networks: int) -> Mesh:
     return Mesh(np.array(devices[:used]), ("networks",))
 
 
-def groups(
-    seeds: range, state: Any, batch: Any, at_once: int = 0
-) -> list[tuple[int, int]]:
-    """Returns the first and last seeds of groups that the memory holds side by side.
+def groups(seeds: range, at_once: int) -> list[tuple[int, int]]:
+    """Returns the first and last seeds of groups of networks side by side.
 
     Args:
       seeds: consecutive seeds.
-      state: shapes and dtypes of the training state of one network.
-      batch: shapes and dtypes of its mini-batch for saliency.
-      at_once: the number of seeds in a group; 0 for as many as fit.
+      at_once: the number of seeds in a group, at most.
 
     Example:
-      >>> groups(range(3), jnp.zeros(2), jnp.zeros(2), at_once=2)
+      >>> groups(range(3), at_once=2)
       [(0, 1), (2, 2)]
     """
     devices = jax.local_device_count()
-    size = min(at_once or _number_that_fits(state, batch), len(seeds))
+    size = min(at_once, len(seeds))
     if size > devices:  # all devices have as many
         size -= size % devices
     starts = range(seeds.start, seeds.stop, size)
@@ -257,9 +253,14 @@ def choose(is_better: np.ndarray, new: Any, old: Any) -> Any:
     )
 
 
-def _number_that_fits(state: Any, batch: Any) -> int:
-    """The number of networks that take their share of the memory."""
-    stats = jax.devices()[0].memory_stats() or {}
+def number_that_fits(state: Any, batch: Any) -> int:
+    """Returns the number of networks that the memory holds side by side, at least 1.
+
+    Args:
+      state: shapes and dtypes of the training state of one network.
+      batch: shapes and dtypes of its mini-batch for saliency.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
     memory = stats.get("bytes_limit") or (
         os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     )

@@ -204,7 +204,7 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         stats = None if device is None else {"bytes_limit": device}
         fake = SimpleNamespace(memory_stats=lambda: stats)
         monkeypatch.setattr(jax, "local_device_count", lambda: devices)
-        monkeypatch.setattr(jax, "devices", lambda: [fake])
+        monkeypatch.setattr(jax, "local_devices", lambda: [fake])
         sysconf = {"SC_PHYS_PAGES": host, "SC_PAGE_SIZE": 1}
         monkeypatch.setattr(os, "sysconf", sysconf.__getitem__)
 
@@ -215,8 +215,9 @@ class TestGroups:
     STATE = jax.ShapeDtypeStruct((1000,), "float32")
     BATCH = jax.ShapeDtypeStruct((500,), "float32")
 
-    def sizes(self, **options: Any) -> list[int]:
-        spans = groups(range(5, 12), self.STATE, self.BATCH, **options)
+    def sizes(self, at_once: int = 0) -> list[int]:
+        fit = side_by_side.number_that_fits(self.STATE, self.BATCH)
+        spans = groups(range(5, 12), at_once or fit)
         seeds = [seed for first, last in spans for seed in range(first, last + 1)]
         assert seeds == [*range(5, 12)]
         return [last - first + 1 for first, last in spans]
