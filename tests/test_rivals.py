@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 GOLDENS: dict[str, dict[str, Any]] = test_goldens.GOLDENS["table1"]
 RIVALS = [name for name in GOLDENS if not name.startswith(("dense", "snip"))]
-FAST = ("lwc", "dns")
+FAST = ("dns",)
 
 
 def golden_config(method: str, **prune: Any) -> ConfigDict:
@@ -71,7 +71,8 @@ def test_rivals_end_as_they_did(name: str, dense: Path, tmp_path: Path) -> None:
     for figure in ("kept", "prunes", "steps"):
         assert network[figure] == golden[figure]
     assert network["seconds"] > 1.5  # the dense network's are counted
-    if test_goldens.is_same_machine():
+    if test_goldens.is_same_machine() and golden["method"] != "lobs":
+        # Inverses of matrices are rounded by the number of cores, too.
         assert network["params_sha256"] == golden["params_sha256"]
         assert network["test_error"] == golden["test_error"]
         with np.load(tmp_path / "seed-0" / rundir.MASK) as mask:
@@ -91,7 +92,9 @@ def quick(**prune: Any) -> ConfigDict:
 @pytest.fixture(scope="module")
 def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "dense"
-    experiment.run(quick(method="none"), workdir)
+    config = quick(method="none")
+    config.train.steps = 0
+    experiment.run(config, workdir)
     return workdir
 
 
@@ -107,7 +110,7 @@ class TestRun:
         assert [entry["seed"] for entry in networks] == [0, 1]
         for entry in networks:
             assert entry["kept"] == 5061
-            assert (entry["steps"], entry["prunes"]) == (6 + 2, 1)
+            assert (entry["steps"], entry["prunes"]) == (2, 1)
             params = finished.params(entry["seed"])
             for name, keep in finished.mask(entry["seed"]).items():
                 assert not params[name][~keep].any()
