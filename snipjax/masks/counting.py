@@ -108,13 +108,36 @@ def ordered_bits(x: chex.Array, dtype: jnp.dtype) -> chex.Array:
     Returns:
       Keys of the array's shape, uint32 or wider.
     """
-    bits = dtype.itemsize * 8
-    unsigned = jnp.dtype(f"uint{bits}")
-    sign = jnp.array(2 ** (bits - 1), unsigned)
-    pattern = jax.lax.bitcast_convert_type(x.astype(dtype), unsigned)
+    pattern = bit_pattern(x, dtype)
+    sign = jnp.asarray(2 ** (dtype.itemsize * 8 - 1), pattern.dtype)
     # A negative float's magnitude bits m become sign - m, a positive's sign + m.
-    keys = jnp.where(pattern >= sign, -pattern, pattern | sign)
-    return keys.astype(jnp.promote_types(unsigned, jnp.uint32))
+    return jnp.where(pattern >= sign, sign + (sign - pattern), pattern | sign)
+
+
+def bit_pattern(x: chex.Array, dtype: jnp.dtype) -> chex.Array:
+    """Returns the bits of floats of the dtype as integers, uint32 or wider."""
+    unsigned = jnp.dtype(f"uint{dtype.itemsize * 8}")
+    pattern = jax.lax.bitcast_convert_type(x.astype(dtype), unsigned)
+    return pattern.astype(jnp.promote_types(unsigned, jnp.uint32))
+
+
+def pattern_interval(
+    key: chex.Array, dtype: jnp.dtype
+) -> tuple[chex.Array, chex.Array]:
+    """Returns the interval of the patterns of all floats that are at or above a key.
+
+    Args:
+      key: unsigned integer scalar, at least 1.
+      dtype: floating-point dtype of the patterns.
+
+    Returns:
+      The first pattern, and the last less the first.
+    """
+    sign = jnp.asarray(2 ** (dtype.itemsize * 8 - 1), key.dtype)
+    # Above zero, patterns grow with the float; those from the sign on shrink.
+    first = jnp.where(key > sign, key - sign, jnp.zeros_like(key))
+    last = jnp.where(key > sign, sign - 1, sign + (sign - key))
+    return first, last - first
 
 
 def flat_indices(leaves: list[chex.Array], one: chex.Numeric = 1) -> list[chex.Array]:

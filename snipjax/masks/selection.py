@@ -55,8 +55,16 @@ class Threshold(NamedTuple):
     key: chex.Array
     end: chex.Array
 
-    def is_kept(self, keys: chex.Array, index: chex.Array) -> chex.Array:
-        return keys >= self.key + (index >= self.end).astype(keys.dtype)
+    def is_kept(self, x: chex.Array, index: chex.Array, dtype: jnp.dtype) -> chex.Array:
+        # Bit patterns of floats at or above a key are one interval: two operations for
+        # each entry, where its key would take five.
+        is_late = index >= self.end
+        first, length = counting.pattern_interval(self.key, dtype)
+        late_first, late_length = counting.pattern_interval(self.key + 1, dtype)
+        pattern = counting.bit_pattern(x, dtype)
+        return pattern - jnp.where(is_late, late_first, first) <= jnp.where(
+            is_late, late_length, length
+        )
 
 
 class Hints(NamedTuple):
@@ -207,8 +215,9 @@ def _masks(
         # Of a leaf of fewer entries than the stride, the first.
         hints = _hints([leaf.ravel()[::stride] for leaf in leaves], sample_ranks)
     threshold = _threshold(leaves, k, limits, hints, in_pieces=in_pieces)
+    dtype = jnp.result_type(*leaves)
     return [
-        threshold.is_kept(_keys(leaf, leaves), index)
+        threshold.is_kept(leaf, index, dtype)
         for leaf, index in zip(leaves, counting.flat_indices(leaves))
     ]
 
@@ -226,7 +235,7 @@ def _threshold(
 
     def kept_count(threshold: Threshold) -> chex.Array:
         counts = counting.count(
-            lambda x, index: threshold.is_kept(_keys(x, leaves), index),
+            lambda x, index: threshold.is_kept(x, index, jnp.result_type(*leaves)),
             leaves,
             in_pieces=in_pieces,
         )
