@@ -216,13 +216,6 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Setup:
     build.model(config, 1)  # a wrong name is said before loading
     mesh = None
     if schema.is_large(config):
-        if build.method(config):
-            raise ValueError(
-                f"config.prune.method is {config.prune.method}, but "
-                f"{config.prune.method} needs its data in memory and its network on "
-                "one device; leave config.mesh and config.dataset.stream as they are "
-                "by default"
-            )
         mesh = sharding.make_mesh(
             schema.mesh_axes(config.mesh) if config.mesh else None
         )

@@ -156,7 +156,7 @@ class TestWhatGoesWrong:
             config.mesh = "data=1"
         else:
             config.dataset.stream = True
-        with pytest.raises(ValueError, match="lwc needs its data in memory"):
+        with pytest.raises(ValueError, match="'lwc' trains on data in memory"):
             experiment.run(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
