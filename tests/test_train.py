@@ -414,7 +414,7 @@ LIMITED = """
 import os, resource, runpy, sys
 limits = int(sys.argv[1]), resource.RLIM_INFINITY
 def limit(event, arguments):
-    if "checkpoint-tmp" in str(arguments):
+    if event in ("open", "os.mkdir") and "checkpoint-tmp" in str(arguments[0]):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 sys.addaudithook(limit)
 sys.argv = sys.argv[2:]
