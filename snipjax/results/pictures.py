@@ -56,7 +56,7 @@ def of_rows(table: pd.DataFrame, metrics: pd.DataFrame) -> list[Picture]:
         caption = (
             f"Training error on random labels: {name}, each point the mean over the "
             "steps since the last one. Labels that have nothing to do with the images "
-            "can only be learnt by heart, which a network has done where its error is "
+            "can only be learned by heart, which a network has done where its error is "
             "0. A line for every seed."
         )
         first = group[0].networks.iloc[0]
