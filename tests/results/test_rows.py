@@ -1,4 +1,4 @@
-"""Networks that differ only in their seed are a row; sentences say what rows come to."""
+"""Networks that differ only in their seed are a row, about which sentences speak."""
 
 import shlex
 import sys

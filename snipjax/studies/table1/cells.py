@@ -248,19 +248,27 @@ def experiment_config(config: ConfigDict, cell: Cell, workdir: Path) -> ConfigDi
     return experiment
 
 
-def finished_cells(workdir: Path) -> list[Cell]:
-    """Returns the finished cells in a directory, whatever they were made with.
+def named(name: str) -> Cell | None:
+    """Returns the cell whose directory has a name; None if it is no cell's.
 
-    Directories that are not named as a cell are the user's own.
+    Example:
+      >>> named("lenet_300_100-snip-0.95-seed0")
+      Cell(network='lenet_300_100', method='snip', sparsity=0.95, seed=0)
     """
-    found = []
-    for path in workdir.glob(f"*/{reading.RESULT}"):
-        if (match := _NAME.fullmatch(path.parent.name)) and is_finished(path.parent):
-            sparsity, seed = float(match["sparsity"] or 0.0), int(match["seed"])
-            cell = Cell(match["network"], match["method"], sparsity, seed)
-            is_known = cell.network in NETWORKS and cell.method in METHODS
-            found += [cell] * (is_known and cell.name == path.parent.name)
-    return sorted(found)
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    sparsity, seed = float(match["sparsity"] or 0.0), int(match["seed"])
+    cell = Cell(match["network"], match["method"], sparsity, seed)
+    is_known = cell.network in NETWORKS and cell.method in METHODS
+    return cell if is_known and cell.name == name else None
+
+
+def finished_cells(workdir: Path) -> list[Cell]:
+    """Returns the finished cells in a directory, whatever they were made with."""
+    paths = [path.parent for path in workdir.glob(f"*/{reading.RESULT}")]
+    found = (named(path.name) for path in paths if is_finished(path))
+    return sorted(cell for cell in found if cell)
 
 
 def is_finished(directory: Path) -> bool:
