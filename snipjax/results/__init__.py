@@ -7,8 +7,9 @@ Example:
   >>> results.report(["runs"], "report")  # doctest: +SKIP
 """
 
+from snipjax.results.compare import write
 from snipjax.results.page import report
 from snipjax.results.reading import read, read_metrics
 from snipjax.results.rows import aggregate
 
-__all__ = ["aggregate", "read", "read_metrics", "report"]
+__all__ = ["aggregate", "read", "read_metrics", "report", "write"]

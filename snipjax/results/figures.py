@@ -3,6 +3,7 @@
 ``path`` is a file, e.g. a PNG, or a binary file object, which gets an SVG.
 """
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # a report draws without JAX
     from snipjax.initializers.signals import Signal
 
 Points = Sequence[tuple[float, float]]
+Style = dict[str, Any]
 _COLOR = "#3b6ea8"
 _GRAY = "#777777"
 _MOST_NAMES = 30  # of layers, side by side on an axis
@@ -65,7 +67,7 @@ def saliency_histogram(
         low, high = np.log10([positive.min(), positive.max()])
         # Twelve decades below the largest say nothing more.
         edges = np.logspace(max(low, high - 12), high + 1e-6, 100)
-        axes.hist(np.clip(positive, edges[0], None), bins=edges, color=_COLOR)
+        axes.hist(np.clip(positive, edges[0], None), bins=edges.tolist(), color=_COLOR)
         axes.set_xscale("log")
     if threshold > 0:
         label = "smallest saliency kept"
@@ -243,7 +245,7 @@ def signals(named: Mapping[str, "Signal"], path: Path | BinaryIO) -> None:
     grid[3].update_datalim([(-0.1, 0), (0.1, 0)], updatey=False)
     grid[3].autoscale_view()
     handles, labels = grid[0].get_legend_handles_labels()
-    place = {"loc": "outside upper center", "ncols": 7, "frameon": False}
+    place: Style = {"loc": "outside upper center", "ncols": 7, "frameon": False}
     figure.legend(handles, labels, **place)
     look.write(figure, path)
 
@@ -273,10 +275,10 @@ def errors_by_density(
         points = sorted(measured.get(name, ()))
         if points:
             density, error, deviation = np.array(points).T
-            bars = {"yerr": deviation if deviation.any() else None, "capsize": 3}
-            line = {"label": look.literal(name), "lw": 1.4, "markersize": 5}
+            bars: Style = {"yerr": deviation if deviation.any() else None, "capsize": 3}
+            line: Style = {"label": look.literal(name), "lw": 1.4, "markersize": 5}
             axes.errorbar(100 * density, error, **bars, **line, **style)
-        hollow = {"linestyle": "none", "fillstyle": "none", "markersize": 10}
+        hollow: Style = {"linestyle": "none", "fillstyle": "none", "markersize": 10}
         for density, error in published.get(name, ()):
             label = None if points else f"{look.literal(name)}, published"
             axes.plot([100 * density], [error], label=label, **hollow, **style)
@@ -286,7 +288,8 @@ def errors_by_density(
         density, error = np.array(sorted(to_beat[1])).T
         line = {"color": _GRAY, "markersize": 9, "fillstyle": "none", "lw": 1.8}
         axes.plot(100 * density, error, "h:", label=to_beat[0], **line)
-    for (name, error), color in zip((dense or {}).items(), ("#444444", *look.COLORS)):
+    colors = itertools.cycle(("#444444", *look.COLORS))
+    for (name, error), color in zip((dense or {}).items(), colors):
         line = {"color": color, "linestyle": "--", "lw": 1}
         axes.axhline(error, label=look.literal(name), **line)
     axes.set_xscale("log")
@@ -317,7 +320,12 @@ def densities_by_layer(
     short = [name if len(name) < 18 else "…" + name[-16:] for name in layers]
     is_crowded = sum(map(len, short)) > 40
     # Ends of slanted names at their ticks, or long ones lie on short ones beside them.
-    slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 8}
+    slanted: Style = {
+        "rotation": 60,
+        "ha": "right",
+        "rotation_mode": "anchor",
+        "fontsize": 8,
+    }
     every = math.ceil(len(layers) / _MOST_NAMES)
     ticks = range(0, len(layers), every)
     names = [look.literal(name) for name in short[::every]]

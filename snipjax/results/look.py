@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,8 +26,9 @@ def write(figure: Figure, path: Path | BinaryIO, frame: bool = False) -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(frame)
     is_file = isinstance(path, Path)
-    options = {"metadata": {"Software": None}} if is_file else {"format": "svg"}
-    options = options if is_file else {**options, "metadata": {"Date": None}}
+    options: dict[str, Any] = {"metadata": {"Software": None}}
+    if not is_file:
+        options = {"format": "svg", "metadata": {"Date": None}}
     with (
         matplotlib.rc_context({"svg.hashsalt": "snipjax"}),
         warnings.catch_warnings(),
@@ -49,7 +49,7 @@ def plot_curve(axes: Axes, steps: Any, values: Any, **style: Any) -> bool:
 
 def styles(count: int) -> list[dict[str, Any]]:
     """Returns colors and markers of a number of lines."""
-    colors: Sequence[Any] = COLORS
+    colors: Any = COLORS
     if count > len(COLORS):
         colors = matplotlib.colormaps["turbo"]((np.arange(count) + 0.5) / count)
     markers = (MARKERS[number % len(MARKERS)] for number in range(count))
@@ -73,13 +73,17 @@ def set_legend(figure: Figure) -> None:
     columns = min(4, max(1, room))
     rows = math.ceil(len(labels) / columns)
     figure.set_figheight(figure.get_figheight() + 0.18 * rows)
-    place = {"loc": "outside lower center", "ncols": columns, "fontsize": 9}
+    place: dict[str, Any] = {
+        "loc": "outside lower center",
+        "ncols": columns,
+        "fontsize": 9,
+    }
     figure.legend(list(known.values()), labels, frameon=False, **place)
 
 
 def heights(axes: Axes) -> list[float]:
     """Returns the vertical coordinates of all lines."""
-    return [float(value) for line in axes.lines for value in line.get_ydata()]
+    return [x for line in axes.lines for x in np.asarray(line.get_ydata()).tolist()]
 
 
 def set_ticks(axis: Any) -> None:

@@ -115,8 +115,8 @@ def content(
     table = aggregate(networks)
     rows = list(table.itertuples())
     finished = [run for run in runs if run.result]
-    devices = {run.result.get("device") for run in finished if run.result}
-    devices = sorted(device for device in devices if isinstance(device, str))
+    known = {(run.result or {}).get("device") for run in finished}
+    devices = sorted(device for device in known if isinstance(device, str))
     trained = sum((row.networks["steps"] > 0).sum() for row in rows)
     about = (
         f"{words.counted(finished, 'finished run')}, "

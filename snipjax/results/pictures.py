@@ -152,8 +152,8 @@ def _errors(rows: Sequence[Any], name: str) -> Picture:
         f"Test error against the share of connections kept: {name}. Bars are standard "
         "deviations over seeds; hollow marks are published."
     )
-    of_papers = {"published": printed, "dense": dense}
-    return _picture(figures.errors_by_density, measured, caption=caption, **of_papers)
+    draw = figures.errors_by_density
+    return _picture(draw, measured, caption=caption, published=printed, dense=dense)
 
 
 def _densities(rows: Sequence[Any], name: str) -> list[Picture]:

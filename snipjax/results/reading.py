@@ -128,7 +128,9 @@ def tidy(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
       1    4.0
       Name: test_error, dtype: float64
     """
-    found, before, last = [], {}, {}
+    found: list[dict[str, Any]] = []
+    before: dict[int, float] = {}
+    last: dict[int, tuple[Any, float]] = {}
     for row in rows:
         for place, seed in enumerate(row["seeds"]):
             try:

@@ -375,8 +375,8 @@ def _draw_frontier(table: pd.DataFrame, path: Path) -> None:
     line = conclusions.line_to_beat(row.dataset, row.model)
     points = [(1 - sparsity, error) for sparsity, error in line.items()]
     to_beat = ("Sparse momentum, published", points)
-    of_papers = {"published": printed, "dense": dense, "to_beat": to_beat}
-    figures.errors_by_density(measured, path, **of_papers)
+    draw, to_beat = figures.errors_by_density, ("Sparse momentum, published", points)
+    draw(measured, path, published=printed, dense=dense, to_beat=to_beat)
 
 
 def _csv(heads: Sequence[Column], lines: Iterable[Sequence[Entry]]) -> pd.DataFrame:
