@@ -210,7 +210,11 @@ def fully_sharded(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any
     def of_sharded(params: chex.ArrayTree, *args: Any) -> Any:
         return function(gathered(mesh, params), *args)
 
-    return jax.checkpoint(of_sharded, policy=jax.checkpoint_policies.dots_saveable)
+    policy = jax.checkpoint_policies.dots_saveable
+    remembering = jax.checkpoint(of_sharded, policy=policy)
+    # The backward pass gathers anew from these. Inside of a loop XLA would choose to
+    # remember them gathered.
+    return lambda params, *args: remembering(constrained(mesh, params), *args)
 
 
 def constrained(mesh: Mesh, tree: chex.ArrayTree) -> chex.ArrayTree:
@@ -318,8 +322,6 @@ def compiled_for_memory(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.C
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gathered(mesh: Mesh, param: chex.Array) -> chex.Array:
-    # Inside of a loop XLA would choose to have the parameter whole before this, too.
-    param = constrained(mesh, param)
     return jax.lax.with_sharding_constraint(param, replicated(mesh))
 
 
