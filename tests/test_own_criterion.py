@@ -40,12 +40,9 @@ def own(**fields: Any) -> ConfigDict:
 
 
 PLACES: dict[str, dict[str, Any]] = {
-    "one network": {"steps": 2},
+    "one network": {"steps": 2, "num_batches": 2, "rounds": 3},
     "four seeds at once": {"seeds": 4},
-    "two batches": {"num_batches": 2},
-    "three rounds": {"rounds": 3},
-    "all together": {"seeds": 4, "num_batches": 2, "rounds": 3},
-    "a mesh": {"steps": 2, "mesh": "data=4,model=2", "num_batches": 2, "rounds": 3},
+    "a mesh": {"steps": 2, "num_batches": 2, "mesh": "data=4,model=2", "rounds": 3},
 }
 
 

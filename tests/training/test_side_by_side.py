@@ -27,8 +27,9 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 def three_seeds(**fields: Any) -> ConfigDict:
     """Twenty steps of three seeds."""
-    steps = {"steps": 20, "steps_per_dispatch": 5, "eval_every": 5}
-    return quick(**{"seeds": 3, "seed": 5, "checkpoint_every": 10, **steps, **fields})
+    return quick(
+        **{"seeds": 3, "seed": 5, "steps": 20, "checkpoint_every": 10, **fields}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ class TestRun:
                 assert row[name][1] == pytest.approx(of_one[name][0], abs=0.6)
 
     def test_a_row_has_a_value_for_each(self, three: Finished) -> None:
-        assert [row["step"] for row in three.metrics] == [5, 10, 15, 20]
+        assert [row["step"] for row in three.metrics] == [10, 20]
         for row in three.metrics:
             assert (row["seeds"], row["phase"]) == ([5, 6, 7], "train")
             assert len(row["train_loss"]) == len(set(row["val_loss"])) == 3
@@ -80,6 +81,7 @@ class TestRun:
             assert summary[name] == pytest.approx(statistics.mean(values))
             assert summary[f"{name}_std"] == pytest.approx(statistics.stdev(values))
 
+    @pytest.mark.slow
     def test_spread_over_devices_they_are_the_same(self, three: Finished) -> None:
         program = """
 import sys, jax
@@ -101,7 +103,7 @@ print(*(entry["params_sha256"] for entry in networks))
         # Three seeds of a run that was started elsewhere cannot be halved.
         assert devices == ["1", "2", "1", "2"]
 
-    @pytest.mark.parametrize("num_rows", [1, 3, 6])
+    @pytest.mark.parametrize("num_rows", [1, 3])
     def test_killed_it_goes_on_in_its_groups_to_the_same_parameters(
         self,
         num_rows: int,
@@ -127,10 +129,10 @@ print(*(entry["params_sha256"] for entry in networks))
         run = finished_run(three_seeds(), tmp_path)
         assert run.digests == three.digests
         assert [(row["seeds"], row["step"]) for row in run.metrics] == [
-            (seeds, step) for seeds in ([5, 6], [7]) for step in (5, 10, 15, 20)
+            (seeds, step) for seeds in ([5, 6], [7]) for step in (10, 20)
         ]
         for name in ("val_loss", "test_error"):
-            pairs = zip(run.metrics[:4], run.metrics[4:], strict=True)
+            pairs = zip(run.metrics[:2], run.metrics[2:], strict=True)
             values = [[*first[name], *second[name]] for first, second in pairs]
             assert values == [row[name] for row in three.metrics]
 
