@@ -27,7 +27,6 @@ _PLACES = ("workdir", "data_dir", "coordinator_address", "num_processes", "proce
 _PROCESSES = _PLACES[2:]
 # Fields whose one value may have commas itself are no sweep.
 _SWEPT = re.compile(r"--?config\.((?!vary|mesh|prune\.exclude)[\w.]+)")
-_DEVICES = "xla_force_host_platform_device_count"
 _NOT_LOADED = (
     "Configuration is not available because of an earlier failure to load:"  # absl's
 )
@@ -65,7 +64,6 @@ def main(argv: list[str], description: str) -> int:
         config = parse(argv)
         join_processes(config)
         run = runner(config)
-        check_names(config)
         keep_compilations()
         workdir = Path(flags.FLAGS.workdir or default_workdir(config))
         outcome = run(
@@ -126,13 +124,19 @@ def join_processes(config: ConfigDict) -> None:
 
 
 def runner(config: ConfigDict) -> Callable[..., Any]:
-    """Returns the function that runs a configuration."""
+    """Returns the function that runs a configuration.
+
+    Raises:
+      ValueError: for a wrong name of a part of one of the runs.
+    """
     if is_study(config):
         from snipjax.studies import table1
 
         return table1.run
     if config.seeds > 1:
         use_every_core(config.seeds)
+    for cell in configs.cells(config).values():
+        build.check_names(cell)
     if config.vary:
         from snipjax import sweep
 
@@ -142,25 +146,14 @@ def runner(config: ConfigDict) -> Callable[..., Any]:
     return experiment.run
 
 
-def check_names(config: ConfigDict) -> None:
-    """Raises a ``ValueError`` for a wrong name of a part of one of the runs."""
-    if not is_study(config):
-        for cell in configs.cells(config).values():
-            build.check_names(cell)
-
-
 def use_every_core(most: int) -> None:
-    """Makes every core of the CPU a device of JAX, to spread networks over.
-
-    Args:
-      most: number of devices that there is work for.
-    """
+    """Makes the cores of the CPU devices of JAX, at most as many as networks."""
     import jax
     import loky
 
     # JAX may be at work already, on the devices that it has; or be told otherwise.
     with contextlib.suppress(RuntimeError):
-        is_told = _DEVICES in os.environ.get("XLA_FLAGS", "")
+        is_told = "platform_device_count" in os.environ.get("XLA_FLAGS", "")
         if jax.config.jax_num_cpu_devices < 0 and not is_told:  # type: ignore[attr-defined]
             jax.config.update("jax_num_cpu_devices", min(most, loky.cpu_count()))
 
@@ -362,9 +355,8 @@ def explanation(error: Exception, like: ConfigDict) -> str:
         return f"--config: {configs.wrong_type(wrong_type[1], wrong_type[2], like)}"
     if "Traceback" in message:
         return f"--config: {message.strip().splitlines()[-1]}"
-    if isinstance(error, flags.Error):
-        return message
-    return f"--config: {type(error).__name__}: {message}"
+    name = type(error).__name__
+    return message if isinstance(error, flags.Error) else f"--config: {name}: {message}"
 
 
 def show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
