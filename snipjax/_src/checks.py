@@ -98,11 +98,7 @@ def check_positive_integer(value: Any, noun: str) -> None:
 
 
 def check_fraction(value: Any, noun: str, meaning: str, closed: bool = False) -> float:
-    """Returns the value as a float in [0, 1), or in [0, 1] where that is closed.
-
-    Raises:
-      ValueError: if it is no such number, or traced.
-    """
+    """Returns the value as a float in [0, 1), or in [0, 1] where that is closed."""
     if isinstance(value, jax.core.Tracer):
         raise ValueError(
             f"{noun} is traced, but the number of connections kept must be known; "

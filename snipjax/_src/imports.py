@@ -16,27 +16,17 @@ _PATH = re.compile(r"(?!folder:|synthetic:)[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*"
 def is_import_path(name: str) -> bool:
     """Returns whether a name in a configuration is an import path.
 
-    Example:
-      >>> is_import_path("my_package.nets:Net"), is_import_path("folder:photos")
-      (True, False)
+    >>> is_import_path("my_package.nets:Net"), is_import_path("folder:photos")
+    (True, False)
     """
     return bool(_PATH.fullmatch(name))
 
 
 def load(path: str, field: str) -> Any:
-    """Returns the object at an import path.
+    """Returns the object at an import path, like ``my_package.nets:Net``.
 
-    Args:
-      path: module and attribute, like ``my_package.nets:Net``; the current directory
-        is searched for the module first.
-      field: dotted name of the configuration's field, for messages.
-
-    Raises:
-      ValueError: if there is no such module or attribute, or importing it fails.
-
-    Example:
-      >>> load("math:pi", "train.loss")
-      3.141592653589793
+    The current directory is searched for the module first. Errors name ``field``, the
+    dotted name of the configuration's field.
     """
     name, attribute = path.split(":")
     here = str(Path.cwd())
@@ -65,14 +55,7 @@ def load_function(
 ) -> Callable[..., Any]:
     """Returns the function at an import path, which takes the given arguments.
 
-    Args:
-      path: an import path.
-      field: dotted name of the configuration's field, for messages.
-      arguments: names for the positional arguments.
-      keywords: names of the keyword arguments.
-
-    Raises:
-      ValueError: if there is no such function, or it takes other arguments.
+    ``arguments`` name the positional ones, ``keywords`` the others.
     """
     function = load(path, field)
     call = ", ".join([*arguments, *(f"{keyword}=..." for keyword in keywords)])
@@ -97,18 +80,9 @@ def call(
     required: Mapping[str, Any],
     offers: Mapping[str, Any],
 ) -> Any:
-    """Returns the value of the function at an import path.
+    """Returns the value of the function at an import path, of the type ``returns``.
 
-    Args:
-      path: an import path.
-      field: dotted name of the configuration's field, for messages.
-      returns: type of the value.
-      required: keyword arguments.
-      offers: more of them, for a function that takes them.
-
-    Raises:
-      ValueError: if there is no such function, it takes other arguments, or its value
-        has another type.
+    The keyword arguments are ``required``, and what the function takes of ``offers``.
     """
     function = load(path, field)
     parameters = inspect.signature(function).parameters if callable(function) else ()

@@ -27,8 +27,7 @@ _SECONDS_TO_WRITE = 60 * 60  # a file, at most
 def fetch(name: str, version: str, decode: Callable[[], Splits]) -> Splits:
     """Returns splits from the cache, or decodes and stores them.
 
-    ``name`` names a file in the cache, ``version`` a text that changes with the
-    decoded arrays.
+    ``version`` is a text that changes with the decoded arrays.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     file = (root / "snipjax" / f"{name}.npz").absolute()

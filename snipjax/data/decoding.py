@@ -35,11 +35,6 @@ def in_memory(splits: Splits) -> Splits:
 
     The arrays have the order of the sources. A DatasetError names an image that cannot
     be read or differs in size from the first, or says that the memory is too small.
-
-    Example:
-      >>> from snipjax.data import synthetic
-      >>> in_memory(synthetic.splits("100x8x6x3/10")).parts["train"].images.shape
-      (100, 8, 6, 3)
     """
     shape = _decode(splits.parts["train"], range(1), None)[0].shape[1:]
     total = sum(map(len, splits.parts.values()))

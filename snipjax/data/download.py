@@ -93,7 +93,6 @@ def _unknown(name: Name, data_dir: Path, known: list[str]) -> DatasetError:
 def _not_prepared(
     name: Name, data_dir: Path, any_shape: bool, reason: str
 ) -> DatasetError:
-    """Returns one message with the dataset, its place, the cause and the cure."""
     directory = data_dir if data_dir.is_dir() else f"{data_dir} (which does not exist)"
     quoted, place = json.dumps(str(name)), json.dumps(str(data_dir))
     stream = ", stream=True" if any_shape else ""

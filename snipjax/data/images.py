@@ -43,13 +43,6 @@ def render(
 
     ``image`` is the content of an image file, or a uint8 array ``[h, w, c]``. A damaged
     image raises exceptions of many kinds.
-
-    Example:
-      >>> from snipjax.data import views
-      >>> image = np.arange(4, dtype=np.uint8).reshape(2, 2, 1)
-      >>> render(image, views.whole, None, image_size=2, channels=1)[..., 0]
-      array([[0, 1],
-             [2, 3]], dtype=uint8)
     """
     with _open(image) as picture:
         orientation = _orientation(picture)

@@ -17,11 +17,6 @@ def splits(spec: str) -> Splits:
 
     ``spec`` is ``<examples>x<height>x<width>x<channels>/<classes>``. No two of all the
     images have the same noise.
-
-    Example:
-      >>> parts, num_classes, _ = splits("1000x32x32x3/10")
-      >>> len(parts["train"]), len(parts["test"]), num_classes
-      (1000, 100, 10)
     """
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)x([134])/(\d+)", spec)
     numbers = [int(number) for number in match.groups()] if match else [0]

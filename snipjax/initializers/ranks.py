@@ -26,21 +26,8 @@ def mean_correlation(sums: RankSums, samples: int) -> np.float32:
 
     The correlation of two samples is the product of their standardized ranks. Over all
     ordered pairs, products add up to the squared norm of the sum of ranks, less the
-    squared norm of each.
-
-    Args:
-      sums: sums of :func:`add`.
-      samples: number of samples in the sums.
-
-    Returns:
-      The mean; NaN of a single sample, or where a sample is not finite or constant.
-
-    Example:
-      >>> sums = RankSums()
-      >>> for values in ([1.0, 2.0, 3.0], [10.0, 20.0, 90.0]):
-      ...     sums = add(sums, jnp.array(values))
-      >>> print(round(float(mean_correlation(sums, 2)), 5))
-      1.0
+    squared norm of each. The mean is NaN of a single sample, or where a sample is not
+    finite or constant.
     """
     if samples < 2:
         return np.float32(np.nan)

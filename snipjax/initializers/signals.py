@@ -100,13 +100,6 @@ def read(path: Path) -> Signal | None:
 
     A damaged file counts as none, with a warning: it costs itself, and not the runs
     beside it.
-
-    Args:
-      path: path of a run's ``signal.json``.
-
-    Example:
-      >>> read(Path("runs/new/signal.json")) is None
-      True
     """
     if not path.is_file():
         return None

@@ -89,16 +89,7 @@ def load_arrays(path: str | os.PathLike, like: chex.ArrayTree) -> chex.ArrayTree
 
 
 def read(path: str | os.PathLike, like: chex.ArrayTree) -> chex.ArrayTree:
-    """Returns the arrays of a file in the structure of ``like``, of any shapes.
-
-    Args:
-      path: path of a file written by :func:`save_arrays`.
-      like: pytree of arrays or ``jax.ShapeDtypeStruct``.
-
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if the file is damaged, or its names are not the names of the leaves.
-    """
+    """Returns the arrays of a file in the structure of ``like``, of any shapes."""
     leaves = dict(trees.named_leaves(like))
     try:
         with np.load(path) as archive:

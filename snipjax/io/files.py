@@ -14,20 +14,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The file lies beside ``path`` and is called ``<name>.partial``. An error in the
     block removes it, and leaves an earlier file untouched.
-
-    Args:
-      path: path of the final file, in a directory that exists.
-
-    Raises:
-      OSError: if the file cannot be written, e.g. because the disk is full.
-
-    Example:
-      >>> import tempfile
-      >>> path = Path(tempfile.mkdtemp(), "notes.txt")
-      >>> with replacing(path) as partial:
-      ...     _ = partial.write_text("all of it")
-      >>> path.read_text()
-      'all of it'
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -51,9 +37,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def listed(names: Sequence[str]) -> str:
     """Returns the first of some names, and the number of the others.
 
-    Example:
-      >>> listed(["a", "b", "c", "d"])
-      "'a', 'b', 'c' and 1 more"
+    >>> listed(["a", "b", "c", "d"])
+    "'a', 'b', 'c' and 1 more"
     """
     text = ", ".join(f"'{name}'" for name in names[:_EXAMPLES])
     others = len(names) - _EXAMPLES

@@ -24,20 +24,11 @@ from snipjax.io.layouts import (
 def from_tensors(tensors: Mapping[str, chex.Array]) -> chex.ArrayTree:
     """Returns the params of a :class:`snipjax.models.transformer.Transformer`.
 
-    The tensors tell all sizes but the number of heads: GPT-2's heads have 64 units.
-
-    Args:
-      tensors: arrays of a ``GPT2LMHeadModel`` or ``GPT2Model`` by names such as
-        ``h.0.attn.c_attn.weight``, with or without ``transformer.`` before them, e.g.
-        ``safetensors.load(path)``. Buffers (``attn.bias``, ``attn.masked_bias``) are
-        ignored, and so is an ``lm_head.weight`` that is the embedding of the tokens.
-
-    Returns:
-      A nested dict of arrays in the dtypes of the tensors.
-
-    Raises:
-      ValueError: if a tensor is missing, unknown, of a shape that does not fit the
-        others, or not of floats; or if ``lm_head.weight`` is not tied.
+    ``tensors`` are a ``GPT2LMHeadModel``'s or ``GPT2Model``'s, by names such as
+    ``h.0.attn.c_attn.weight``, with or without ``transformer.`` before them. Buffers
+    (``attn.bias``, ``attn.masked_bias``) are ignored, and so is an ``lm_head.weight``
+    that is the embedding of the tokens. The tensors tell all sizes but the number of
+    heads: GPT-2's heads have 64 units. Dtypes stay.
 
     Example:
       >>> from snipjax.models import transformer
@@ -65,28 +56,10 @@ def to_tensors(
 ) -> dict[str, np.ndarray]:
     """Returns the tensors of a GPT-2 in Hugging Face's layout, of these params.
 
-    Args:
-      params: params of a :class:`snipjax.models.transformer.Transformer`.
-      like: tensors whose names and dtypes the result has, e.g. the tensors that the
-        params came from. Their buffers are copied; ``lm_head.weight``, if they have
-        it, is the embedding of the tokens. By default the result has the names of a
-        ``GPT2LMHeadModel`` and the dtypes of the params.
-
-    Returns:
-      Arrays on the host by their names, for :func:`snipjax.io.safetensors.save`.
-
-    Raises:
-      ValueError: if the params are not a transformer's, or have other layers than
-        ``like``.
-
-    Example:
-      >>> from snipjax.models import transformer
-      >>> config = transformer.Config(vocab_size=7, length=4, width=6, depth=1, heads=2)
-      >>> model = transformer.Transformer(config, param_dtype=jnp.bfloat16)
-      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), int))
-      >>> params = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes["params"])
-      >>> to_tensors(params)["transformer.wte.weight"].dtype
-      dtype(bfloat16)
+    The result has the names and dtypes of ``like``, e.g. the tensors that the params
+    came from. Their buffers are copied; ``lm_head.weight``, if they have it, is the
+    embedding of the tokens. By default the result has the names of a
+    ``GPT2LMHeadModel`` and the dtypes of the params.
     """
     prefix = "transformer." if like is None else _prefix(like)
     flat = flatten(params)

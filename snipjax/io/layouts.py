@@ -70,13 +70,7 @@ def make_params(
 ) -> chex.ArrayTree:
     """Returns the params that tensors hold, as a nested dict of arrays.
 
-    Args:
-      tensors: arrays by the names of the file.
-      layouts: layout of every tensor of the model, by its name.
-      ignored: names of tensors that are no parameters.
-
-    Raises:
-      ValueError: if names, shapes or dtypes differ from the layouts; it names one.
+    ``ignored`` are names of tensors that are no parameters.
     """
     source = describe(tensors)
     _check_names(source, tensors, layouts, ignored)
@@ -96,16 +90,9 @@ def make_tensors(
     like: Mapping[str, chex.Array] | None = None,
     ignored: Set[str] = frozenset(),
 ) -> dict[str, np.ndarray]:
-    """Returns the tensors that hold params, on the host.
+    """Returns the tensors that hold params by their paths, on the host.
 
-    Args:
-      flat: params by their paths.
-      layouts: layout of every tensor of the model, by its name.
-      like: tensors with the dtypes of the result; by default, the params have them.
-      ignored: names of tensors in ``like`` that are no parameters.
-
-    Raises:
-      ValueError: if names or shapes differ from the layouts; it names one.
+    Tensors have the dtypes of ``like``; by default, of the params.
     """
     paths = [path for layout in layouts.values() for path in layout.paths]
     _check_names(describe(flat), flat, paths)

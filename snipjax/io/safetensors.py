@@ -85,25 +85,10 @@ class Tensors(Mapping[str, np.ndarray]):
 def load(path: str | os.PathLike) -> Tensors:
     """Opens a safetensors file, or a model in several, without reading its tensors.
 
-    Args:
-      path: path of ``model.safetensors``, or of the ``model.safetensors.index.json`` of
-        a model whose tensors are in several files beside it.
-
-    Returns:
-      A mapping from names to arrays, each of them read when it is asked for.
-
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if a file is damaged, is no safetensors file, or is not beside the
-        index that names it; from the mapping, if a file has become shorter since, or
-        a tensor has a dtype that NumPy and JAX do not have.
-
-    Example:
-      >>> import tempfile
-      >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
-      >>> save(path, {"w": jnp.array([1.0, 0.0])})
-      >>> load(path)["w"]
-      array([1., 0.], dtype=float32)
+    ``path`` is ``model.safetensors``, or the ``model.safetensors.index.json`` of a
+    model whose tensors are in several files beside it. The mapping raises a
+    ``ValueError`` if a file has become shorter since, or a tensor has a dtype that
+    NumPy and JAX do not have.
     """
     path = Path(path)
     if path.is_dir():
@@ -123,15 +108,8 @@ def save(
 ) -> None:
     """Writes a safetensors file, whole or not at all.
 
-    Args:
-      path: path of the file; an earlier one is replaced at once.
-      tensors: arrays by their names.
-      metadata: text for the header, e.g. ``load(path).metadata``. By default
-        ``{"format": "pt"}``, by which ``transformers`` knows the layout.
-
-    Raises:
-      ValueError: if metadata is not text.
-      OSError: if the file cannot be written, e.g. because the disk is full.
+    ``metadata`` is text for the header, e.g. ``load(path).metadata``. By default it is
+    ``{"format": "pt"}``, by which ``transformers`` knows the layout.
 
     Example:
       >>> import tempfile

@@ -21,21 +21,11 @@ from snipjax.io.layouts import (
 def from_tensors(tensors: Mapping[str, chex.Array]) -> chex.ArrayTree:
     """Returns the params of a :class:`snipjax.models.vit.ViT`.
 
-    The tensors tell all sizes but the number of heads: the heads of ViT-Ti, S and B
-    have 64 units. Set the model's ``epsilon`` to the ``layer_norm_eps`` of the weights'
-    ``config.json``, which is 1e-12.
-
-    Args:
-      tensors: arrays of a ``ViTForImageClassification`` by names such as
-        ``vit.encoder.layer.0.attention.attention.query.weight``, e.g.
-        ``safetensors.load(path)``.
-
-    Returns:
-      A nested dict of arrays in the dtypes of the tensors.
-
-    Raises:
-      ValueError: if a tensor is missing, unknown, of a shape that does not fit the
-        others, or not of floats.
+    ``tensors`` are a ``ViTForImageClassification``'s, by names such as
+    ``vit.encoder.layer.0.attention.attention.query.weight``. They tell all sizes but
+    the number of heads: the heads of ViT-Ti, S and B have 64 units. Set the model's
+    ``epsilon`` to the ``layer_norm_eps`` of the weights' ``config.json``, which is
+    1e-12. Dtypes stay.
 
     Example:
       >>> from snipjax.models import vit
@@ -67,25 +57,8 @@ def to_tensors(
 ) -> dict[str, np.ndarray]:
     """Returns the tensors of a ViT in Hugging Face's layout, of these params.
 
-    Args:
-      params: params of a :class:`snipjax.models.vit.ViT`.
-      like: tensors whose dtypes the result has, e.g. the tensors that the params came
-        from. By default the result has the dtypes of the params.
-
-    Returns:
-      Arrays on the host by their names, for :func:`snipjax.io.safetensors.save`.
-
-    Raises:
-      ValueError: if the params are not a ViT's, or have other layers than ``like``.
-
-    Example:
-      >>> from snipjax.models import vit
-      >>> model = vit.ViT(num_classes=3, width=6, depth=1, heads=2, patch=4)
-      >>> images = jnp.zeros((1, 8, 8, 3))
-      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-      >>> params = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
-      >>> to_tensors(params)["classifier.weight"].shape
-      (3, 6)
+    The result has the dtypes of ``like``, e.g. the tensors that the params came from;
+    by default, of the params.
     """
     flat = flatten(params)
     length, _ = read_shape(flat, "positions", 2)

@@ -29,10 +29,8 @@ def count(
 ) -> chex.Array:
     """Returns how many entries of each array are counted, uint32 ``[leaves]``.
 
-    Args:
-      is_counted: ``(entries, flat indices) -> bools``.
-      leaves: arrays; their flat indices are counted on from one to the next.
-      in_pieces: whether the arrays lie on one CPU.
+    Flat indices are counted on from one array to the next. ``in_pieces`` says that the
+    arrays lie on one CPU.
     """
     if not in_pieces:
         # Or XLA would take keys and indices out of a loop, and have those of all.
@@ -65,14 +63,8 @@ def is_on_one_cpu(tree: chex.ArrayTree) -> bool:
 def counts(test: Test, leaves: list[chex.Array]) -> list[int]:
     """Returns how many entries of each array pass a test.
 
-    Args:
-      test: ``(numpy or jax.numpy, entries) -> bools``, a function of a module, which
-        programs are kept for.
-      leaves: concrete arrays, which a traced function may close over.
-
-    Example:
-      >>> counts(is_not_finite, [jnp.array([0.0, jnp.nan]), jnp.array([-jnp.inf])])
-      [1, 1]
+    Arrays are concrete, and a traced function may close over them. ``test`` is a
+    function of a module, which programs are kept for.
     """
     with jax.ensure_compile_time_eval():
         arrays = [jnp.asarray(leaf) for leaf in leaves]
@@ -101,12 +93,7 @@ def is_not_finite(xp: Any, x: Any) -> Any:
 def ordered_bits(x: chex.Array, dtype: jnp.dtype) -> chex.Array:
     """Returns unsigned integers in the order of the floats; -0.0 and 0.0 are equal.
 
-    Args:
-      x: array of floats.
-      dtype: the floating-point dtype that all arrays to be compared are cast to.
-
-    Returns:
-      Keys of the array's shape, uint32 or wider.
+    Floats are cast to ``dtype`` first. The integers are uint32 or wider.
     """
     pattern = bit_pattern(x, dtype)
     sign = jnp.asarray(2 ** (dtype.itemsize * 8 - 1), pattern.dtype)
@@ -126,12 +113,7 @@ def pattern_interval(
 ) -> tuple[chex.Array, chex.Array]:
     """Returns the interval of the patterns of all floats that are at or above a key.
 
-    Args:
-      key: unsigned integer scalar, at least 1.
-      dtype: floating-point dtype of the patterns.
-
-    Returns:
-      The first pattern, and the last less the first.
+    The key is at least 1. The results are the first pattern, and the last less it.
     """
     sign = jnp.asarray(2 ** (dtype.itemsize * 8 - 1), key.dtype)
     # Above zero, patterns grow with the float; those from the sign on shrink.
@@ -143,9 +125,8 @@ def pattern_interval(
 def flat_indices(leaves: list[chex.Array], one: chex.Numeric = 1) -> list[chex.Array]:
     """Returns the row-major index of every entry, counted on from leaf to leaf.
 
-    Args:
-      leaves: arrays, of less than 2**32 entries together.
-      one: the number one, not known to XLA where indices must not leave a loop.
+    Leaves have less than 2**32 entries together. ``one`` is the number one, not known
+    to XLA where indices must not leave a loop.
     """
     offset, indices = 0, []
     for leaf in leaves:

@@ -133,11 +133,7 @@ def check_mask(mask: Mask, params: chex.ArrayTree) -> None:
 
 
 def prunable_leaves(mask: Mask) -> list[tuple[str, chex.Array]]:
-    """Returns ``(name, bool array)`` of every prunable leaf of a mask, in tree order.
-
-    Raises:
-      ValueError: if there is none, or a leaf is not bool.
-    """
+    """Returns ``(name, bool array)`` of a mask's prunable leaves, in tree order."""
     named = [(n, jnp.asarray(x)) for n, x in trees.named_leaves(mask) if jnp.ndim(x)]
     for name, leaf in named:
         _check_bool(name, leaf)

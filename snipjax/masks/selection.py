@@ -86,18 +86,8 @@ class Limits(NamedTuple):
 def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
     """Returns masks of the ``k`` largest entries of all leaves together.
 
-    Of equal entries, those of lower flat index, counted on from leaf to leaf, come
+    Among equal entries, those of lower flat index, counted on from leaf to leaf, come
     first; -0.0 and 0.0 are equal. NaN has no place in the order: check before.
-
-    Args:
-      leaves: arrays of floats, not empty.
-      k: number of entries, from 0 to all.
-
-    Returns:
-      Bool arrays of the leaves' shapes.
-
-    Raises:
-      ValueError: if there are 2**32 entries or more.
 
     Example:
       >>> largest([jnp.array([3.0, 1.0]), jnp.array([2.0, 3.0])], 3)
@@ -112,19 +102,8 @@ def largest_of_all_and_each(
     """Returns masks of ``k`` entries, among them some of the largest of every leaf.
 
     They are the ``minima[i]`` largest entries of leaf ``i`` for every ``i``, and the
-    largest of the rest of all leaves together. Of equal entries, those of lower flat
-    index come first.
-
-    Args:
-      leaves: arrays of floats, not empty.
-      k: number of entries, from ``sum(minima)`` to all.
-      minima: number of entries of each leaf, from 0 to its size.
-
-    Returns:
-      Bool arrays of the leaves' shapes.
-
-    Raises:
-      ValueError: if there are 2**32 entries or more.
+    largest of the rest of all leaves together. ``k`` is at least ``sum(minima)``. Among
+    equal entries, those of lower flat index come first.
 
     Example:
       >>> leaves = [jnp.array([3.0, 4.0, 5.0]), jnp.array([1.0, 2.0])]
@@ -147,7 +126,7 @@ def largest_of_all_and_each(
 def _largest(
     leaves: list[chex.Array], k: int, limits: Limits | None
 ) -> list[chex.Array]:
-    """Masks of the entries at or above a threshold, that together count as k.
+    """Returns masks of the entries at or above a threshold, that together count as k.
 
     A leaf counts within the limits, if any; its mask has all that is at or above.
     """
@@ -173,7 +152,7 @@ def _largest(
 
 
 def _with_own_largest(leaf: chex.Array, mask: chex.Array, k: int) -> chex.Array:
-    """The mask, or that of the leaf's own k largest where these are more."""
+    """Returns the mask, or a mask of the leaf's k largest where these are more."""
     if k == 0:
         return mask
     if trees.is_traced(mask):
@@ -190,7 +169,7 @@ def _with_own_largest(leaf: chex.Array, mask: chex.Array, k: int) -> chex.Array:
 
 
 def _sample_ranks(size: int, share: float) -> np.ndarray:
-    """Ranks in a sample of the k-th largest of all: most likely, and its limits.
+    """Returns the most likely rank in a sample of the k-th largest of all, and limits.
 
     The limits are three standard deviations above and below the expected rank.
     """
@@ -230,7 +209,7 @@ def _threshold(
     *,
     in_pieces: bool,
 ) -> Threshold:
-    """The threshold at which k entries are kept; hints are guesses to begin with."""
+    """Returns the threshold at which k entries are kept; hints are first guesses."""
     total = jnp.uint32(sum(leaf.size for leaf in leaves))
 
     def kept_count(threshold: Threshold) -> chex.Array:
@@ -283,7 +262,7 @@ def _hints(sample: list[chex.Array], ranks: chex.Array) -> Hints:
 
 
 def _hinted(hints: Hints, search: Search, guess: chex.Array) -> chex.Array:
-    """A guess between low and high, by the sample where that helps."""
+    """Returns a guess between low and high, by the sample where that helps."""
     low, high, levels = search.low, search.high, hints.levels
     above = jnp.min(jnp.where(levels >= guess, levels, high))
     below = jnp.max(jnp.where(levels < guess, levels, low))
@@ -363,7 +342,7 @@ def _narrow(
 
 
 def _guess(search: Search) -> chex.Array:
-    """A value strictly between low and high."""
+    """Returns a value strictly between low and high."""
     width = search.high - search.low
     share = search.over / (search.over + search.under)
     interpolated = (share * width.astype(jnp.float32)).astype(width.dtype)

@@ -36,13 +36,10 @@ def rematerialized(
 ) -> type[nn.Module]:
     """Returns a module that recomputes intermediate values for the gradient.
 
-    Args:
-      module: a Flax module class. Give its instances names: their automatic names
-        differ from the names of the module's own instances.
-      policy: policy of ``jax.checkpoint_policies`` that says which values are saved and
-        not recomputed; with None, the result is ``module``, which saves all of them.
-      static_argnums: positions of the arguments of ``__call__`` that are not arrays;
-        ``self`` is 0.
+    ``policy``, of ``jax.checkpoint_policies``, says which values are saved and not
+    recomputed; with None, the result is ``module``, which saves all of them. In
+    ``static_argnums``, ``self`` is 0. Give instances names: their automatic names
+    differ from the names of the module's own instances.
     """
     if policy is None:
         return module
@@ -50,11 +47,7 @@ def rematerialized(
 
 
 def flatten(x: chex.Array) -> chex.Array:
-    """Returns images or feature maps as vectors ``[batch, features]``.
-
-    Raises:
-      ValueError: if no pixel is left after convolutions and pooling.
-    """
+    """Returns images or feature maps as vectors ``[batch, features]``."""
     if 0 in x.shape[1:]:
         raise ValueError(
             "the images are too small for this network: nothing is left of them after "

@@ -151,15 +151,8 @@ def next_token_loss(model: nn.Module) -> LossFn:
     .. math:: -\\frac{1}{n (t - 1)} \\sum_{i=1}^{n} \\sum_{j=2}^{t}
               \\log p(x_{ij} | x_{i1}, \\dots, x_{i,j-1})
 
-    in nats, where the tokens ``x`` are integers ``[n, t]`` with ``t`` of at least 2:
-    the model sees the first ``t - 1`` and predicts the last ``t - 1``.
-
-    Args:
-      model: a module from tokens ``[n, t]`` to logits ``[n, t, vocab_size]``.
-
-    Returns:
-      A loss function whose value is a float32 scalar. It raises a ``ValueError`` for
-      sequences of fewer than two tokens.
+    in nats, a float32 scalar, where the tokens ``x`` are integers ``[n, t]`` with ``t``
+    of at least 2: the model sees the first ``t - 1`` and predicts the last ``t - 1``.
 
     Example:
       >>> model = Transformer(Config(vocab_size=8, length=4, width=6, depth=1, heads=2))

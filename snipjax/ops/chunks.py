@@ -16,15 +16,7 @@ def map_chunks(
 ) -> chex.Array:
     """Returns ``function(images, weights)``, computed on chunks of the images.
 
-    Args:
-      function: from images and weights to one result per image, along axis 0.
-      limit: largest number of images of a chunk.
-      images: array of images along axis 0.
-      weights: second argument of the function.
-
-    Example:
-      >>> map_chunks(lambda x, w: x * w, 2, jnp.arange(5), jnp.array(2))
-      Array([0, 2, 4, 6, 8], dtype=int32)
+    Images, and the results that ``function`` makes of each, lie along axis 0.
     """
     function = jax.checkpoint(function, prevent_cse=False)
     chunks, rest = _chunks(images, limit)
@@ -40,15 +32,7 @@ def sum_chunks(
 ) -> chex.Array:
     """Returns ``function(images, gradient)``, added up over chunks of both arguments.
 
-    Args:
-      function: sum over images of a function of an image and its gradient.
-      limit: largest number of images of a chunk.
-      images: array of images along axis 0.
-      gradient: array of as many gradients along axis 0.
-
-    Example:
-      >>> sum_chunks(jnp.dot, 2, jnp.arange(5), jnp.ones(5, int))
-      Array(10, dtype=int32)
+    ``function`` is a sum over images, which lie along axis 0.
     """
     function = jax.checkpoint(function, prevent_cse=False)
     (chunks, rest), (chunks_g, rest_g) = (_chunks(x, limit) for x in (images, gradient))
@@ -88,20 +72,10 @@ def dot(
     precision: lax.PrecisionLike,
     dtype: Any,
 ) -> chex.Array:
-    """Returns products of the matrices in ``a`` and ``b``, which have a batch axis 0.
+    """Returns products of the matrices in ``a`` and ``b``, of shape ``[batch, ...]``.
 
-    Args:
-      a: array [batch, ...], of rank 3.
-      b: array [batch, ...], of rank 3.
-      contracted: axes of ``a`` and ``b`` that are summed over.
-      precision: precision of the products, as `lax` takes it.
-      dtype: dtype of the convolution; sums are in it or float32 if that is wider.
-
-    Example:
-      >>> out = dot(jnp.ones((1, 2, 3)), jnp.ones((1, 3, 4)), (2, 1),
-      ...           precision=None, dtype=jnp.bfloat16)
-      >>> out.shape, out.dtype
-      ((1, 2, 4), dtype('float32'))
+    ``contracted`` are the axes, one of each, that are summed over. ``dtype`` is the
+    convolution's; sums are in it, or in float32 if that is wider.
     """
     operand = a.dtype if a.dtype == b.dtype else accumulator(a.dtype, b.dtype)
     return lax.dot_general(
@@ -114,12 +88,7 @@ def dot(
 
 
 def accumulator(*dtypes: Any) -> Any:
-    """Returns float32, or the widest of the dtypes if it is wider.
-
-    Example:
-      >>> accumulator(jnp.bfloat16, jnp.float16)
-      dtype('float32')
-    """
+    """Returns float32, or the widest of the dtypes if it is wider."""
     # `jnp.promote_types` raises an error where promotion is strict.
     dtypes = (jnp.float32, *dtypes)
     return max(map(jnp.dtype, dtypes), key=lambda dtype: dtype.itemsize)

@@ -26,13 +26,7 @@ MOST_CHUNKS_OF_AN_IMAGE = 4
 def products(window: Window, images: chex.Array, kernels: chex.Array) -> chex.Array:
     """Returns the convolution of padded images, by products of patches and kernels.
 
-    Args:
-      window: parameters of the convolution; padding and image dilation are done.
-      images: padded images (n, *spatial, i).
-      kernels: kernels (*kernel, i / groups, o).
-
-    Returns:
-      Images (n, *out, o) in the dtype of the window.
+    Images (n, *spatial, i) and kernels (*kernel, i / groups, o) give (n, *out, o).
     """
     *kernel, i, o = kernels.shape
     groups = window.groups
@@ -63,12 +57,7 @@ def are_too_large(
     """Returns whether the patches of a single image are too large to unfold at once.
 
     The scratch memory of large kernels grows with the kernel, however few the images.
-
-    Args:
-      window: parameters of the convolution.
-      image: spatial shape of an image, not padded.
-      kernels: shape (*kernel, i / groups, o) of the kernels.
-      dtype: dtype of the images.
+    ``image`` is a spatial shape without padding, ``kernels`` (*kernel, i / groups, o).
     """
     *kernel, channels, _ = kernels
     if math.prod(kernel) == 1:

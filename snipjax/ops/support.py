@@ -13,13 +13,6 @@ def needs_xla(*arrays: chex.Array) -> bool:
 
     These are 8-bit floats, symbolic or empty shapes, and meshes in which the types of
     arrays say how they are sharded, which products and loops would have to repeat.
-
-    Args:
-      arrays: arrays, traced or not.
-
-    Example:
-      >>> needs_xla(jnp.ones((2, 3))), needs_xla(jnp.ones((0, 3)))
-      (False, True)
     """
     types = [jax.typeof(x) for x in arrays]
     return (

@@ -23,24 +23,14 @@ class Window(NamedTuple):
 
 
 def dilated(shape: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
-    """Returns the spatial shape with ``dilation - 1`` zeros between its pixels.
-
-    Example:
-      >>> dilated((3, 3), (1, 2))
-      (3, 5)
-    """
+    """Returns the spatial shape with ``dilation - 1`` zeros between its pixels."""
     return tuple((s - 1) * d + 1 for s, d in zip(shape, dilation, strict=True))
 
 
 def padded(
     images: chex.Array, padding: Sequence[tuple[int, int]], dilation: Sequence[int]
 ) -> chex.Array:
-    """Returns images (n, *spatial, i) dilated, then padded with zeros or cropped.
-
-    Example:
-      >>> padded(jnp.ones((1, 3, 1)), padding=((0, 1),), dilation=(2,)).squeeze()
-      Array([1., 0., 1., 0., 1., 0.], dtype=float32)
-    """
+    """Returns images (n, *spatial, i) dilated, then padded with zeros or cropped."""
     if all(pair == (0, 0) for pair in padding) and set(dilation) <= {1}:
         return images
     inner = [(*pair, d - 1) for pair, d in zip(padding, dilation, strict=True)]

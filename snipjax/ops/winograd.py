@@ -24,10 +24,7 @@ TILES = 1024
 def is_suitable(window: Window, image: Sequence[int], kernels: Sequence[int]) -> bool:
     """Returns whether Winograd's products compute a convolution, and pay.
 
-    Args:
-      window: parameters of the convolution.
-      image: spatial shape of an image, not padded.
-      kernels: shape (*kernel, i / groups, o) of the kernels.
+    ``image`` is a spatial shape without padding, ``kernels`` (*kernel, i / groups, o).
     """
     return (
         tuple(kernels[:-2]) == (3, 3)
@@ -41,13 +38,8 @@ def is_suitable(window: Window, image: Sequence[int], kernels: Sequence[int]) ->
 def products(window: Window, images: chex.Array, kernels: chex.Array) -> chex.Array:
     """Returns the convolution of padded images by 3x3 kernels.
 
-    Args:
-      window: parameters of the convolution; padding and image dilation are done.
-      images: padded images (n, height + 2, width + 2, i).
-      kernels: kernels (3, 3, i, o).
-
-    Returns:
-      Images (n, height, width, o) in the dtype of the window.
+    Images (n, height + 2, width + 2, i) and kernels (3, 3, i, o) give images
+    (n, height, width, o).
     """
     *_, i, o = kernels.shape
     height, width = (size - 2 for size in images.shape[1:-1])
@@ -68,16 +60,10 @@ def products(window: Window, images: chex.Array, kernels: chex.Array) -> chex.Ar
 def kernel_gradient(
     window: Window, images: chex.Array, gradient: chex.Array, dtype: Any
 ) -> chex.Array:
-    """Returns the gradient of the convolution by its kernels.
+    """Returns the gradient (3, 3, i, o) of the convolution by its kernels.
 
-    Args:
-      window: parameters of the convolution; padding and image dilation are done.
-      images: padded images (n, height + 2, width + 2, i).
-      gradient: gradient (n, height, width, o) by the output.
-      dtype: dtype of the kernels.
-
-    Returns:
-      An array (3, 3, i, o) of the kernels' dtype.
+    Images are padded, (n, height + 2, width + 2, i); ``gradient``, by the output, is
+    (n, height, width, o).
     """
 
     def chunk_products(images: chex.Array, gradient: chex.Array) -> chex.Array:
@@ -122,7 +108,6 @@ def _dot(
 
 
 def _even(images: chex.Array) -> chex.Array:
-    """Returns images padded to an even height and width."""
     return padded(images, [(0, size % 2) for size in images.shape[1:-1]], (1, 1))
 
 

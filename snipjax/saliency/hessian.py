@@ -46,16 +46,9 @@ def hessian_rows(
     number: int,
     entries: Entries,
 ) -> chex.Array:
-    """Returns entries of the Hessian's rows of one leaf, one row at a time.
+    """Returns entries of the Hessian's rows of one leaf, ``[leaf.size, ...]``.
 
-    Args:
-      product: multiplies a pytree with the Hessian.
-      params: pytree of floating-point arrays.
-      number: the leaf's, in tree order; the leaf is not empty.
-      entries: ``(leaves of a row, index of the row) -> array``.
-
-    Returns:
-      The arrays stacked, ``[leaf.size, ...]``.
+    Rows are made one at a time. The leaf is not empty; ``number`` counts in tree order.
     """
     leaves, treedef = jax.tree.flatten(params)
 
