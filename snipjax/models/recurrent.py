@@ -30,7 +30,6 @@ class LSTMCell(nn.RNNCellBase):
     units: int
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = variance_scaling
-    forget_bias: float = 1.0
 
     @nn.compact
     def __call__(
@@ -44,7 +43,7 @@ class LSTMCell(nn.RNNCellBase):
             name="gates",
         )(jnp.concatenate([x, h], axis=-1))
         i, j, f, o = jnp.split(gates, 4, axis=-1)
-        c = nn.sigmoid(f + self.forget_bias) * c + nn.sigmoid(i) * nn.tanh(j)
+        c = nn.sigmoid(f + 1.0) * c + nn.sigmoid(i) * nn.tanh(j)
         h = nn.sigmoid(o) * nn.tanh(c)
         return (c, h), h
 
