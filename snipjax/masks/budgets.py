@@ -105,11 +105,11 @@ def with_minimum_density(minimum: float) -> Select:
       ValueError: if ``minimum`` is not a number in [0, 1].
 
     Example:
-      >>> scores = {"a": jnp.array([[1.0, 2.0]]), "b": jnp.array([[8.0, 9.0]])}
+      >>> scores = {"v": jnp.array([[1.0, 2.0]]), "w": jnp.array([[8.0, 9.0]])}
       >>> mask = with_minimum_density(0.5)(scores, 0.5)
-      >>> mask["a"]
+      >>> mask["v"]
       Array([[False,  True]], dtype=bool)
-      >>> mask["b"]
+      >>> mask["w"]
       Array([[False,  True]], dtype=bool)
     """
     meaning = "the share of each leaf's connections to keep in any case, e.g. 0.01"

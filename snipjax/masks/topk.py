@@ -72,8 +72,8 @@ def layerwise_topk(
         finite.
 
     Example:
-      >>> scores = {"a": jnp.array([[1.0, 2.0]]), "b": jnp.array([[8.0, 9.0]])}
-      >>> layerwise_topk(scores, 0.5)["a"]
+      >>> scores = {"v": jnp.array([[1.0, 2.0]]), "w": jnp.array([[8.0, 9.0]])}
+      >>> layerwise_topk(scores, 0.5)["v"]
       Array([[False,  True]], dtype=bool)
     """
     return select_leaves(
