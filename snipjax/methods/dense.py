@@ -37,11 +37,7 @@ def dense(problem: Problem) -> Outcome:
 
 
 def start(problem: Problem, sparsity: float, pretrained: Outcome | None) -> Outcome:
-    """Returns the dense network that a method starts from, trained if not given.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), or the network given is another.
-    """
+    """Returns the dense network that a method starts from, trained if not given."""
     masks.kept_count(1, sparsity)  # checks it
     if pretrained is None:
         return dense(problem)

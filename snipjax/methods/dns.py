@@ -65,14 +65,10 @@ class DNS:
 
 
 class Surgery(NamedTuple):
-    """The carry of training while the mask moves.
+    """The carry of training while the mask T moves.
 
-    Attributes:
-      params: all weights, hidden ones too.
-      opt_state: state of the optimizer.
-      mask: T.
-      number: int32, number of the step.
-      prunes: int32, number of updates of the mask that removed a connection.
+    ``params`` has hidden weights too. ``prunes`` counts the updates of the mask that
+    removed a connection.
     """
 
     params: chex.ArrayTree
@@ -179,13 +175,9 @@ def dns(
 
 
 def update_chance(time: chex.Numeric, settings: DNS) -> chex.Numeric:
-    """Returns the probability of an update of the mask.
+    """Returns the probability of an update of the mask, ``(1 + gamma t)^-power``.
 
     The time t goes from 0 at the first step of the surgery to 1 at its end.
-
-    Example:
-      >>> update_chance(1.0, DNS(gamma=3.0, power=2.0))
-      0.0625
     """
     return (1 + settings.gamma * time) ** -settings.power
 
@@ -231,13 +223,6 @@ def mean_and_scale(
     The mean is of the layer's ``|W|``. The scale is the standard deviation times
     ``log(1 + n)``, for a layer of n prunable connections, so that one c suits small
     layers and large ones.
-
-    Example:
-      >>> params = {"w": jnp.array([1.0, -3.0])}
-      >>> mask = masks.ones(params, masks.weights_and_biases)
-      >>> mean, scale = mean_and_scale(params, mask)
-      >>> float(mean["w"]), float(scale["w"]) == float(jnp.log(3.0))
-      (2.0, True)
     """
     mean, std = layers.mean_and_std(jax.tree.map(jnp.abs, params), mask)
     return mean, jax.tree.map(jnp.multiply, std, layers.log_size(mask))
@@ -259,14 +244,6 @@ def spliced(
     A kept connection stays if ``|w| / lower >= mean + c scale``, and a hidden one
     comes back if ``|w| / upper`` is. So c is an order statistic, over all layers, of
     these quotients less ``mean``, over ``scale``.
-
-    Example:
-      >>> params = {"w": jnp.array([1.0, 1.1, 1.3])}
-      >>> mask = {"w": jnp.array([True, False, False])}
-      >>> mean, scale = {"w": jnp.array(0.0)}, {"w": jnp.array(1.0)}
-      >>> spliced(params, mask, mean, scale, sparsity=1 / 3, lower=0.9, upper=1.1,
-      ...         prunable=masks.weights_and_biases)["w"].tolist()
-      [True, False, True]
     """
     scores = jax.tree.map(
         lambda keep, w, mean, scale: (

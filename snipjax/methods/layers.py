@@ -18,33 +18,15 @@ def mean_and_std(
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
     """Returns mean and standard deviation over the kept connections of each layer.
 
-    Args:
-      values: pytree of float arrays; leaves whose paths differ in nothing but the
-        last part make a layer.
-      mask: of these values; a leaf that is not prunable (a scalar) does not count.
-
-    Returns:
-      Two pytrees like ``values`` whose leaves are scalars. Where a layer keeps
-      nothing to take them of, or nothing that varies, the deviation is 1.
-
-    Example:
-      >>> values = {"Dense_0": {"bias": jnp.array([3.0]), "kernel": jnp.array([1.0])}}
-      >>> mask = jax.tree.map(lambda x: x > 0, values)
-      >>> mean, std = mean_and_std(values, mask)
-      >>> float(mean["Dense_0"]["bias"]), float(std["Dense_0"]["kernel"])
-      (2.0, 1.0)
+    Leaves whose paths differ in nothing but the last part make a layer. A leaf that is
+    not prunable does not count. Both results are pytrees like ``values`` of scalars.
+    Where a layer keeps nothing, or nothing that varies, the deviation is 1.
     """
     return _of_layers(values, mask, _moments)
 
 
 def log_size(mask: chex.ArrayTree) -> chex.ArrayTree:
-    """Returns the logarithm of 1 + the number of each layer's prunable connections.
-
-    Example:
-      >>> mask = {"Dense_0": {"bias": jnp.array([True]), "kernel": jnp.ones(6, bool)}}
-      >>> float(log_size(mask)["Dense_0"]["bias"]) == float(jnp.log(8.0))
-      True
-    """
+    """Returns the logarithm of 1 + the number of each layer's prunable connections."""
 
     def of(members: Members) -> tuple[chex.Array]:
         return (jnp.log1p(sum(jnp.float32(x.size) for x, _ in members)),)
@@ -57,7 +39,7 @@ def _of_layers(
     mask: chex.ArrayTree,
     function: Callable[[Members], tuple[chex.Array, ...]],
 ) -> tuple[chex.ArrayTree, ...]:
-    """Pytrees like ``values`` of what a function has to say of each layer."""
+    """Returns pytrees like ``values`` of a function's results for each layer."""
     paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(values)
     layers = [path[:-1] for path, _ in paths_and_leaves]
     members: dict[Any, Members] = {layer: [] for layer in layers}

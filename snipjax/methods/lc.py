@@ -62,16 +62,10 @@ class LC:
 
 
 class Augmented(NamedTuple):
-    """The carry of training.
+    """The carry of training: weights w, sparse network theta and multipliers lambda.
 
-    Attributes:
-      weights: w.
-      opt_state: state of the optimizer.
-      theta: the sparse network.
-      multipliers: lambda.
-      mask: true where theta may not be zero.
-      number: int32, number of the step.
-      prunes: int32, number of C steps that removed a connection.
+    ``mask`` is true where theta may not be zero. ``prunes`` counts the C steps that
+    removed a connection.
     """
 
     weights: chex.ArrayTree
@@ -212,13 +206,6 @@ def projected(
 
     Of all networks with as many weights that are not zero, it has the least squared
     distance: it keeps the largest in magnitude, whatever their layer.
-
-    Example:
-      >>> weights, multipliers = {"w": jnp.array([3.0, -2.0])}, {"w": jnp.zeros(2)}
-      >>> theta, _ = projected(
-      ...     weights, multipliers, 1.0, 0.5, masks.weights_and_biases)
-      >>> theta["w"].tolist()
-      [3.0, 0.0]
     """
     shifted = jax.tree.map(lambda w, m: w - m / mu, weights, multipliers)
     mask = masks.global_topk(jax.tree.map(jnp.abs, shifted), sparsity, prunable)
@@ -231,11 +218,5 @@ def updated(
     theta: chex.ArrayTree,
     mu: chex.Numeric,
 ) -> chex.ArrayTree:
-    """Returns ``lambda - mu (w - theta)``, the multipliers after a C step.
-
-    Example:
-      >>> multipliers, weights, theta = map(jnp.asarray, ([1.0], [3.0], [2.0]))
-      >>> updated(multipliers, weights, theta, 2.0).tolist()
-      [-1.0]
-    """
+    """Returns ``lambda - mu (w - theta)``, the multipliers after a C step."""
     return jax.tree.map(lambda m, w, t: m - mu * (w - t), multipliers, weights, theta)

@@ -18,13 +18,9 @@ Eqns = tuple[JaxprEqn, ...]
 class Layer:
     """A linear layer, as matrices ``[inputs, units]``.
 
-    Attributes:
-      name: common part of the names of the parameters, e.g. ``Dense_0``.
-      kernel: number of the kernel among the leaves of the parameters.
-      bias: number of the bias, or None.
-      eqn: equation of the product.
-      moves: equations that make the kernel of the parameter.
-      side: position of the kernel among the operands of the product.
+    ``kernel`` and ``bias`` are numbers of leaves of the parameters, ``moves`` the
+    equations that make the kernel of its leaf, and ``side`` is the position of the
+    kernel among the operands of the product ``eqn``.
     """
 
     def __init__(self, eqn: JaxprEqn, kernel: int, moves: Eqns, side: int) -> None:
@@ -70,15 +66,11 @@ class Layer:
         return jax.tree.unflatten(treedef, leaves)
 
     def rows(self, x: chex.Array) -> chex.Array:
-        """Returns the vectors that the matrix is multiplied with.
+        """Returns the vectors that the matrix is multiplied with, over all examples.
 
-        Args:
-          x: inputs of the layer.
-
-        Returns:
-          Float32 ``[positions, inputs]``, over all examples; the last input is a
-          constant 1 if the layer has a bias. The positions of a convolution are the
-          pixels of its output, and its inputs are the patches there.
+        They are float32 ``[positions, inputs]``; the last input is a constant 1 if the
+        layer has a bias. The positions of a convolution are the pixels of its output,
+        and its inputs are the patches there.
         """
         if self.is_convolution:
             x = self._patches(x)

@@ -49,14 +49,9 @@ _CALLS = {
 class Site(NamedTuple):
     """A call of a layer, while the loss is computed.
 
-    Attributes:
-      number: number of the call, in order, over all layers.
-      layer: the layer called.
-      repeat: number of earlier calls of that layer.
-      inputs: array that the kernel is applied to.
-      outputs: result, bias included.
-      apply: ``(inputs, kernel[, bias]) -> outputs``, the layer with other arrays;
-        kernel and bias have the shapes of the parameters.
+    ``repeat`` is the number of earlier calls of that layer. ``outputs`` have the bias
+    included. ``apply`` is ``(inputs, kernel[, bias]) -> outputs``, the layer with other
+    arrays; kernel and bias have the shapes of the parameters.
     """
 
     number: int
@@ -70,11 +65,9 @@ class Site(NamedTuple):
 class Network:
     """A function of parameters and a batch whose linear layers are known.
 
-    Attributes:
-      layers: the layers, in the order of their first calls.
-      others: for each parameter with a use that is not in one layer, the primitive.
-      outputs: numbers of the sites that no other site follows.
-      shapes: shapes and dtypes of the outputs of the sites.
+    ``layers`` are in the order of their first calls. ``others`` has the primitive for
+    each parameter with a use that is not in one layer. ``outputs`` are the numbers of
+    the sites that no other site follows.
     """
 
     def __init__(
@@ -128,13 +121,7 @@ def trace(problem: Problem) -> Network:
 
 
 def check_covered(network: Network, mask: chex.ArrayTree, reason: str) -> None:
-    """Raises a ``ValueError`` for a prunable parameter outside of linear layers.
-
-    Args:
-      network: the loss with its layers.
-      mask: mask of the parameters; a scalar is not prunable.
-      reason: the words for the need of a layer.
-    """
+    """Raises a ``ValueError`` for a prunable parameter outside of linear layers."""
     covered = {leaf for layer in network.layers for leaf in (layer.kernel, layer.bias)}
     for leaf, (name, keep) in enumerate(trees.named_leaves(mask)):
         use = network.others.get(name, "" if leaf in covered else "nothing")
@@ -150,11 +137,8 @@ def check_covered(network: Network, mask: chex.ArrayTree, reason: str) -> None:
 class _Call:
     """A product in the loss, up to the equation after which outputs are complete.
 
-    Attributes:
-      layer: its layer.
-      operands: values of the product's operands, perhaps with more before them.
-      shape: shape and dtype of the outputs.
-      end: position of the last equation.
+    ``operands`` are the values of the product's operands, perhaps with more before
+    them. ``end`` is the position of the last equation.
     """
 
     def __init__(
@@ -296,7 +280,6 @@ class _Reader:
         self._depends.update((i, depends) for i in outputs)
 
     def _layer(self, eqn: JaxprEqn, operands: list[int]) -> Layer | None:
-        """The layer of a product with a parameter, if it is one."""
         name = eqn.primitive.name
         if name == "cond" and operands[0] in self._platforms:
             # A function for each platform, one of which is the product as it is.

@@ -70,9 +70,7 @@ class LOBS(Rounds):
 class Surgery(NamedTuple):
     """Units' weights after an operation, and the costs of removing another one.
 
-    Attributes:
-      weights: ``[inputs, units]``, 0 where pruned.
-      sensitivities: ``[inputs, units]``, 0 where pruned.
+    Both are ``[inputs, units]``, and 0 where pruned.
     """
 
     weights: chex.Array
@@ -201,14 +199,11 @@ def lobs(
 
 
 def layer_hessians(network: Network, params: chex.ArrayTree, batch: Any) -> Arrays:
-    r"""Returns the second moments of the layers' inputs.
+    r"""Returns the second moments of the layers' inputs, each ``[inputs, inputs]``.
 
     :math:`E[x x^T]`, the mean over examples and the sum over a convolution's
     positions, is the Hessian of :math:`\tfrac{1}{2} E \lVert \hat z - z \rVert^2`
     with the layer's output :math:`z`, and :math:`\hat z` after a change of weights.
-
-    Returns:
-      For each layer float32 ``[inputs, inputs]``.
     """
     inputs: dict[str, Arrays] = {}
 
@@ -287,22 +282,10 @@ def operate(
 
     The weights :math:`w` of every unit minimize
     :math:`\tfrac{1}{2} (w - w_0)^T H (w - w_0)` among all that are 0 where pruned:
-    the sum of optimal brain surgeon's updates, one after the other.
-
-    Args:
-      hessian: ``[inputs, inputs]``, positive definite.
-      weights: ``w_0``, ``[inputs, units]``.
-      mask: the connections to keep, ``[inputs, units]``.
-      size: a number at least as large as any unit keeps, static; None if all keep all.
-
-    Returns:
-      The weights, and :math:`w_q^2 / (2 [H_K^{-1}]_{qq})` of each that is kept.
-
-    Example:
-      >>> hessian = jnp.array([[2.0, 1.0], [1.0, 1.0]])
-      >>> mask = jnp.array([[True], [False]])
-      >>> operate(hessian, jnp.ones((2, 1)), mask, size=1).weights.tolist()
-      [[1.5], [0.0]]
+    the sum of optimal brain surgeon's updates, one after the other. The costs are
+    :math:`w_q^2 / (2 [H_K^{-1}]_{qq})` of each that is kept. The Hessian is positive
+    definite, ``[inputs, inputs]``; weights and mask are ``[inputs, units]``. The static
+    ``size`` is at least as large as any unit keeps, or None if all keep all.
     """
     if size is None:
         inverse_diagonal = jnp.sum(_inverse_root(hessian) ** 2, axis=0)
@@ -342,18 +325,10 @@ def output_bound(
 
     over the layers, one after the other: the error of a layer's input goes through
     its pruned kernel, and its own pruning adds to it. :math:`c_l` is the number of
-    patches that a pixel can be in, 1 for a dense layer. It holds for a chain of
+    patches that a pixel can be in, 1 for a dense layer. :math:`b_l` bounds the error of
+    the layer's output when only this layer is pruned. The bound holds for a chain of
     layers, if the functions between them bring no two inputs further apart, such as
     ReLU, max-pooling and padding by zeros.
-
-    Args:
-      layers: the layers of the network, in order.
-      pruned: the network's parameters after pruning.
-      bounds: :math:`b_l`, bounds of the root mean square errors of the layers' outputs
-        when only they are pruned.
-
-    Returns:
-      A scalar, for the last layer.
 
     Dong et al., 2017, theorem 3.2.
     """
@@ -366,7 +341,6 @@ def output_bound(
 
 
 def _sparsities(sparsity: float, number: int, settings: LOBS) -> list[float]:
-    """Sparsities after each block of a round."""
     share = (1 - sparsity) ** (1 / settings.rounds)  # of a round
     blocks = max(1, math.ceil(math.log(share) / math.log1p(-settings.block)))
     powers = [number - 1 + i / blocks for i in range(1, blocks + 1)]
@@ -386,7 +360,7 @@ def _cut(
     prunable: masks.Prunable,
     watch: phases.Stopwatch,
 ) -> tuple[chex.ArrayTree, chex.ArrayTree, int]:
-    """Removes block after block; and the number of blocks with something removed."""
+    """Removes block after block, and counts the blocks with something removed."""
     layers = network.layers
     before = [layer.matrix(params) for layer in layers]
 

@@ -100,16 +100,7 @@ def weakest_removed(
     sparsity: float,
     prunable: masks.Prunable,
 ) -> chex.ArrayTree:
-    """Returns the mask without the weights smallest against their layer's threshold.
-
-    Example:
-      >>> params = {"a": {"w": jnp.array([3.0, -1.0])}, "b": {"w": jnp.array([9.0])}}
-      >>> prunable = masks.weights_and_biases
-      >>> kept = weakest_removed(
-      ...     params, masks.ones(params, prunable), sparsity=1 / 3, prunable=prunable)
-      >>> kept["a"]["w"].tolist(), kept["b"]["w"].tolist()  # the std of "a" is 2
-      ([True, False], [True])
-    """
+    """Returns the mask without the weights smallest against their layer's threshold."""
     _, std = layers.mean_and_std(params, mask)
     thresholds = jax.tree.map(jnp.multiply, layers.log_size(mask), std)
     scores = jax.tree.map(

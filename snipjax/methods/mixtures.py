@@ -29,11 +29,9 @@ class Mixture(NamedTuple):
 class Free(NamedTuple):
     """The trained part of a mixture.
 
-    Attributes:
-      means: ``[components - 1]``, without the zero component's.
-      log_precisions: ``[components]``.
-      logits: ``[components - 1]``; their softmax gives the proportions of all but the
-        zero component.
+    ``means`` and ``logits`` are ``[components - 1]``, without the zero component's; the
+    softmax of the logits gives the proportions of the others. ``log_precisions`` are
+    ``[components]``.
     """
 
     means: chex.Array
@@ -44,12 +42,7 @@ class Free(NamedTuple):
 def initial_mixture(
     weights: Iterable[chex.Array], num_components: int, std: float
 ) -> Free:
-    """Returns components of equal proportions, evenly spread over the weights.
-
-    Example:
-      >>> initial_mixture([jnp.array([0.2, -0.6])], 4, 0.25).means
-      Array([-0.6,  0. ,  0.6], dtype=float32)
-    """
+    """Returns components of equal proportions, evenly spread over the weights."""
     largest = max(jnp.max(jnp.abs(w)) for w in weights)
     return Free(
         means=jnp.linspace(-largest, largest, num_components - 1),
@@ -59,14 +52,7 @@ def initial_mixture(
 
 
 def with_zero_component(free: Free, zero_proportion: float) -> Mixture:
-    """Returns the whole mixture for its trained part.
-
-    Example:
-      >>> free = Free(jnp.array([0.5, 1.0]), jnp.zeros(3), jnp.zeros(2))
-      >>> mixture = with_zero_component(free, 0.5)
-      >>> mixture.means, jnp.exp(mixture.log_proportions)
-      (Array([0. , 0.5, 1. ], dtype=float32), Array([0.5 , 0.25, 0.25], dtype=float32))
-    """
+    """Returns the whole mixture for its trained part."""
     others = jax.nn.log_softmax(free.logits) + math.log1p(-zero_proportion)
     return Mixture(
         jnp.concatenate([jnp.zeros(1), free.means]),
@@ -79,11 +65,6 @@ def log_joint(weights: chex.Array, mixture: Mixture) -> chex.Array:
     r"""Returns :math:`\log \pi_j N(w_i | \mu_j, \lambda_j^{-1})`.
 
     The result has the shape ``[components, *shape of the weights]``.
-
-    Example:
-      >>> mixture = Mixture(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))
-      >>> log_joint(jnp.array([0.0]), mixture)  # -log(2 pi) / 2
-      Array([[-0.9189385]], dtype=float32)
     """
     means, log_precisions, log_proportions = (
         jnp.expand_dims(x, tuple(range(1, 1 + jnp.ndim(weights)))) for x in mixture
@@ -96,24 +77,13 @@ def log_odds(weights: chex.Array, mixture: Mixture) -> chex.Array:
     """Returns the log odds of the likeliest other component against the zero one.
 
     A weight belongs to the zero component if its odds are not positive.
-
-    Example:
-      >>> mixture = Mixture(jnp.array([0.0, 1.0]), jnp.zeros(2), jnp.zeros(2))
-      >>> log_odds(jnp.array([0.0, 0.5, 1.0]), mixture)
-      Array([-0.5,  0. ,  0.5], dtype=float32)
     """
     joint = log_joint(weights, mixture)
     return jnp.max(joint[1:], axis=0) - joint[0]
 
 
 def negative_log_prior(weights: Iterable[chex.Array], mixture: Mixture) -> chex.Array:
-    r"""Returns :math:`-\sum_i \log \sum_j \pi_j N(w_i | \mu_j, \lambda_j^{-1})`.
-
-    Example:
-      >>> mixture = Mixture(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))
-      >>> round(float(negative_log_prior([jnp.zeros(2)], mixture)), 4)  # log(2 pi)
-      1.8379
-    """
+    r"""Returns :math:`-\sum_i \log \sum_j \pi_j N(w_i | \mu_j, \lambda_j^{-1})`."""
     flat = jnp.concatenate([jnp.ravel(w) for w in weights])
 
     # Computed again in the backward pass, which costs less than to keep all of it.
@@ -133,12 +103,6 @@ def negative_log_hyper_prior(
     r"""Returns :math:`-\sum_j \log \mathrm{Gamma}(\lambda_j | a_j, b_j)`.
 
     Up to a constant: :math:`\sum_j (1 - a_j) \log \lambda_j + b_j \lambda_j`.
-
-    Example:
-      >>> mixture = Mixture(jnp.zeros(1), jnp.log(jnp.array([2.0])), jnp.zeros(1))
-      >>> loss = negative_log_hyper_prior(mixture, jnp.array([3.0]), jnp.array([5.0]))
-      >>> round(float(loss), 4)  # -2 log 2 + 5 * 2
-      8.6137
     """
     log_precisions = mixture.log_precisions
     return jnp.sum((1 - shapes) * log_precisions + rates * jnp.exp(log_precisions))

@@ -23,13 +23,6 @@ class Stopwatch:
     """Runs compiled functions, and adds up their seconds without compiling.
 
     A function is compiled once for each set of shapes and static arguments.
-
-    Example:
-      >>> watch = Stopwatch()
-      >>> float(watch(jnp.sum, jnp.ones(3)))
-      3.0
-      >>> watch.seconds > 0
-      True
     """
 
     def __init__(self) -> None:
@@ -55,12 +48,7 @@ class Stopwatch:
 class Fitted(NamedTuple):
     """The end of a phase, and its best network by validation.
 
-    Attributes:
-      carry: the carry after the last step.
-      params: parameters of the best network, masked.
-      mask: the mask of the best network.
-      measured: measurements of the best network.
-      history: rows, steps and seconds of the phase.
+    ``carry`` is the carry after the last step. ``params`` are masked.
     """
 
     carry: Any
@@ -73,12 +61,10 @@ class Fitted(NamedTuple):
 class Phase:
     """A way of training: a step function, and the network that a carry stands for.
 
-    Args:
-      problem: the data, and the evaluation.
-      step: ``(carry, prepared batch, key) -> (carry, metrics)``, a pure function.
-      deployed: ``carry -> (params, mask)``, the network to evaluate, a pure function.
-      measure: ``carry -> {name: value}``, a pure function. Scalars become columns of
-        the rows; other values may be any pytree.
+    Three pure functions describe it: ``step`` is ``(carry, prepared batch, key) ->
+    (carry, metrics)``; ``deployed`` is ``carry -> (params, mask)``, the network to
+    evaluate; ``measure`` is ``carry -> {name: value}``. Measured scalars become columns
+    of the rows; other values may be any pytree.
     """
 
     def __init__(
@@ -123,11 +109,8 @@ class Phase:
     ) -> Fitted:
         """Returns the end of ``num_steps`` steps, evaluated on the way.
 
-        Args:
-          carry: the carry before the first step.
-          num_steps: number of steps; with 0, the carry is evaluated.
-          key: PRNG key of the order of the examples and of the steps.
-          name: word for the phase, in the rows of the history.
+        With 0 steps, the carry is evaluated. ``name`` is the word for the phase in the
+        rows of the history.
         """
         seconds = self._watch.seconds
         rows: list[dict[str, Any]] = []
@@ -228,11 +211,7 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """Returns the problem's optimizer, with a schedule of a phase's own length.
 
-    Args:
-      problem: the optimizer, the learning rate and the factor of decays.
-      num_steps: number of steps of the phase.
-      learning_rate: learning rate of the first steps, as a share of dense training's.
-      decays: number of decays of the learning rate, at equal distances.
+    The learning rate is a share of dense training's; decays come at equal distances.
     """
     return problem.optimizer(
         optax.exponential_decay(

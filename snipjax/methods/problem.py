@@ -142,12 +142,7 @@ class Outcome(NamedTuple):
 
 
 def joined(*histories: History) -> History:
-    """Returns one history of several, in their order.
-
-    Example:
-      >>> joined(History(steps=10, prunes=1), History(steps=5)).steps
-      15
-    """
+    """Returns one history of several, in their order."""
     return History(
         rows=sum((history.rows for history in histories), ()),
         prunes=sum(history.prunes for history in histories),

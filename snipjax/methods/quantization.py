@@ -23,12 +23,6 @@ def likeliest_components(
 
     A kept connection gets the component of the largest responsibility among the others.
     Leaves that are not prunable get a scalar 0.
-
-    Example:
-      >>> mixture = Mixture(jnp.array([0.0, -1.0, 1.0]), jnp.zeros(3), jnp.zeros(3))
-      >>> params = {"w": jnp.array([0.8, -0.1, 3.0])}
-      >>> likeliest_components(params, {"w": jnp.array([True, True, False])}, mixture)
-      {'w': Array([2, 1, 0], dtype=int32)}
     """
     masks.check_mask(mask, params)
 
@@ -47,12 +41,6 @@ def quantize(
     """Returns the parameters with every connection at the mean of its component.
 
     Leaves that are not prunable stay as they are.
-
-    Example:
-      >>> mixture = Mixture(jnp.array([0.0, -1.0, 1.0]), jnp.zeros(3), jnp.zeros(3))
-      >>> params = {"w": jnp.array([0.8, -0.1, 3.0])}
-      >>> quantize(params, {"w": jnp.array([True, True, False])}, mixture)
-      {'w': Array([ 1., -1.,  0.], dtype=float32)}
     """
     return jax.tree.map(
         lambda keep, w, j: mixture.means[j].astype(w.dtype) if jnp.ndim(keep) else w,

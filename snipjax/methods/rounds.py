@@ -45,11 +45,8 @@ class Rounds:
 class Removal(NamedTuple):
     """The network after the pruning of a round.
 
-    Attributes:
-      params: parameters, perhaps changed to make up for the pruned ones.
-      mask: the mask, which keeps nothing that was pruned before.
-      prunes: number of times that connections were removed.
-      rows: rows for the history.
+    The parameters are perhaps changed to make up for the pruned ones. The mask keeps
+    nothing that was pruned before.
     """
 
     params: chex.ArrayTree
@@ -75,24 +72,10 @@ def prune_and_retrain(
 ) -> Outcome:
     """Removes connections and trains the others, round after round.
 
-    Every round starts from the best network by validation of the round before.
-
-    Args:
-      problem: the network, its data and its training.
-      sparsity: the sparsity after the last round.
-      hyperparameters: number and length of the rounds.
-      remove: the pruning of a round, ``(params, mask, number, key, watch)``; the
-        stopwatch measures its seconds.
-      pretrained: outcome of dense training, which is done if it is None.
-      keys_per_round: 1 if ``remove`` draws nothing, so that only retraining has keys.
-
-    Returns:
-      The parameters of the last round's evaluation with the least error on
-      validation, the mask, and the history.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
-        network.
+    Every round starts from the best network by validation of the round before. The
+    pruning of a round is ``remove(params, mask, number, key, watch)``; the stopwatch
+    measures its seconds. ``keys_per_round`` is 1 if ``remove`` draws nothing, so that
+    only retraining has keys.
     """
     pretrained = start(problem, sparsity, pretrained)
     params, mask = pretrained.params, masks.ones(pretrained.params, problem.prunable)
@@ -122,11 +105,6 @@ def prune_and_retrain(
 
 
 def round_sparsity(sparsity: float, number: float, rounds: int) -> float:
-    """Returns the sparsity after some rounds: the density shrinks geometrically.
-
-    Example:
-      >>> [round(round_sparsity(0.99, number, 2), 3) for number in (1, 2)]
-      [0.9, 0.99]
-    """
+    """Returns the sparsity after some rounds: the density shrinks geometrically."""
     # The last is the target to the bit, which decides how many are kept.
     return sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)

@@ -11,17 +11,7 @@ def check(
 ) -> None:
     """Raises a ``ValueError`` naming the first of some fields that is out of range.
 
-    Args:
-      settings: a dataclass; the defaults of its fields are given as examples.
-      names: names of fields, with spaces between them.
-      is_right: predicate of a field's value.
-      requirement: the words for it.
-
-    Example:
-      >>> from snipjax.methods import LWC
-      >>> LWC(rounds=0)
-      Traceback (most recent call last):
-      ValueError: rounds is 0; it must be an integer of at least 1, e.g. 4
+    The default of the field is given as an example of a right value.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     for name in names.split():
