@@ -25,11 +25,8 @@ def open_directory(
     """Yields the manager of a directory of checkpoints, made if it is missing.
 
     The remains of an interrupted write are removed. The end of the block waits for
-    writes that are under way.
-
-    Raises:
-      OSError: if a checkpoint could not be written, by this process or another. The
-        one before is intact.
+    writes that are under way. It raises an ``OSError`` if one failed, in this process
+    or another; the checkpoint before is intact.
     """
     options = ocp.CheckpointManagerOptions(
         max_to_keep=max_to_keep,
@@ -49,14 +46,8 @@ def save(
 ) -> None:
     """Starts to write a checkpoint; later saves and :func:`wait` wait for it.
 
-    Args:
-      manager: of :func:`open_directory`.
-      step: the number of the checkpoint; nothing is written if there is one.
-      state: pytree of arrays. It may be donated as soon as this returns.
-      progress: plain values, kept as JSON beside the state.
-
-    Raises:
-      OSError: if the checkpoint before could not be written.
+    The state may be donated as soon as this returns. Nothing is written if there is a
+    checkpoint of that step. The plain values of ``progress`` are kept as JSON.
     """
     if step in manager.all_steps():
         return
@@ -70,11 +61,7 @@ def save(
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
-    """Waits until the last checkpoint is written.
-
-    Raises:
-      OSError: if it could not be.
-    """
+    """Waits until the last checkpoint is written, or raises an ``OSError``."""
     with _write_errors(manager):
         manager.wait_until_finished()
 
@@ -84,13 +71,8 @@ def restore_latest(
 ) -> tuple[State, dict[str, Any]] | None:
     """Returns the state and progress of the last checkpoint, or None without one.
 
-    Args:
-      manager: of :func:`open_directory`.
-      like: pytree of arrays or ``jax.ShapeDtypeStruct``: structure, shapes, dtypes,
-        and shardings where they have any, which need not be those it was saved with.
-
-    Raises:
-      ValueError: if the checkpoint is damaged.
+    The leaves of ``like`` have shapes, dtypes, and perhaps shardings, which need not be
+    those the checkpoint was saved with.
     """
     step = manager.latest_step()
     if step is None:
@@ -145,7 +127,6 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and sharding to restore a leaf with."""
     data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
     sharding = getattr(leaf, "sharding", None)
     if isinstance(sharding, jax.sharding.NamedSharding):

@@ -32,15 +32,6 @@ def collectives(program: Any) -> list[Collective]:
 
     An instruction in a loop is there once, however often the loop runs it.
 
-    Args:
-      program: of ``jax.jit(f).lower(...).compile()``, or its text.
-
-    Returns:
-      The collectives in the order of the program's text.
-
-    Raises:
-      ValueError: if the group of an instruction cannot be read.
-
     Example:
       >>> text = "%r = f32[4,8]{1,0} all-reduce(%x), replica_groups=[1,2]<=[2]"
       >>> collectives(text)[0]
@@ -75,16 +66,6 @@ def bytes_per_device(exchanged: Iterable[Collective]) -> float:
     For an array of :math:`S` bytes and a group of :math:`n` devices, an all-reduce
     sends :math:`2 \frac{n-1}{n} S`; an all-gather, a reduce-scatter and an all-to-all
     send :math:`\frac{n-1}{n} S`; a permutation or a broadcast sends :math:`S`.
-
-    Args:
-      exchanged: of :func:`collectives`.
-
-    Returns:
-      The sum over them.
-
-    Example:
-      >>> bytes_per_device([Collective("all-reduce", "f32", (4, 8), 128, 4)])
-      192.0
 
     Patarasuk, Yuan, "Bandwidth optimal all-reduce algorithms for clusters of
     workstations", JPDC 2009.

@@ -40,12 +40,7 @@ def show_table(
 
 
 def percent(value: float | None) -> str:
-    """Returns an error in percent as text, or a dash for None.
-
-    Example:
-      >>> percent(1.234), percent(None)
-      ('1.23', '-')
-    """
+    """Returns an error in percent as text, or a dash for None."""
     return "-" if value is None else f"{value:.2f}"
 
 
@@ -87,12 +82,7 @@ class TrainingProgress:
 
 @contextmanager
 def training_progress(total: int, start: int) -> Iterator[TrainingProgress]:
-    """Yields the progress display of a training run.
-
-    Args:
-      total: the number of steps at the end.
-      start: the number of steps taken before.
-    """
+    """Yields the progress display of a training run."""
     progress = Progress(
         TextColumn("training"),
         # Where a terminal is narrow, it is not the figures that are cut.

@@ -48,20 +48,8 @@ def initialize(
     Slurm, Open MPI or a Kubernetes job, and nothing otherwise. When a process dies the
     others end too: at their next exchange, or once its heartbeats are missed.
 
-    Args:
-      coordinator_address: ``<host>:<port>`` of process 0, free there; by default
-        ``$JAX_COORDINATOR_ADDRESS``.
-      num_processes: the number of processes.
-      process_id: which of them this one is, from 0 on.
-      heartbeat_seconds: after which a silent process counts as dead.
-      connect_seconds: to wait for all processes at the start.
-
-    Raises:
-      ValueError: if some of the three are missing, if one is off, or if the processes
-        did not meet.
-
-    Example:
-      >>> initialize()  # no launcher, so there is nothing to join
+    The address is ``<host>:<port>`` of process 0, free there; by default
+    ``$JAX_COORDINATOR_ADDRESS``.
     """
     coordinator_address = coordinator_address or os.environ.get(_ADDRESS)
     given: dict[str, Any] = {
@@ -102,12 +90,7 @@ def initialize(
 
 
 def is_first() -> bool:
-    """Returns whether this process is the one that writes and prints.
-
-    Example:
-      >>> is_first()
-      True
-    """
+    """Returns whether this process is the one that writes and prints."""
     return jax.process_index() == 0
 
 
@@ -116,13 +99,6 @@ def on_host(array: chex.Array) -> np.ndarray:
 
     It is whole on each host then, but not kept there with the array, as JAX would
     keep it: take one leaf of a pytree at a time.
-
-    Args:
-      array: an array, perhaps of parts on other processes.
-
-    Example:
-      >>> on_host(jnp.ones(2))
-      array([1., 1.], dtype=float32)
     """
     if not isinstance(array, jax.Array):
         return np.asarray(array)
@@ -140,44 +116,20 @@ def on_host(array: chex.Array) -> np.ndarray:
 
 
 def any_of(value: bool) -> bool:
-    """Returns whether a value is true in any process.
-
-    Example:
-      >>> any_of(False)
-      False
-    """
+    """Returns whether a value is true in any process."""
     return bool(np.any(_of_all(np.array(value))))
 
 
 def by_first(function: Callable[[], T]) -> T | None:
-    """Calls a function in the first process, while the others wait.
+    """Calls a function in the first process, while the others wait and return None.
 
-    Returns:
-      Its value, in the first process; None in the others.
-
-    Raises:
-      ValueError: in the others, if it raised in the first, which has the cause.
-
-    Example:
-      >>> by_first(lambda: 1)
-      1
+    If it raises in the first, the others raise a ``ValueError`` that points there.
     """
     return by_all(function if is_first() else lambda: None)
 
 
 def by_all(function: Callable[[], T]) -> T:
-    """Calls a function in every process, and fails in all if it fails in one.
-
-    Returns:
-      Its value in this process.
-
-    Raises:
-      ValueError: if it raised in another process, which has the cause.
-
-    Example:
-      >>> by_all(lambda: 1)
-      1
-    """
+    """Calls a function in every process, and fails in all if it fails in one."""
     value, error = None, None
     try:
         value = function()
@@ -190,17 +142,7 @@ def by_all(function: Callable[[], T]) -> T:
 
 
 def check_same(facts: Mapping[str, Any]) -> None:
-    """Raises an error in all processes if facts differ between them.
-
-    Args:
-      facts: values that JSON has, by what to call them in a message.
-
-    Raises:
-      ValueError: naming those that differ, with their values.
-
-    Example:
-      >>> check_same({"config.seed": 0})
-    """
+    """Raises a ``ValueError`` in all processes that names the facts which differ."""
     text = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
     digest = np.frombuffer(hashlib.sha256(text.tobytes()).digest(), np.uint8)
     digests = _of_all(digest)
@@ -219,9 +161,6 @@ def check_same(facts: Mapping[str, Any]) -> None:
 def different(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns a line for each fact that is not the same for all processes.
 
-    Args:
-      facts: the facts of each process by their names; some may lack some.
-
     Example:
       >>> different([{"seed": 0, "steps": 9}, {"seed": 1, "steps": 9}])
       ['seed is 0 in process 0, 1 in process 1']
@@ -239,26 +178,16 @@ def different(facts: Sequence[Mapping[str, Any]]) -> list[str]:
 def meeting(name: str) -> Callable[..., None]:
     """Returns a barrier that tells a slow process from one that has failed.
 
+    The barrier is ``(key=<the step>, timeout_ms=<to wait>)``, as Orbax takes it. It
+    returns at once where there is one process. Each work has a name of its own, the
+    same in all processes.
+
     The steps of a work are taken by all processes in one order, and they wait for each
     other at each. One that fails leaves steps out. So all meet at the n-th step that
     they come to, whichever it is, however long one may take. There they learn whether
     it is the same for all: those at one step meet again, and who waits ten seconds for
-    that waits for one that failed.
-
-    Args:
-      name: another for each work, and the same in all processes.
-
-    Returns:
-      ``(key=<the step>, timeout_ms=<to wait>)``, as Orbax takes a barrier. It returns
-      at once where there is one process.
-
-    Raises:
-      OSError: from the barrier, if another process has failed. One that comes while it
-        handles an error of its own goes on with that.
-
-    Example:
-      >>> meet = meeting("writing")
-      >>> meet(key="written", timeout_ms=1000)
+    that waits for one that failed, and raises an ``OSError``. One that comes while it
+    handles an error of its own goes on with that.
     """
     barrier, numbers = barrier_of_all(), itertools.count()
     parted: list[str] = []
@@ -286,9 +215,6 @@ def barrier_of_all() -> Callable[..., None]:
     """Returns a barrier of all processes, ``(key=<name>, timeout_ms=<limit>)``.
 
     It returns at once where there is one process.
-
-    Example:
-      >>> barrier_of_all()(key="ready", timeout_ms=1000)
     """
     from orbax.checkpoint import multihost  # seconds to import, for few to need
 
@@ -300,9 +226,6 @@ def let_others_end(seconds: float = 3.0) -> None:
 
     The others meet in it: without it they are aborted, even while they are about to
     say what was wrong.
-
-    Example:
-      >>> let_others_end()  # nothing, where there are none
     """
     if jax.distributed.is_initialized() and is_first():
         time.sleep(seconds)
@@ -312,14 +235,8 @@ def let_others_end(seconds: float = 3.0) -> None:
 def one_voice(workdir: Path) -> Iterator[Path]:
     """Lets only the first process print, warn and write while the block runs.
 
-    Yields:
-      The directory to write to: ``workdir`` in the first process, in the others one
-      that is removed at the end.
-
-    Example:
-      >>> with one_voice(Path("runs/mine")) as workdir:
-      ...     str(workdir)
-      'runs/mine'
+    It yields the directory to write to: ``workdir`` in the first process, in the others
+    one that is removed at the end.
     """
     if is_first():
         yield workdir
@@ -335,15 +252,7 @@ def one_voice(workdir: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lost_peers() -> Iterator[None]:
-    """Makes one clear error of any that an exchange with a dead process raises.
-
-    Raises:
-      OSError: if it did.
-
-    Example:
-      >>> with lost_peers():
-      ...     total = 1 + 1
-    """
+    """Raises one clear ``OSError`` for any error of an exchange with a dead process."""
     try:
         yield
     except Exception as error:  # JAX and Orbax have no class of their own for it

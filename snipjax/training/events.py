@@ -10,23 +10,13 @@ class Events:
     """Writes scalars for TensorBoard, each to its file as soon as it is added."""
 
     def __init__(self, directory: Path, start: int) -> None:
-        """Opens a directory of events; later steps in its files no longer count.
-
-        Args:
-          directory: the directory of the files, made if it is missing.
-          start: the step that the run starts or goes on from.
-        """
+        """Opens a directory of events; later steps in its files no longer count."""
         directory.mkdir(exist_ok=True)
         self._directory, self._start = directory, start
         self._writer: Any = None
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes the scalars of a step.
-
-        Args:
-          step: their horizontal coordinate.
-          scalars: by the name that TensorBoard shows, e.g. ``train/loss``.
-        """
+        """Writes the scalars of a step, by names such as ``train/loss``."""
         # Imports PyTorch where that is installed, which takes longer than all else
         # that is done before the first step.
         from tensorboardX.event_file_writer import EventsWriter

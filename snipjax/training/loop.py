@@ -52,14 +52,9 @@ class Programs(NamedTuple):
 class Progress(NamedTuple):
     """The knowledge of a loop beside its state; a checkpoint holds both.
 
-    Attributes:
-      step: number of steps taken.
-      best: the row of the evaluation with the least validation error, network by
-        network, the later of equals; None before the first evaluation.
-      last: the row of the last evaluation.
-      recent: ``(number of steps, metrics)`` of the steps since that.
-      seconds: wall-clock time so far.
-      snapshot: the parts of the states that ``best`` describes.
+    ``best`` is the row of the evaluation with the least validation error, network by
+    network, the later of equals, and ``snapshot`` has the parts of the states there.
+    ``recent`` is ``(number of steps, metrics)`` of the steps since the row ``last``.
     """
 
     step: int = 0
@@ -102,25 +97,8 @@ def train(
 ) -> tuple[Any, Progress]:
     """Runs training to its last step, with evaluations and checkpoints on the way.
 
-    Args:
-      state: any pytree; it may be donated.
-      programs: the functions that change and evaluate it.
-      schedule: the steps to stop at. Without a step to take, the state is evaluated.
-      progress: the progress to go on from; by default that of a new run.
-      hooks: by default they do nothing.
-
-    Returns:
-      The last state, and the progress at the end.
-
-    Example:
-      >>> zero = Metrics(0.0, 0.0)
-      >>> programs = Programs(
-      ...     train_steps=lambda state, step, num_steps: (state + num_steps, zero),
-      ...     evaluate=lambda state: {"val": Metrics(0.0, (state - 4) ** 2)},
-      ...     snapshot=lambda state: state)
-      >>> state, progress = train(0, programs, Schedule(9, 2, 9, 9))
-      >>> state, progress.snapshot
-      (9, 4)
+    The state is any pytree, and may be donated. Without a step to take, it is only
+    evaluated.
     """
     started = time.monotonic() - progress.seconds
     since, since_step = time.monotonic(), progress.step

@@ -22,12 +22,8 @@ from snipjax.training.step import metric_sums, preparation
 class Stream(NamedTuple):
     """A data set that is read batch by batch while a network trains.
 
-    Attributes:
-      dataset: its sources.
-      image_size: height and width of the images in a batch, in pixels.
-      views: the parts of an image that training and evaluation see.
-      seed: the seed of the order.
-      workers: the number of processes that read and decode.
+    ``image_size`` is in pixels. ``views`` are the parts of an image that training and
+    evaluation see. ``seed`` is the seed of the order.
     """
 
     dataset: data.Dataset
@@ -39,10 +35,8 @@ class Stream(NamedTuple):
     def batches(self, part: int, batch_size: int, **settings: Any) -> Iterator[Any]:
         """Returns this process's share of the batches for one of a run's purposes.
 
-        Args:
-          part: another number for each purpose, which has an order of its own.
-          batch_size: the number of examples in a batch of all processes.
-          **settings: as :func:`snipjax.data.batches` takes them.
+        Each purpose has its own ``part``, and with it an order of its own. A batch has
+        ``batch_size`` examples of all processes.
         """
         seed = np.random.SeedSequence((self.seed, part)).generate_state(1)
         return data.batches(
@@ -57,13 +51,7 @@ class Stream(NamedTuple):
         )
 
     def first(self, mesh: Mesh, batch_size: int, num_batches: int) -> Batch:
-        """Returns the first batches for saliency on a mesh, stacked if several.
-
-        Args:
-          mesh: the devices.
-          batch_size: the number of examples in a batch of all processes.
-          num_batches: the number of batches.
-        """
+        """Returns the first batches for saliency on a mesh, stacked if several."""
         batches = list(self.batches(SALIENCY, batch_size, num_steps=num_batches))
         if num_batches == 1:
             arrays, placed = batches[0], sharding.batch_sharding(mesh)
@@ -83,14 +71,6 @@ def on_mesh(
     """Returns the placement of one network that is split over a mesh.
 
     Each step is a program of its own, which holds few whole parameters at a time.
-
-    Args:
-      task: the network and its training.
-      stream: the data.
-      mesh: of :func:`snipjax.training.sharding.make_mesh`.
-      like: shapes, dtypes and shardings of the training state.
-      seeds: the seed of the network.
-      steps: the last step.
     """
     (seed,) = seeds
     placed = sharding.batch_sharding(mesh)
@@ -172,7 +152,7 @@ def compiled_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns ``(state, batch of uint8 images) -> (state, metrics)`` for a mesh.
 
-    The state is donated. Arguments are as :func:`on_mesh` takes them.
+    The state is donated.
     """
     prepare = preparation(task.preprocess, task.augment)
 
@@ -193,8 +173,7 @@ def compiled_evaluation(
 ) -> Callable[[TrainState, Batch, chex.Array], Metrics]:
     """Returns ``(state, batch, counted) -> sums over the examples that count``.
 
-    The batch has uint8 images; ``counted`` is float32, 0 for padding. Arguments are as
-    :func:`on_mesh` takes them.
+    The batch has uint8 images; ``counted`` is float32, 0 for padding.
     """
     batch = abstract_batch(mesh, stream, task.batch_size)
     counted = jax.ShapeDtypeStruct(

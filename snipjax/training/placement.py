@@ -25,14 +25,8 @@ from snipjax.training.step import Augment, Loss, Preprocess, Transform, train_st
 class Task(NamedTuple):
     """A network and its training, whatever the seed and the devices.
 
-    Attributes:
-      model: a Flax module, called with ``train``.
-      optimizer: the optimizer of the dense network.
-      batch_size: the number of examples in a mini-batch.
-      preprocess: takes stored images to the inputs of the model.
-      augment: ``(key, preprocessed images) -> images``.
-      loss: ``(logits, labels) -> scalar``, the mean over examples.
-      transform: wraps the loss before differentiation, e.g. ``jax.checkpoint``.
+    ``optimizer`` is for the dense network. ``transform`` wraps the loss before
+    differentiation, e.g. ``jax.checkpoint``.
     """
 
     model: nn.Module

@@ -39,20 +39,9 @@ def claim(
     directory that is still empty when the block ends is removed again, so that a
     refused run leaves none behind; directories above it stay.
 
-    Args:
-      workdir: the directory.
-      differences: compares the configuration in the directory, a nested dict, with the
-        configuration of this run.
-      describes_itself: whether the finished parts of a directory say how they were
-        made, so that it is a run even if its configuration is lost.
-
-    Raises:
-      ValueError: if the directory holds a run of another configuration (the message
-        shows the difference) or other files, cannot be written, or is in use.
-
-    Example:
-      >>> with claim(Path("runs/mine"), lambda written: []):  # doctest: +SKIP
-      ...     write_json(Path("runs/mine") / CONFIG, {"seed": 0})
+    ``differences`` compares the configuration in the directory with this run's.
+    ``describes_itself`` tells whether the finished parts of a directory say how they
+    were made, so that it is a run even if its configuration is lost.
     """
     try:
         is_new = _make(workdir)
@@ -73,17 +62,9 @@ def claim(
 
 
 def check_data(workdir: Path, differences: Differences) -> None:
-    """Raises an error if a run was started on other data.
+    """Raises a ``ValueError`` if a run was started on other data.
 
-    Args:
-      workdir: the directory of the run. Without a file ``data.json`` all is well.
-      differences: compares the facts in that file with the facts of the data now.
-
-    Raises:
-      ValueError: if there are differences; the message shows some.
-
-    Example:
-      >>> check_data(Path("runs/new"), lambda written: ["examples: 1 here, 2 there"])
+    A directory without a file ``data.json`` is in order.
     """
     path = workdir / DATA
     found = differences(read_json(path)) if path.exists() else []
@@ -98,24 +79,14 @@ def check_data(workdir: Path, differences: Differences) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON, replacing the file at once.
-
-    Args:
-      path: the path of the file, in a directory that exists.
-      value: a value that :func:`json.dumps` takes.
-    """
+    """Writes a value as JSON, replacing the file at once."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path, remedy: str | None = None) -> Any:
     """Returns the value of a JSON file of a run.
 
-    Args:
-      path: the path of the file.
-      remedy: the advice if it is damaged; by default, to remove its directory.
-
-    Raises:
-      ValueError: if the file is not JSON, with the remedy.
+    The remedy for a damaged file is by default to remove its directory.
     """
     try:
         return json.loads(path.read_text())
@@ -125,36 +96,19 @@ def read_json(path: Path, remedy: str | None = None) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, replacing it at once.
-
-    Args:
-      path: the path of the file, in a directory that exists.
-      text: the content.
-    """
+    """Writes a text file, replacing it at once."""
     with files.replacing(path) as partial:
         partial.write_text(text)
 
 
 def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
-    """Adds a row to the metrics of a run.
-
-    Args:
-      workdir: the directory of the run.
-      row: the values of the row, with ``seeds`` and ``step`` among them.
-    """
+    """Adds a row, with ``seeds`` and ``step`` among its values, to a run's metrics."""
     with (workdir / METRICS).open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a run's metrics, without one that a crash cut off.
-
-    Args:
-      workdir: the directory of the run.
-
-    Returns:
-      The rows in the order written; none if there is no such file.
-    """
+    """Returns the rows of a run's metrics, without one that a crash cut off."""
     path = workdir / METRICS
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -164,13 +118,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def truncate_metrics(workdir: Path, seeds: Sequence[int], last_step: int) -> None:
-    """Removes rows of work that is about to be done again.
-
-    Args:
-      workdir: the directory of the run.
-      seeds: the seeds of the networks that go on.
-      last_step: the last step whose row stays.
-    """
+    """Removes rows after ``last_step``, whose work is about to be done again."""
     rows = [
         row
         for row in read_metrics(workdir)

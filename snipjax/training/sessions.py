@@ -16,11 +16,8 @@ from snipjax.training.stopping import StopRequest, stop_requests
 class Session(NamedTuple):
     """A run directory in use.
 
-    Attributes:
-      directory: the directory that all processes see.
-      output: the directory that this process writes to: the same in the first process,
-        in the others one that is removed at the end.
-      stop: the request of a signal to stop.
+    All processes see ``directory``. Each writes to its ``output``: the same in the
+    first process, in the others a directory that is removed at the end.
     """
 
     directory: Path
@@ -45,25 +42,9 @@ def opened(
 ) -> Iterator[Session]:
     """Yields the session of a run, in a directory that only this run uses meanwhile.
 
-    Every process of a run calls it alike. Signals are noted while it lasts.
-
-    Args:
-      workdir: the directory of the run.
-      fields: the configuration by dotted names, which all processes must share.
-      differences: as :func:`snipjax.training.rundir.claim` takes it.
-
-    Raises:
-      ValueError: if the directory holds something else, or the processes were not
-        given the same configuration, directory and code.
-      OSError: if another process died.
-      KeyboardInterrupt: if a signal came that nothing has raised for.
-
-    Example:
-      >>> import tempfile
-      >>> with opened(Path(tempfile.mkdtemp()), {"seed": 0}, lambda _: []) as session:
-      ...     session.write("result.json", {"error": 1.5})
-      ...     session.read("result.json")
-      {'error': 1.5}
+    Every process of a run calls it alike, with the same configuration, directory and
+    code. Signals are noted while it lasts; its end raises a ``KeyboardInterrupt`` for
+    one that nothing has raised for.
     """
     with (
         distributed.lost_peers(),
@@ -77,12 +58,7 @@ def opened(
 
 
 def start_facts(workdir: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the facts that all processes of a run must share, by their names.
-
-    Args:
-      workdir: the directory of the run.
-      fields: the configuration by dotted names.
-    """
+    """Returns the facts that all processes of a run must share, by their names."""
     digest = hashlib.sha256()
     for file in sorted(Path(snipjax.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())

@@ -27,22 +27,9 @@ _LITTLE_MEMORY: dict[str, str | bool] = {
 def make_mesh(
     axes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Returns a mesh with the axes ``data`` and ``model``.
+    """Returns a mesh, of GSPMD's automatic kind, with the axes ``data`` and ``model``.
 
-    Args:
-      axes: the sizes of the axes; by default all devices are along ``data``.
-      devices: the devices to take the first ones of; by default all.
-
-    Returns:
-      A mesh of GSPMD's automatic kind.
-
-    Raises:
-      ValueError: if the axes need more devices than there are, or leave some out
-        although there are several processes.
-
-    Example:
-      >>> dict(make_mesh({"data": 1}).shape)
-      {'data': 1, 'model': 1}
+    By default all devices are along ``data``. Several processes must use all devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     axes = (
@@ -82,20 +69,6 @@ def tree_shardings(mesh: Mesh, tree: chex.ArrayTree, *, small: int = _SMALL) -> 
     its mask and its momentum, which have one shape, are split alike. Small leaves, and
     leaves with no divisible dimension, are replicated.
 
-    Args:
-      mesh: of :func:`make_mesh`.
-      tree: pytree of arrays or ``jax.ShapeDtypeStruct``, e.g. a training state.
-      small: leaves of fewer entries are replicated.
-
-    Returns:
-      A pytree like ``tree`` of ``NamedSharding``.
-
-    Example:
-      >>> mesh = make_mesh({"model": 1})
-      >>> params = {"w": jnp.ones((64, 32)), "b": jnp.ones(32)}
-      >>> tuple(tree_shardings(mesh, params)["w"].spec)
-      ('model',)
-
     Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter
     Models", SC 2020, stage 3.
     """
@@ -118,41 +91,18 @@ def tree_shardings(mesh: Mesh, tree: chex.ArrayTree, *, small: int = _SMALL) -> 
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     """Returns the sharding of a batch, which splits its examples over all devices.
 
-    Args:
-      mesh: of :func:`make_mesh`.
-      leading: the number of axes before the axis of examples, e.g. 1 for a stack.
-
-    Example:
-      >>> tuple(batch_sharding(make_mesh({"data": 1})).spec)
-      (('data', 'model'),)
+    ``leading`` is the number of axes before the axis of examples, e.g. 1 for a stack.
     """
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a value that every device has.
-
-    Example:
-      >>> tuple(replicated(make_mesh({"data": 1})).spec)
-      ()
-    """
+    """Returns the sharding of a value that every device has."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def check_divides(mesh: Mesh, batch_size: int, field: str) -> None:
-    """Raises a ``ValueError`` unless the devices get equally many examples of a batch.
-
-    Args:
-      mesh: of :func:`make_mesh`.
-      batch_size: examples in a batch.
-      field: the name of the configuration's field, for the message.
-
-    Raises:
-      ValueError: if the number of devices does not divide the batch.
-
-    Example:
-      >>> check_divides(make_mesh({"data": 1}), 100, "train.batch_size")
-    """
+    """Raises a ``ValueError`` unless the devices divide the examples of a batch."""
     if batch_size % mesh.size:
         least = batch_size + -batch_size % mesh.size
         raise ValueError(
@@ -166,17 +116,6 @@ def gathered(mesh: Mesh, tree: chex.ArrayTree) -> chex.ArrayTree:
 
     The gradient with respect to ``tree`` is split as ``tree`` is, so that a gather
     forward becomes a reduce-scatter backward.
-
-    Args:
-      mesh: of :func:`make_mesh`.
-      tree: pytree of arrays.
-
-    Returns:
-      The same values, replicated.
-
-    Example:
-      >>> jax.jit(lambda w: gathered(make_mesh({"data": 1}), w))(jnp.ones(2))
-      Array([1., 1.], dtype=float32)
     """
     return jax.tree.map(functools.partial(_gathered, mesh), tree)
 
@@ -188,19 +127,7 @@ def fully_sharded(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any
     the forward pass leaves for it are the outputs of products and convolutions, never
     a gathered parameter, so that a device need not hold them all at any time.
 
-    Args:
-      mesh: of :func:`make_mesh`.
-      function: ``(params, *args) -> anything``, e.g. a loss function.
-
-    Returns:
-      A function of the same arguments and values; the very ``function`` where the
-      mesh splits no parameter.
-
-    Example:
-      >>> loss = lambda params, x: jnp.sum(params["w"] * x)
-      >>> loss = fully_sharded(make_mesh({"data": 1}), loss)
-      >>> float(loss({"w": jnp.ones(2)}, jnp.ones(2)))
-      2.0
+    Where the mesh splits no parameter, it is the very ``function``.
 
     Rajbhandari et al., "ZeRO", SC 2020, stage 3.
     """
@@ -218,22 +145,12 @@ def fully_sharded(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any
 
 
 def constrained(mesh: Mesh, tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Constrains the leaves of a pytree to their shardings; for use under jit.
-
-    Args:
-      mesh: a mesh of :func:`make_mesh`.
-      tree: pytree of arrays.
-    """
+    """Constrains the leaves of a pytree to their shardings; for use under jit."""
     return jax.lax.with_sharding_constraint(tree, tree_shardings(mesh, tree))
 
 
 def abstract(mesh: Mesh, tree: chex.ArrayTree) -> Any:
-    """Returns shapes, dtypes and shardings of a pytree on a mesh.
-
-    Args:
-      mesh: a mesh of :func:`make_mesh`.
-      tree: pytree of arrays or ``jax.ShapeDtypeStruct``.
-    """
+    """Returns shapes, dtypes and shardings of a pytree on a mesh."""
     return jax.tree.map(
         lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
         tree,
@@ -247,15 +164,6 @@ def jit(
     """Returns a function compiled for little memory, with its results laid on a mesh.
 
     It compiles for each new shape of its arguments, and forgets with the function.
-
-    Args:
-      mesh: a mesh of :func:`make_mesh`.
-      function: traceable, of pytrees of arrays.
-      donate_argnums: as :func:`jax.jit` takes it.
-
-    Example:
-      >>> float(jit(make_mesh({"data": 1}), jnp.square)(3.0))
-      9.0
     """
     programs: dict[Any, jax.stages.Compiled] = {}
 
@@ -276,18 +184,7 @@ def jit(
 def compiled(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """Returns a program whose devices hold few gathered parameters at a time.
 
-    Args:
-      mesh: of :func:`make_mesh`, which the program runs on.
-      lowered: of ``jax.jit(f).lower(...)``.
-
-    Returns:
-      :func:`compiled_for_memory` where the mesh splits parameters, and what XLA makes
-      of its own where it does not.
-
-    Example:
-      >>> program = compiled(make_mesh({"data": 1}), jax.jit(jnp.square).lower(3.0))
-      >>> float(program(3.0))
-      9.0
+    Where the mesh splits no parameter, it is XLA's own program.
     """
     if mesh.shape["model"] == 1:
         return lowered.compile()
@@ -297,18 +194,8 @@ def compiled(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 def compiled_for_memory(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """Returns a program that takes little memory, if more time.
 
-    Args:
-      mesh: of :func:`make_mesh`, which the program runs on.
-      lowered: of ``jax.jit(f).lower(...)``.
-
-    Returns:
-      The program, on CPUs with a schedule for memory and without joining all-reduces.
-      Other platforms keep XLA's own schedule.
-
-    Example:
-      >>> lowered = jax.jit(jnp.square).lower(3.0)
-      >>> float(compiled_for_memory(make_mesh({"data": 1}), lowered)(3.0))
-      9.0
+    On CPUs it has a schedule for memory, and does not join all-reduces. Other platforms
+    keep XLA's own schedule.
     """
     if {device.platform for device in mesh.devices.flat} != {"cpu"}:
         return lowered.compile()

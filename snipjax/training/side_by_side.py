@@ -43,12 +43,8 @@ def side_by_side(
     inside one program: there batched products of matrices are slower than as many
     single ones. Elsewhere they go under `jax.vmap`.
 
-    Args:
-      task: the network and its training.
-      arrays: the data on any device.
-      like: shapes and dtypes of the state of one network.
-      seeds: the seeds of the networks. A state has a network for each along the leading
-        axis of every leaf but the step.
+    A state has a network for each seed along the leading axis of every leaf but the
+    step.
     """
     mesh = network_mesh(len(seeds))
     prepare = preparation(task.preprocess, task.augment)
@@ -140,13 +136,7 @@ def side_by_side(
 
 
 def over_networks(function: Callable[..., Any], state: TrainState, *args: Any) -> Any:
-    """Returns ``function(network, *args)`` for every network of a state, stacked.
-
-    Args:
-      function: takes the state of one network.
-      state: the state of all networks of a device.
-      *args: the same for all.
-    """
+    """Returns ``function(network, *args)`` for every network of a state, stacked."""
 
     def network(*rest: Any) -> Any:
         return function(TrainState(state.step, *rest), *args)
@@ -167,11 +157,6 @@ def for_each_seed(
     One seed runs as it is. On a CPU several run one after the other, so that the memory
     holds one mini-batch at a time, which may be most of the data set. Elsewhere they
     run under `jax.vmap`.
-
-    Args:
-      seeds: the seeds.
-      function: traceable, ``(seed, batch) -> tree``.
-      batch: traceable, ``seed -> mini-batch``.
     """
     on_device = jnp.asarray(seeds, jnp.uint32)
     if len(seeds) == 1:
@@ -191,13 +176,7 @@ def for_each_seed(
 def network_mesh(networks: int) -> Mesh:
     """Returns the devices for some networks, of which each has equally many.
 
-    Args:
-      networks: the number of networks. All devices have some if it is a multiple of
-        their number.
-
-    Example:
-      >>> network_mesh(1).size
-      1
+    All devices have some if the number of networks is a multiple of theirs.
     """
     devices = jax.local_devices()[:networks]
     used = max(n for n in range(1, len(devices) + 1) if networks % n == 0)
@@ -206,10 +185,6 @@ def network_mesh(networks: int) -> Mesh:
 
 def groups(seeds: range, at_once: int) -> list[tuple[int, int]]:
     """Returns the first and last seeds of groups of networks side by side.
-
-    Args:
-      seeds: consecutive seeds.
-      at_once: the number of seeds in a group, at most.
 
     Example:
       >>> groups(range(3), at_once=2)
@@ -224,12 +199,7 @@ def groups(seeds: range, at_once: int) -> list[tuple[int, int]]:
 
 
 def spread(mesh: Mesh, state: TrainState) -> TrainState:
-    """Returns a state of networks side by side, with as many on each device.
-
-    Args:
-      mesh: a mesh of :func:`network_mesh`.
-      state: the state of all networks, on any device.
-    """
+    """Returns a state of networks side by side, with as many on each device."""
     if mesh.size == 1:
         return state
     shardings = jax.tree.map(functools.partial(NamedSharding, mesh), _SPECS)
@@ -239,10 +209,7 @@ def spread(mesh: Mesh, state: TrainState) -> TrainState:
 def choose(is_better: np.ndarray, new: Any, old: Any) -> Any:
     """Returns the new leaves of networks that are better, and the old of the others.
 
-    Args:
-      is_better: bool ``[networks]``.
-      new: pytree of arrays with a leading axis of networks.
-      old: pytree like it.
+    All arrays have a leading axis of networks.
     """
     if is_better.all():
         return new
@@ -254,12 +221,7 @@ def choose(is_better: np.ndarray, new: Any, old: Any) -> Any:
 
 
 def number_that_fits(state: Any, batch: Any) -> int:
-    """Returns the number of networks that the memory holds side by side, at least 1.
-
-    Args:
-      state: shapes and dtypes of the training state of one network.
-      batch: shapes and dtypes of its mini-batch for saliency.
-    """
+    """Returns the number of networks that the memory holds side by side, at least 1."""
     stats = jax.local_devices()[0].memory_stats() or {}
     memory = stats.get("bytes_limit") or (
         os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
