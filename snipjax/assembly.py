@@ -41,16 +41,10 @@ class Keys(NamedTuple):
 class Setup(NamedTuple):
     """The parts of an experiment, the same for every seed.
 
-    Attributes:
-      config: the configuration.
-      dataset: the data, with sources to read.
-      task: the network and its training.
-      init: ``(key, name of an initializer) -> variables``.
-      image_shape: height, width and channels.
-      facts: plain values by which to know the data again.
-      arrays: the data on the device, unless they are streamed.
-      stream: the data as a stream, for a network on a mesh.
-      mesh: the devices of one network, if it is split.
+    ``init`` is ``(key, name of an initializer) -> variables``. ``image_shape`` is
+    height, width and channels. ``facts`` are plain values by which to know the data
+    again. ``arrays`` has the data on the device, unless they are streamed; ``stream``
+    and ``mesh`` are for a network that is split.
     """
 
     config: ConfigDict
@@ -91,15 +85,6 @@ def score(
     """Scores the connections of a sampled network, and selects the most salient.
 
     Lines 1 to 6 of Algorithm 1.
-
-    Args:
-      setup: the parts of the experiment.
-      seed: the seed of the network.
-      batch: a mini-batch of :func:`saliency_batch`.
-      jit: compiles the programs of :func:`snipjax.pruning.score_and_mask`.
-
-    Returns:
-      ``(scores, mask)``, pytrees like the parameters.
     """
     config, keys = setup.config.prune, make_keys(seed)
     criterion = build.criterion(setup.config)
@@ -125,11 +110,6 @@ def start(setup: Setup, seed: chex.Numeric, mask: chex.ArrayTree) -> TrainState:
 
     Line 7 of Algorithm 1. The network is a fresh sample if the configuration says so,
     as in the paper's reference implementation, else the one that was scored.
-
-    Args:
-      setup: the parts of the experiment.
-      seed: the seed of the network.
-      mask: the connections to keep.
     """
     config, keys = setup.config, make_keys(seed)
     if config.prune.fresh_init:
@@ -145,10 +125,8 @@ def start(setup: Setup, seed: chex.Numeric, mask: chex.ArrayTree) -> TrainState:
 def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
     """Returns the mini-batch for saliency, or a stack of several.
 
-    Args:
-      setup: the parts of the experiment. From arrays the batch is preprocessed, from a
-        stream it has uint8 images.
-      seed: the seed of the network; a stream has the configuration's.
+    From arrays the batch is preprocessed. From a stream it has uint8 images, and the
+    configuration's seed.
     """
     config = setup.config.prune
     if setup.stream is not None and setup.mesh is not None:
@@ -172,9 +150,7 @@ def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
 def scored_loss(setup: Setup, variables: chex.ArrayTree) -> Callable[..., chex.Array]:
     """Returns ``(params, mini-batch for saliency) -> loss``.
 
-    Args:
-      setup: the parts of the experiment.
-      variables: the sample that is scored, for its batch statistics.
+    The variables of the sample that is scored give the batch statistics.
     """
     task = setup.task
     loss = _SCORED_LOSS[setup.config.prune.batch_norm](
@@ -202,17 +178,7 @@ def _dense_state(setup: Setup) -> TrainState:
 
 
 def assemble(config: ConfigDict, data_dir: str | None = None) -> Setup:
-    """Returns the parts of an experiment, its data loaded or opened.
-
-    Args:
-      config: a configuration like :func:`snipjax.config.default`'s.
-      data_dir: the TFDS data directory; by default TFDS's own.
-
-    Raises:
-      ValueError: if a name is unknown, the data cannot be had or are too few, a mesh
-        needs other devices or does not divide the batches, streamed images have no
-        one size, or the network does not take the images or the method.
-    """
+    """Returns the parts of an experiment, its data loaded or opened."""
     build.model(config, 1)  # a wrong name is said before loading
     mesh = None
     if schema.is_large(config):
@@ -352,13 +318,8 @@ def _on_device(examples: data.Arrays) -> Batch:
 def image_size(config: ConfigDict, dataset: data.Dataset) -> int:
     """Returns height and width of the images in a batch of a stream.
 
-    Args:
-      config: the configuration; its ``dataset.image_size`` is 0 for the size of images
-        that are arrays.
-      dataset: the data, whose first image is looked at.
-
-    Raises:
-      ValueError: if the size is 0, and images are files or not square.
+    A size of 0 in the configuration is the size of the images, if they are arrays and
+    square.
     """
     if config.dataset.image_size:
         return config.dataset.image_size
@@ -376,9 +337,6 @@ def rematerialized(model: nn.Module) -> tuple[nn.Module, training.Transform]:
 
     Blocks that a model can compute again keep their inputs only; other models keep the
     results of products and convolutions.
-
-    Args:
-      model: a Flax module.
     """
     policies = jax.checkpoint_policies
     if hasattr(model, "remat"):
@@ -394,12 +352,7 @@ def scorable(config: ConfigDict, labels: chex.Array) -> np.ndarray:
 
 
 def check_batch_sizes(config: ConfigDict, dataset: data.Dataset) -> None:
-    """Raises a ``ValueError`` if there are fewer examples than a batch takes.
-
-    Args:
-      config: the configuration.
-      dataset: its data.
-    """
+    """Raises a ``ValueError`` if there are fewer examples than a batch takes."""
     training.epoch_length(len(dataset.train), config.train.batch_size)
     size, count = config.prune.batch_size, config.prune.num_batches
     available, of_class = len(dataset.train), ""

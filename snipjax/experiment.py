@@ -85,13 +85,9 @@ def run(
 
 
 class SavedWork(NamedTuple):
-    """The state of some networks as the last checkpoint has it.
+    """The state of some networks as the last checkpoint has it, or None without one.
 
-    Attributes:
-      manager: the checkpoints.
-      since: the time at which this process began with these networks, in seconds.
-      state: the state; None without a checkpoint.
-      progress: the progress of the training loop.
+    ``since`` is the time at which this process began with these networks, in seconds.
     """
 
     manager: Any
@@ -153,13 +149,8 @@ def remaining_seeds(
 ) -> Iterator[range]:
     """Yields the seeds of each group of networks that is not finished.
 
-    A run keeps the groups it began with, on whatever machine it goes on.
-
-    Args:
-      setup: the parts of the experiment.
-      networks: the entries of finished networks; the caller adds to them and this
-        function writes them before the next group.
-      session: the run's directory.
+    A run keeps the groups it began with, on whatever machine it goes on. The caller
+    adds entries to ``networks``, and this function writes them before the next group.
     """
     config = setup.config
     spans = session.read(rundir.GROUPS)
@@ -298,12 +289,8 @@ def record(
 ) -> None:
     """Writes and prints an evaluation of networks, and warns of one that is lost.
 
-    Args:
-      session: the run's directory.
-      seeds: the seeds of the networks.
-      events: the scalars for TensorBoard, means over the networks.
-      lost: the seeds that were warned of; the function adds to it.
-      row: the row of metrics.
+    Seeds that were warned of are added to ``lost``. TensorBoard gets means over the
+    networks.
     """
     step = row["step"][0]  # which they have in common
     rundir.append_metrics(
@@ -385,12 +372,7 @@ def sample_scores(
 ) -> dict[str, np.ndarray]:
     """Returns scores of prunable connections for a histogram, and the smallest kept.
 
-    Args:
-      scores: pytree of arrays, the scores of one network.
-      mask: its mask.
-
-    Returns:
-      ``scores``, every so many one of the millions, and ``threshold``, a scalar.
+    ``scores`` has every so many one of the millions; ``threshold`` is a scalar.
     """
     leaves = zip(jax.tree.leaves(scores), jax.tree.leaves(mask))
     pairs = [(scores, keep) for scores, keep in leaves if keep.ndim]

@@ -32,15 +32,8 @@ def network(
 ) -> dict[str, Any]:
     """Returns the entry of one network in a result. Errors are in percent.
 
-    Args:
-      seed: its seed.
-      params: its parameters after the last step.
-      mask: its mask.
-      best: the row of metrics with the least validation error.
-      last: the row of metrics after the last step.
-      steps: the number of training steps.
-      prunes: how often connections were removed.
-      seconds: its share of the wall-clock time.
+    ``best`` is the row of metrics with the least validation error, and ``last`` the one
+    after the last step. ``seconds`` is the network's share of the wall-clock time.
     """
     rows = masks.summary(mask)
     return {
@@ -73,13 +66,7 @@ def rows_by_network(row: loop.Row) -> list[dict[str, Any]]:
 def summarize(
     setup: Setup, networks: Sequence[Mapping[str, Any]], command: str | None = None
 ) -> dict[str, Any]:
-    """Returns the result of a run.
-
-    Args:
-      setup: the parts of the experiment.
-      networks: the entry of each network.
-      command: the command line that ran it.
-    """
+    """Returns the result of a run."""
     config, first = setup.config, networks[0]
     params = jax.eval_shape(setup.init, jax.random.key(0), config.init.trained)[
         "params"
@@ -113,14 +100,7 @@ def summarize(
 
 
 def summary(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns means over networks, and standard deviations (of a sample) of errors.
-
-    Example:
-      >>> entry = {"sparsity": 0.9, "kept": 5, "test_error": 1.0, "val_error": 2.0,
-      ...          "test_error_last": None}
-      >>> summary([entry])["test_error"]
-      1.0
-    """
+    """Returns means over networks, and standard deviations (of a sample) of errors."""
     result = {
         "seeds": len(networks),
         "sparsity": networks[0]["sparsity"],

@@ -30,12 +30,6 @@ def train(
     """Runs a method on the network of one seed, writes it, and returns its entry.
 
     An interrupted method begins again.
-
-    Args:
-      method: the function and its settings, as :func:`snipjax.build.method` gives them.
-      setup: the parts of the experiment.
-      seeds: the seed.
-      session: the run's directory.
     """
     began, (seed,) = time.monotonic(), seeds
     function, settings = method
@@ -78,10 +72,7 @@ def train(
 def problem(setup: Setup, seed: int) -> methods.Problem:
     """Returns the training of one network as a plain problem.
 
-    Args:
-      setup: the parts of the experiment, with data in memory and a network without
-        batch norm.
-      seed: the seed of the network.
+    The data must be in memory, and the network without batch norm.
     """
     config, task, arrays = setup.config, setup.task, setup.arrays
     assert arrays is not None
@@ -131,16 +122,7 @@ def problem(setup: Setup, seed: int) -> methods.Problem:
 def dense_outcome(
     directory: Path, network: methods.Problem, seed: int
 ) -> tuple[methods.Outcome, float]:
-    """Returns the dense network that a run trained, and the seconds it took.
-
-    Args:
-      directory: the directory of a finished run without pruning.
-      network: the problem that the network solves.
-      seed: the seed of the network.
-
-    Raises:
-      ValueError: if there is no such network in the directory, or it does not fit.
-    """
+    """Returns the dense network that a run trained, and the seconds it took."""
     path = directory / f"seed-{seed}" / rundir.PARAMS
     if not (path.exists() and (directory / rundir.RESULT).exists()):
         raise ValueError(

@@ -92,8 +92,7 @@ def directory_name(name: str) -> str:
 def measured_signal(setup: assembly.Setup) -> initializers.Signal:
     """Returns the signal of the initialization that saliency is computed on.
 
-    Args:
-      setup: the parts of an experiment, with data in memory.
+    The data must be in memory.
     """
     config = setup.config
     seeds = range(config.seed, config.seed + config.signal_seeds)
