@@ -71,11 +71,7 @@ VIEWS = ("none", "translate", "translate_flip", "imagenet")
 
 
 def check_names(config: ConfigDict) -> None:
-    """Raises a ``ValueError`` for a name of a part that is wrong, but for the data's.
-
-    Args:
-      config: a configuration of an experiment.
-    """
+    """Raises a ``ValueError`` for a wrong name of a part other than the data."""
     model(config, 1)
     for part in (criterion, method, prunable, select, loss, optimizer):
         part(config)
@@ -86,13 +82,6 @@ def model(config: ConfigDict, num_classes: int) -> nn.Module:
 
     A class or function of one's own is called with ``num_classes``, and with ``dtype``
     if it takes that; it returns a Flax module.
-
-    Args:
-      config: a configuration of an experiment.
-      num_classes: number of logits.
-
-    Raises:
-      ValueError: for an unknown name, or an import path to something else.
     """
     import flax.linen as nn
     import jax.numpy as jnp
@@ -113,9 +102,6 @@ def with_initializer(network: nn.Module, name: str) -> nn.Module:
 
     A network without a field ``kernel_init`` has its own initializers, and is
     returned as it is where the name is the default, ``fan_in``.
-
-    Raises:
-      ValueError: if such a network should have another initializer.
     """
     if hasattr(network, "kernel_init"):
         return network.clone(kernel_init=initializer(name))
@@ -139,13 +125,6 @@ def dataset(config: ConfigDict, data_dir: str | None = None) -> data.Dataset:
 
     A function of one's own returns a :class:`snipjax.data.Dataset`; it is called with
     ``data_dir`` if it takes that.
-
-    Args:
-      config: a configuration of an experiment.
-      data_dir: TFDS data directory.
-
-    Raises:
-      ValueError: for data that cannot be had.
     """
     from snipjax import data
 
@@ -165,9 +144,6 @@ def criterion(config: ConfigDict) -> Criterion | None:
     """Returns the criterion that a configuration names; None for another method.
 
     For no pruning it is the magnitude, of which all is kept.
-
-    Raises:
-      ValueError: for an import path to something that cannot be called as one.
     """
     name = config.prune.method
     if name in RIVALS:
@@ -181,12 +157,8 @@ def criterion(config: ConfigDict) -> Criterion | None:
 def method(config: ConfigDict) -> tuple[Callable[..., Any], Any] | None:
     """Returns the method that a configuration names, and its settings.
 
-    Returns:
-      A function of :mod:`snipjax.methods` and an instance of its settings; None where
-      the configuration names a criterion.
-
-    Raises:
-      ValueError: for settings that the method does not take.
+    They are a function of :mod:`snipjax.methods` and an instance of its settings; None
+    where the configuration names a criterion.
     """
     name = config.prune.method
     if name not in RIVALS:
@@ -285,14 +257,8 @@ def optimizer(
     """Returns the optimizer of the dense network; the paper's by default.
 
     An optimizer of one's own is called with the learning rate, and with ``momentum``
-    and ``weight_decay`` if it takes them, as most of optax do.
-
-    Args:
-      config: a configuration of an experiment.
-      learning_rate: number or schedule to take instead of the configured schedule.
-
-    Raises:
-      ValueError: for an import path to something else.
+    and ``weight_decay`` if it takes them, as most of optax do. ``learning_rate``, a
+    number or a schedule, takes the place of the configured schedule.
     """
     import optax
 

@@ -45,15 +45,10 @@ def start(argv: list[str], description: str) -> NoReturn:
 
 
 def main(argv: list[str], description: str) -> int:
-    """Runs the experiment of a command line.
+    """Runs the experiment of a command line, and returns the exit code.
 
-    Args:
-      argv: the program's name and its arguments.
-      description: the first lines of the help.
-
-    Returns:
-      The exit code: 0, or 1 where a part of a study failed, 2 for a mistake of the
-      user, which is told in one line, 130 for an interrupt.
+    It is 0, or 1 where a part of a study failed, 2 for a mistake of the user, which is
+    told in one line, 130 for an interrupt.
     """
     if {"-h", "-help", "--help"} & set(argv[1:]):
         print(usage(description, known_config(argv)))
@@ -105,11 +100,7 @@ def is_study(config: ConfigDict) -> bool:
 
 
 def join_processes(config: ConfigDict) -> None:
-    """Joins the processes that run this command together, where there are several.
-
-    Raises:
-      ValueError: if they are told of, but the configuration is for one alone.
-    """
+    """Joins the processes that run this command together, where there are several."""
     told = [flags.FLAGS[name].value for name in _PROCESSES]
     if is_study(config) or not configs.is_large(config):
         if any(value is not None for value in told):
@@ -124,11 +115,7 @@ def join_processes(config: ConfigDict) -> None:
 
 
 def runner(config: ConfigDict) -> Callable[..., Any]:
-    """Returns the function that runs a configuration.
-
-    Raises:
-      ValueError: for a wrong name of a part of one of the runs.
-    """
+    """Returns the function that runs a configuration, whose names are checked."""
     if is_study(config):
         from snipjax.studies import table1
 
@@ -176,11 +163,7 @@ def keep_compilations() -> None:
 
 
 def parse(argv: list[str]) -> ConfigDict:
-    """Returns the configuration that a command line asks for.
-
-    Raises:
-      ValueError: for anything misspelt, missing or of a wrong type.
-    """
+    """Returns the configuration that a command line asks for, checked."""
     like = known_config(argv)
     # A study has lists of its own, such as its methods.
     argv, vary = (argv, []) if is_study(like) else split_sweeps(argv)
@@ -219,12 +202,7 @@ def parse(argv: list[str]) -> ConfigDict:
 
 
 def check_flag(argument: str, like: ConfigDict) -> None:
-    """Raises a ``ValueError`` for a flag of no field, with the nearest there is.
-
-    Args:
-      argument: an argument of the command line.
-      like: a configuration with all fields.
-    """
+    """Raises a ``ValueError`` for a flag of no field, with the nearest there is."""
     known = configs.field_names(like)
     name = argument.lstrip("-").split("=")[0]
     section, dot, field = name.partition(".")
@@ -240,11 +218,7 @@ def check_flag(argument: str, like: ConfigDict) -> None:
 
 
 def without_given(vary: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Returns the entries of ``config.vary`` whose fields are not given as flags.
-
-    Raises:
-      ValueError: if a flag is for one of several fields that vary together.
-    """
+    """Returns the entries of ``config.vary`` whose fields are not given as flags."""
     given = {
         argument.lstrip("-").removeprefix("config.").split("=")[0]
         for argument in arguments
@@ -268,12 +242,8 @@ def split_sweeps(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     ``--config.prune.sparsity=0.9,0.95`` asks for a run with each. The values may be an
     argument of their own, and have spaces around them.
 
-    Raises:
-      ValueError: if one of several values is empty.
-
-    Example:
-      >>> split_sweeps(["--config.seed=1", "--config.prune.sparsity", "0.9, 0.95"])
-      (['--config.seed=1'], ['prune.sparsity=0.9,0.95'])
+    >>> split_sweeps(["--config.seed=1", "--config.prune.sparsity", "0.9, 0.95"])
+    (['--config.seed=1'], ['prune.sparsity=0.9,0.95'])
     """
     rest: list[str] = []
     entries = []
@@ -319,7 +289,7 @@ def without_places(arguments: Sequence[str]) -> list[str]:
 def known_config(argv: Sequence[str]) -> ConfigDict:
     """Returns a configuration with the fields that a command line may set.
 
-    They are those of a study where the file makes the configuration of one.
+    They are a study's where the file makes the configuration of one.
     """
     for argument, *value in with_values(argv):
         name, _, file = "=".join([argument, *value]).partition("=")
@@ -341,7 +311,7 @@ def known_config(argv: Sequence[str]) -> ConfigDict:
 def explanation(error: Exception, like: ConfigDict) -> str:
     """Returns the error of a bad flag or config file in short.
 
-    Those of absl and ml_collections have tracebacks and the whole configuration.
+    Errors of absl and ml_collections have tracebacks and the whole configuration.
     """
     message = str(error).removeprefix(_NOT_LOADED)
     missing_file = re.search(r"No such file or directory: '(.*?)'", message)

@@ -25,11 +25,6 @@ def default() -> ConfigDict:
 
     The fields are typed: assigning to a name that does not exist or a value of
     another type raises.
-
-    Example:
-      >>> config = default()
-      >>> config.optimizer.learning_rate
-      0.1
     """
     return from_fields(FIELDS)
 
@@ -46,18 +41,7 @@ def from_fields(table: Sequence[Field]) -> ConfigDict:
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises a ``ValueError`` naming the first field that is unknown, missing or wrong.
-
-    Args:
-      config: a configuration like the default.
-
-    Example:
-      >>> config = default()
-      >>> config.seeds = 0
-      >>> validate(config)
-      Traceback (most recent call last):
-      ValueError: config.seeds is 0; it must be >= 1: networks, of seeds from `seed` on
-    """
+    """Raises a ``ValueError`` naming the first unknown, missing or wrong field."""
     check(config, FIELDS)
     given = dict(fields(config))
     for check_some in (_check_runs, _check_large, _check_pruning):
@@ -65,12 +49,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict, table: Sequence[Field]) -> None:
-    """Raises a ``ValueError`` naming the first field that does not fit a table.
-
-    Args:
-      config: a configuration.
-      table: the fields that it should have.
-    """
+    """Raises a ``ValueError`` naming the first field that does not fit a table."""
     check_fields(config, from_fields(table))
     given = dict(fields(config))
     for field in table:
@@ -78,12 +57,7 @@ def check(config: ConfigDict, table: Sequence[Field]) -> None:
 
 
 def check_fields(config: ConfigDict, like: ConfigDict) -> None:
-    """Raises a ``ValueError`` naming the first unknown, missing or mistyped field.
-
-    Args:
-      config: a configuration.
-      like: a configuration with the right fields and types.
-    """
+    """Raises a ``ValueError`` naming the first unknown, missing or mistyped field."""
     known, given = dict(fields(like)), dict(fields(config))
     for name in given:
         if name not in known:
@@ -95,24 +69,15 @@ def check_fields(config: ConfigDict, like: ConfigDict) -> None:
 
 
 def is_large(config: ConfigDict) -> bool:
-    """Returns whether an experiment is on a mesh, or reads a stream.
-
-    Example:
-      >>> is_large(default())
-      False
-    """
+    """Returns whether an experiment is on a mesh, or reads a stream."""
     return bool(config.mesh or config.dataset.stream)
 
 
 def mesh_axes(text: str) -> dict[str, int]:
     """Returns the sizes of a mesh's axes, ``data`` and ``model``; 1 if not given.
 
-    Raises:
-      ValueError: for a text of another form, an unknown axis, or a size below 1.
-
-    Example:
-      >>> mesh_axes("model=2")
-      {'data': 1, 'model': 2}
+    >>> mesh_axes("model=2")
+    {'data': 1, 'model': 2}
     """
     axes = {"data": 1, "model": 1}
     seen = set()
@@ -141,13 +106,8 @@ def parse_entry(entry: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     Several fields, joined by ``&``, take each value together; their defaults are of
     one type.
 
-    Raises:
-      ValueError: for an entry of another form, an unknown field, or a value of
-        another type.
-
-    Example:
-      >>> parse_entry("prune.sparsity=0.9,0.95")
-      (('prune.sparsity',), (0.9, 0.95))
+    >>> parse_entry("prune.sparsity=0.9,0.95")
+    (('prune.sparsity',), (0.9, 0.95))
     """
     joined, _, text = entry.partition("=")
     names, values = joined.split("&"), [value.strip() for value in text.split(",")]
@@ -176,17 +136,8 @@ def parse_entry(entry: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
 def cells(config: ConfigDict) -> dict[str, ConfigDict]:
     """Returns a configuration for each combination of values in ``config.vary``.
 
-    Returns:
-      Configurations that vary nothing, by their settings, in the order of the values.
-
-    Raises:
-      ValueError: for an entry or a combination that is wrong.
-
-    Example:
-      >>> config = default()
-      >>> config.vary = ("prune.sparsity=0.9,0.95",)
-      >>> list(cells(config))
-      ['prune.sparsity=0.9', 'prune.sparsity=0.95']
+    The configurations vary nothing. They are named by their settings, such as
+    ``prune.sparsity=0.9``, in the order of the values.
     """
     entries = [parse_entry(entry) for entry in config.vary]
     named = {}
@@ -204,9 +155,8 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields the dotted name and value of every field of a nested configuration.
 
-    Example:
-      >>> list(fields({"seed": 0, "train": {"steps": 10}}))
-      [('seed', 0), ('train.steps', 10)]
+    >>> list(fields({"seed": 0, "train": {"steps": 10}}))
+    [('seed', 0), ('train.steps', 10)]
     """
     for name, value in config.items():
         if isinstance(value, dict | ConfigDict):
@@ -227,13 +177,7 @@ def field_names(like: ConfigDict | None = None) -> list[str]:
 def unknown_field(name: str, like: ConfigDict | None = None) -> str:
     """Returns the message for a field that does not exist, with the nearest that does.
 
-    Args:
-      name: the field.
-      like: a configuration with all fields; the default one if left out.
-
-    Example:
-      >>> unknown_field("prune.sparsty")
-      "config has no field 'prune.sparsty'; did you mean 'prune.sparsity'?"
+    ``like`` has all fields; it is the default configuration if left out.
     """
     known = field_names(like)
     within = [field for field in known if field.startswith(f"{name}.")]
@@ -254,14 +198,11 @@ def unknown_field(name: str, like: ConfigDict | None = None) -> str:
 def wrong_type(name: str, value: str, like: ConfigDict | None = None) -> str:
     """Returns the message for a value that does not fit a field's type.
 
-    Args:
-      name: the field, or the last part of its name.
-      value: the value as it was given.
-      like: a configuration with all fields; the default one if left out.
+    ``name`` may be the last part of the field's name. ``like`` has all fields; it is
+    the default configuration if left out.
 
-    Example:
-      >>> wrong_type("steps", "many")
-      "config field 'train.steps' cannot be many; its default is 1000, an int"
+    >>> wrong_type("steps", "many")
+    "config field 'train.steps' cannot be many; its default is 1000, an int"
     """
     values = dict(fields(default() if like is None else like))
     for field in field_names(like):
@@ -275,12 +216,7 @@ def wrong_type(name: str, value: str, like: ConfigDict | None = None) -> str:
 
 
 def differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Returns a line for each field in which two plain nested configurations differ.
-
-    Example:
-      >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
-      ['a.b: 1 here, 2 there']
-    """
+    """Returns a line for each field in which two plain nested configurations differ."""
     flat, other_flat = (
         # JSON has lists for tuples.
         {k: list(v) if isinstance(v, tuple) else v for k, v in fields(values)}

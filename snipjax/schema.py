@@ -26,12 +26,7 @@ class Field(NamedTuple):
 
 
 def section(name: str, *fields: Field) -> list[Field]:
-    """Returns fields with the name of their section in front.
-
-    Example:
-      >>> section("train", Field("steps", 10, "steps of training"))[0].name
-      'train.steps'
-    """
+    """Returns fields with the name of their section in front, as ``train.steps``."""
     return [field._replace(name=f"{name}.{field.name}") for field in fields]
 
 

@@ -86,8 +86,8 @@ class Limits(NamedTuple):
 def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
     """Returns masks of the ``k`` largest entries of all leaves together.
 
-    Among equal entries, those of lower flat index, counted on from leaf to leaf, come
-    first; -0.0 and 0.0 are equal. NaN has no place in the order: check before.
+    Equal entries come in the order of their flat indices, counted on from leaf to leaf;
+    -0.0 and 0.0 are equal. NaN has no place in the order: check before.
 
     Example:
       >>> largest([jnp.array([3.0, 1.0]), jnp.array([2.0, 3.0])], 3)
@@ -102,8 +102,8 @@ def largest_of_all_and_each(
     """Returns masks of ``k`` entries, among them some of the largest of every leaf.
 
     They are the ``minima[i]`` largest entries of leaf ``i`` for every ``i``, and the
-    largest of the rest of all leaves together. ``k`` is at least ``sum(minima)``. Among
-    equal entries, those of lower flat index come first.
+    largest of the rest of all leaves together. ``k`` is at least ``sum(minima)``. Equal
+    entries come in the order of their flat indices.
 
     Example:
       >>> leaves = [jnp.array([3.0, 4.0, 5.0]), jnp.array([1.0, 2.0])]
