@@ -119,7 +119,7 @@ def runner(config: ConfigDict) -> Callable[..., Any]:
     if is_study(config):
         from snipjax.studies import table1
 
-        return table1.run
+        return table1.make
     if config.seeds > 1:
         use_every_core(config.seeds)
     for cell in configs.cells(config).values():
@@ -127,7 +127,7 @@ def runner(config: ConfigDict) -> Callable[..., Any]:
     if config.vary:
         from snipjax import sweep
 
-        return sweep.run
+        return sweep.run_all
     from snipjax import experiment
 
     return experiment.run

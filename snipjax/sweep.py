@@ -16,7 +16,7 @@ from snipjax.training import console, rundir
 SIGNAL = "signal.json"
 
 
-def run(
+def run_all(
     config: ConfigDict,
     workdir: Path | str,
     *,
@@ -43,7 +43,7 @@ def run(
     Example:
       >>> config = snipjax.config.default()
       >>> config.vary = ("prune.sparsity=0.9,0.95,0.98",)
-      >>> results = run(config, "runs/sweep")  # doctest: +SKIP
+      >>> results = run_all(config, "runs/sweep")  # doctest: +SKIP
     """
     schema.validate(config)
     if not config.vary:

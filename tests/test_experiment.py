@@ -172,7 +172,7 @@ class TestRunDirectory:
 
     def test_settings_that_vary_are_for_another_function(self, tmp_path: Path) -> None:
         config = quick(vary=("prune.sparsity=0.9,0.8",))
-        with pytest.raises(ValueError, match=r"snipjax\.sweep\.run"):
+        with pytest.raises(ValueError, match=r"snipjax\.sweep\.run_all"):
             experiment.run(config, tmp_path)
 
 

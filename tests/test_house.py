@@ -24,7 +24,7 @@ ROWS = (
     ("training",),
     ("methods",),
     ("schema", "build", "config"),
-    ("assembly", "records", "rivals", "experiment", "sweep"),
+    ("assembly", "records", "reporting", "rivals", "experiment", "sweep"),
     ("results", "studies"),
     ("cli",),
 )

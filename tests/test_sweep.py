@@ -34,7 +34,7 @@ def quick(*vary: str, **fields: Any) -> ConfigDict:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     workdir = tmp_path_factory.mktemp("sweeps") / "finished"
-    return workdir, sweep.run(quick(*GRID), workdir, command="python train.py")
+    return workdir, sweep.run_all(quick(*GRID), workdir, command="python train.py")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_only_what_is_missing_is_run_again(
     workdir, results = finished
     lost = workdir / NAMES[2].replace(" ", "_")
     (lost / rundir.RESULT).unlink()
-    assert sweep.run(quick(*GRID), workdir)[NAMES[0]] == results[NAMES[0]]
+    assert sweep.run_all(quick(*GRID), workdir)[NAMES[0]] == results[NAMES[0]]
     assert runs == [lost.name]
 
 
@@ -89,15 +89,15 @@ def test_an_interrupted_sweep_goes_on(
 
     monkeypatch.setattr(experiment, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(config, tmp_path)
+        sweep.run_all(config, tmp_path)
     monkeypatch.setattr(experiment, "run", run)
-    assert len(sweep.run(config, tmp_path)) == 2
+    assert len(sweep.run_all(config, tmp_path)) == 2
     assert runs == ["prune.sparsity=0.9", "prune.sparsity=0.98"]
 
 
 def test_another_grid_is_refused(finished: tuple[Path, Results]) -> None:
     with pytest.raises(ValueError, match="another configuration"):
-        sweep.run(quick("prune.sparsity=0.9"), finished[0])
+        sweep.run_all(quick("prune.sparsity=0.9"), finished[0])
 
 
 def test_a_sweep_is_used_by_one_process(finished: tuple[Path, Results]) -> None:
@@ -105,7 +105,7 @@ def test_a_sweep_is_used_by_one_process(finished: tuple[Path, Results]) -> None:
         rundir.claim(finished[0], lambda written: []),
         pytest.raises(ValueError, match="another process is using it"),
     ):
-        sweep.run(quick(*GRID), finished[0])
+        sweep.run_all(quick(*GRID), finished[0])
 
 
 def test_a_signal_is_measured_once(
@@ -120,12 +120,12 @@ def test_a_signal_is_measured_once(
         return initializers.Signal(("Dense_0",), one, one, one, np.ones(1))
 
     monkeypatch.setattr(sweep, "measured_signal", measure)
-    results = sweep.run(config, tmp_path)
+    results = sweep.run_all(config, tmp_path)
     assert measured == ["he", "fan_in"]
     for name in results:
         path = tmp_path / sweep.directory_name(name) / sweep.SIGNAL
         assert rundir.read_json(path)["activation_variance"] == [[1.0], [1.0]]
-    assert sweep.run(config, tmp_path) == results
+    assert sweep.run_all(config, tmp_path) == results
     assert len(measured) == 2
 
 
@@ -157,5 +157,5 @@ def test_a_mistake_is_said_before_anything_runs(
     vary: tuple[str, ...], problem: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=problem):
-        sweep.run(quick(*vary), tmp_path / "new")
+        sweep.run_all(quick(*vary), tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -101,7 +101,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> Stubs:
 
 
 def failing(config: ConfigDict, workdir: Path) -> dict[str, str]:
-    return table1.run(config, workdir).failures
+    return table1.make(config, workdir).failures
 
 
 class TestConfig:
@@ -204,22 +204,22 @@ class TestRunning:
     def test_dense_cells_come_first_and_finished_ones_are_not_run_again(
         self, stubs: Stubs, tmp_path: Path
     ) -> None:
-        first = table1.run(small(), tmp_path, command="python train.py")
+        first = table1.make(small(), tmp_path, command="python train.py")
         assert stubs.calls == ["none 0 0", "snip 0.95 0", "snip 0.98 0"]
         assert first.failures == {}
         for name in ("table1.md", "table1.csv", "table1.html", "cells.csv"):
             assert (tmp_path / name).stat().st_size > 100
         assert "python train.py" in (tmp_path / "table1.md").read_text()
-        again = table1.run(small(), tmp_path, command="python train.py")
+        again = table1.make(small(), tmp_path, command="python train.py")
         assert len(stubs.calls) == 3
         assert list(again.table["error"]) == list(first.table["error"])
 
     def test_more_seeds_methods_and_sparsities_come_into_the_same_directory(
         self, stubs: Stubs, tmp_path: Path
     ) -> None:
-        table1.run(small(), tmp_path)
+        table1.make(small(), tmp_path)
         config = small(methods="lwc", seeds=2, frontier="0.5")
-        table = table1.run(config, tmp_path).table
+        table = table1.make(config, tmp_path).table
         assert stubs.calls[3:] == [
             *("lwc 0.917 0", "lwc 0.5 0", "none 0 1", "lwc 0.917 1", "lwc 0.5 1")
         ]
@@ -269,18 +269,18 @@ class TestRunning:
     ) -> None:
         stubs.interrupt = {"snip 0.95 0"}
         with pytest.raises(KeyboardInterrupt):
-            table1.run(small(), tmp_path)
+            table1.make(small(), tmp_path)
         printed = capsys.readouterr().out
         assert "stopped; 1 of 3 cells are finished, and the same command" in printed
         assert "1 of 3 cells are finished" in (tmp_path / "table1.md").read_text()
         stubs.interrupt, stubs.calls = set(), []
-        table1.run(small(), tmp_path)
+        table1.make(small(), tmp_path)
         assert stubs.calls == ["snip 0.95 0", "snip 0.98 0"]
 
     def test_progress_is_said(
         self, stubs: Stubs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        table1.run(small(), tmp_path)
+        table1.make(small(), tmp_path)
         printed = " ".join(capsys.readouterr().out.split())
         assert f"cell 1 of 3: {DENSE} (0 s so far)" in printed
         # A cell took 20 seconds, and two are to go.
@@ -291,7 +291,7 @@ class TestRunning:
         self, stubs: Stubs, tmp_path: Path
     ) -> None:
         with pytest.raises(ValueError, match="images are too small"):
-            table1.run(small(networks="lenet_5_caffe"), tmp_path / "new")
+            table1.make(small(networks="lenet_5_caffe"), tmp_path / "new")
         assert not (tmp_path / "new").exists()
         assert stubs.calls == []
 
@@ -299,7 +299,7 @@ class TestRunning:
 @pytest.fixture
 def finished(stubs: Stubs, tmp_path: Path) -> Path:
     """A directory of a whole table."""
-    table1.run(small(), tmp_path)
+    table1.make(small(), tmp_path)
     stubs.calls.clear()
     return tmp_path
 
@@ -312,9 +312,9 @@ class TestDirectories:
             r"-dense-seed0' was made with other settings \(train\.steps: 7 here, 6"
         )
         with pytest.raises(ValueError, match=message):
-            table1.run(config, finished)
+            table1.make(config, finished)
         with pytest.raises(ValueError, match=r"train\.steps: 1 here, 6 there"):
-            table1.run(small(quick=True), finished)
+            table1.make(small(quick=True), finished)
 
     def test_cells_of_other_settings_are_left_out_saying_why(
         self, stubs: Stubs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -322,12 +322,12 @@ class TestDirectories:
         both = small(methods="snip,lwc", seeds=7)
         for cell in cells.cells(both):
             write_cell(tmp_path, both, cell)
-        assert len(table1.run(both, tmp_path).table) == 4
+        assert len(table1.make(both, tmp_path).table) == 4
         assert "left out" not in capsys.readouterr().out
         other = small()
         other.lwc.rounds = 2
         other.methods = "snip"
-        assert len(table1.run(other, tmp_path).table) == 3
+        assert len(table1.make(other, tmp_path).table) == 3
         printed = " ".join(capsys.readouterr().out.split())
         names = ", ".join(f"{NETWORK}-lwc-0.917-seed{seed}" for seed in range(5))
         assert (
@@ -341,9 +341,9 @@ class TestDirectories:
     ) -> None:
         (finished / DENSE / "result.json").write_text(text)
         with pytest.raises(ValueError, match=rf"{DENSE}/result\.json' is .*leave"):
-            table1.run(small(), finished)
+            table1.make(small(), finished)
         shutil.rmtree(finished / DENSE)
-        assert len(table1.run(small(), finished).table) == 3
+        assert len(table1.make(small(), finished).table) == 3
 
     @pytest.mark.parametrize(
         "name",
@@ -357,7 +357,7 @@ class TestDirectories:
     ) -> None:
         shutil.copytree(finished / DENSE, finished / name)
         (finished / name / "result.json").write_text("{")
-        assert len(table1.run(small(), finished).table) == 3
+        assert len(table1.make(small(), finished).table) == 3
 
     @pytest.mark.parametrize("text", ["{", "[]", ""])
     def test_a_damaged_configuration_costs_no_finished_cell(
@@ -368,9 +368,9 @@ class TestDirectories:
         path.write_text(text)
         message = r"config\.json' is damaged .*; remove this file, and the same command"
         with pytest.raises(ValueError, match=message):
-            table1.run(small(), finished)
+            table1.make(small(), finished)
         path.unlink()
-        assert len(table1.run(small(), finished).table) == 3
+        assert len(table1.make(small(), finished).table) == 3
         assert path.read_text() == written
 
     def test_another_run_or_other_files_are_refused(
@@ -378,11 +378,11 @@ class TestDirectories:
     ) -> None:
         make_run(tmp_path / "run")
         with pytest.raises(ValueError, match="study: table1 here"):
-            table1.run(small(), tmp_path / "run")
+            table1.make(small(), tmp_path / "run")
         (tmp_path / "files").mkdir()
         (tmp_path / "files" / "thesis.tex").write_text("")
         with pytest.raises(ValueError, match=r"has files but no config\.json"):
-            table1.run(small(), tmp_path / "files")
+            table1.make(small(), tmp_path / "files")
 
 
 @pytest.fixture
@@ -571,7 +571,7 @@ def test_the_quick_form_in_miniature_has_a_network_of_every_method(
 ) -> None:
     config = small(methods=table1.default().methods, quick=True)
     config[NETWORK].update(steps=600, decay_every=200)
-    results = table1.run(config, tmp_path)
+    results = table1.make(config, tmp_path)
     assert results.failures == {}
     rows = {row.name: row for row in results.table.itertuples()}
     assert set(rows) == set(table1.METHODS)

@@ -5,6 +5,6 @@ table and the pictures are made of the finished cells, after each of them.
 """
 
 from snipjax.studies.table1.cells import METHODS, default, validate
-from snipjax.studies.table1.running import Results, run
+from snipjax.studies.table1.running import Results, make
 
-__all__ = ["METHODS", "Results", "default", "run", "validate"]
+__all__ = ["METHODS", "Results", "default", "make", "validate"]

@@ -36,7 +36,7 @@ class Results(NamedTuple):
     failures: dict[str, str]
 
 
-def run(
+def make(
     config: ConfigDict,
     workdir: Path | str,
     *,
@@ -69,7 +69,7 @@ def run(
       >>> from snipjax.studies import table1
       >>> config = table1.default()
       >>> config.methods, config.quick = "snip,lwc", True
-      >>> results = table1.run(config, "runs/table1-quick")  # doctest: +SKIP
+      >>> results = table1.make(config, "runs/table1-quick")  # doctest: +SKIP
     """
     validate(config)
     from snipjax.training import console, rundir
