@@ -46,6 +46,11 @@ _DETAILS = (
     *("Training (steps)", "Training and pruning (seconds)"),
     "Training cost (dense trainings)",
 )
+_PICTURE = (
+    "Test error against the share of connections kept, {}. Filled marks are measured, "
+    "bars their standard deviations over seeds; hollow marks of the same shape are "
+    "published; the dotted line is the published one of sparse momentum."
+)
 _SHOWN = ("Network", "Method", "Sparsity (%)", "Seeds", ERROR, PUBLISHED, _DETAILS[-1])
 # Columns of every evaluation; the others are a method's own.
 _STANDARD = {"directory", "seed", "phase", "step", "total_step", "sparsity"} | {
@@ -74,31 +79,19 @@ def write(config: ConfigDict, workdir: Path, command: str | None) -> pd.DataFram
     heads = columns(networks)
     _csv(heads, lines).to_csv(workdir / "table1.csv", index=False)
     details.to_csv(workdir / "cells.csv", index=False)
+    measured = list(table.dropna(subset="error").itertuples())
     values = {
         "caption": caption(config, table),
         "columns": heads,
         "rows": lines,
         "notes": notes(table),
-        "paragraphs": conclusions.paragraphs_of_table_1(_measured(table)),
+        "paragraphs": conclusions.paragraphs_of_table_1(measured),
         "pictures": [
-            embedded(file, caption, f"{file.name}")
+            embedded(file, _PICTURE.format(words.network_name(network)), file.name)
             for network, file in files.items()
-            for caption in [
-                f"Test error against the share of connections kept, "
-                f"{words.network_name(network)}. Filled marks are measured, bars their "
-                "standard deviations over seeds; hollow marks of the same shape are "
-                "published; the dotted line is the published one of sparse momentum."
-            ]
         ],
         "detail_columns": [Column(name, name not in _DETAILS[:2]) for name in details],
-        # A network's name is one word.
-        "detail_rows": [
-            [
-                Entry(row[0].replace("-", "\N{NON-BREAKING HYPHEN}")),
-                *map(Entry, row[1:]),
-            ]
-            for row in details.to_numpy().tolist()
-        ],
+        "detail_rows": [[*map(Entry, row)] for row in details.to_numpy().tolist()],
         "about": _about(table),
         "command": command or "",
     }
@@ -128,8 +121,7 @@ def rows(config: ConfigDict, workdir: Path) -> pd.DataFrame:
       ``in_paper``, whether the sparsity is published.
     """
     found = included(config, workdir)
-    directories = {cell: workdir / cell.name for cell in found}
-    networks = reading.networks(map(reading.read_run, directories.values()))
+    networks = reading.networks(reading.read_run(workdir / c.name) for c in found)
     table = aggregate(networks)
     keys = zip(table["model"], table["method"], table["asked"])
     measured = dict(zip(keys, table.to_dict("records")))
@@ -391,10 +383,6 @@ def _csv(heads: Sequence[Column], lines: Iterable[Sequence[Entry]]) -> pd.DataFr
                 row[f"{head.full_name}, smallest"] = mark
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _measured(table: pd.DataFrame) -> list[Any]:
-    return [row for row in table.itertuples() if not math.isnan(row.error)]
 
 
 def _error_text(row: Any) -> str:
