@@ -51,10 +51,10 @@ SELECTIONS: Mapping[str, str] = {
     "layerwise": "snipjax.masks:layerwise_topk",
 }
 OPTIMIZERS: Mapping[str, str] = {
-    "sgd": "snipjax.build:sgd",
-    "adam": "snipjax.build:adam",
-    "adamw": "snipjax.build:adamw",
-    "lamb": "snipjax.build:lamb",
+    "sgd": "snipjax.training.optimizers:sgd",
+    "adam": "snipjax.training.optimizers:adam",
+    "adamw": "snipjax.training.optimizers:adamw",
+    "lamb": "snipjax.training.optimizers:lamb",
 }
 LOSSES: Mapping[str, str] = {"cross_entropy": "snipjax.training:cross_entropy"}
 SCHEDULES = ("step", "cosine", "constant")
@@ -271,57 +271,3 @@ def optimizer(
         {"learning_rate": rate},
         {"momentum": settings.momentum, "weight_decay": settings.weight_decay},
     )
-
-
-def sgd(
-    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
-) -> optax.GradientTransformation:
-    """Returns SGD of the loss plus half the decay times the squared norm."""
-    import optax
-
-    return optax.chain(_penalty(weight_decay), optax.sgd(learning_rate, momentum))
-
-
-def adam(
-    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
-) -> optax.GradientTransformation:
-    """Returns Adam of the loss plus half the decay times the squared norm."""
-    import optax
-
-    return optax.chain(_penalty(weight_decay), optax.adam(learning_rate, b1=momentum))
-
-
-def adamw(
-    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
-) -> optax.GradientTransformation:
-    """Returns Adam with decoupled weight decay."""
-    import optax
-
-    return optax.adamw(
-        learning_rate, b1=momentum, weight_decay=weight_decay, mask=_decayed
-    )
-
-
-def lamb(
-    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
-) -> optax.GradientTransformation:
-    """Returns LAMB, Adam with a trust ratio for each leaf, for large batches."""
-    import optax
-
-    return optax.lamb(
-        learning_rate, b1=momentum, weight_decay=weight_decay, mask=_decayed
-    )
-
-
-def _penalty(weight_decay: float) -> optax.GradientTransformation:
-    import optax
-
-    return optax.add_decayed_weights(weight_decay, mask=_decayed)
-
-
-def _decayed(params: Any) -> Any:
-    import jax
-
-    from snipjax import masks
-
-    return jax.tree_util.tree_map_with_path(masks.weights_and_biases, params)

@@ -1,4 +1,4 @@
-"""The paper's optimizer."""
+"""The optimizers of a dense network, the paper's first."""
 
 import chex
 import jax
@@ -43,11 +43,44 @@ def paper_optimizer(
     schedule = optax.exponential_decay(
         learning_rate, decay_every, decay_factor, staircase=True
     )
+    return sgd(schedule, momentum, weight_decay)
 
-    def decayed(params: chex.ArrayTree) -> chex.ArrayTree:
-        return jax.tree_util.tree_map_with_path(masks.weights_and_biases, params)
 
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=decayed),
-        optax.sgd(schedule, momentum),
+def sgd(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns SGD of the loss plus half the decay times the squared norm."""
+    return optax.chain(_penalty(weight_decay), optax.sgd(learning_rate, momentum))
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns Adam of the loss plus half the decay times the squared norm."""
+    return optax.chain(_penalty(weight_decay), optax.adam(learning_rate, b1=momentum))
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns Adam with decoupled weight decay."""
+    return optax.adamw(
+        learning_rate, b1=momentum, weight_decay=weight_decay, mask=_decayed
     )
+
+
+def lamb(
+    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns LAMB, Adam with a trust ratio for each leaf, for large batches."""
+    return optax.lamb(
+        learning_rate, b1=momentum, weight_decay=weight_decay, mask=_decayed
+    )
+
+
+def _penalty(weight_decay: float) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(weight_decay, mask=_decayed)
+
+
+def _decayed(params: chex.ArrayTree) -> chex.ArrayTree:
+    return jax.tree_util.tree_map_with_path(masks.weights_and_biases, params)
