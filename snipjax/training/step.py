@@ -45,12 +45,12 @@ def train_step(
       ``(state, metrics)``; the metrics are those of the params before the step.
 
     Example:
-      >>> from snipjax import models
+      >>> from snipjax import models, training
       >>> model = models.create("lenet_300_100", num_classes=2)
       >>> batch = Batch(jnp.zeros((3, 2, 2, 1)), jnp.array([0, 1, 1]))
       >>> optimizer = optax.sgd(0.1)
       >>> variables = model.init(jax.random.key(0), batch.images)
-      >>> state = init_state(variables, optimizer, jax.random.key(1))
+      >>> state = training.init_state(variables, optimizer, jax.random.key(1))
       >>> state, metrics = train_step(state, batch, model=model, optimizer=optimizer)
       >>> int(state.step), round(float(metrics.loss), 4)
       (1, 0.6931)
