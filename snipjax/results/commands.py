@@ -14,13 +14,9 @@ from snipjax.results.words import flag_value, printable
 
 
 def command(config: Mapping[str, Any]) -> str:
-    """Returns a command that asks for a configuration.
+    """Returns a command that asks for a configuration, given by dotted names.
 
-    Args:
-      config: values by dotted name.
-
-    Returns:
-      ``train.py`` with the file of ``configs/`` that needs the fewest flags, and these.
+    It has the file of ``configs/`` that needs the fewest flags, and these.
 
     Example:
       >>> command({"prune.sparsity": 0.98, "seed": 1})
@@ -65,9 +61,6 @@ def commands(row: Any) -> list[str]:
     Directories of runs are left out, and absolute paths shortened to their last part.
     The command of a run without a note is reconstructed from its configuration.
     Remarks stand behind a ``#``.
-
-    Args:
-      row: row of :func:`snipjax.results.rows.aggregate`.
     """
     lines: dict[tuple[str, bool], dict[str, list[int]]] = {}
     for network in row.networks.drop_duplicates("directory").to_dict("records"):

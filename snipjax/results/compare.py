@@ -78,12 +78,8 @@ def shown_table(table: pd.DataFrame) -> pd.DataFrame:
 def first_layer(directory: Path) -> np.ndarray | None:
     """Returns how many connections each input pixel keeps, the mean over the seeds.
 
-    Args:
-      directory: the directory of a run.
-
-    Returns:
-      Counts ``[height, width]``, for a convolution of each position of the kernel;
-      None if no leaf takes the image.
+    Counts are ``[height, width]``, for a convolution of each position of the kernel;
+    None if no leaf takes the image.
     """
     try:
         facts = json.loads((directory / "data.json").read_text())

@@ -157,8 +157,7 @@ def layer_sentences(table: pd.DataFrame) -> list[str]:
 def paragraphs_of_table_1(rows: Sequence[Row]) -> list[str]:
     """Returns paragraphs on each network, on published figures, and on costs.
 
-    Args:
-      rows: measured rows of table 1, which have a ``cost`` in dense trainings.
+    The rows of table 1 have a ``cost`` in dense trainings.
     """
     if not rows:
         return ["Nothing is measured yet."]

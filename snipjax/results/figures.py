@@ -28,12 +28,7 @@ _MOST_NAMES = 30  # of layers, side by side on an axis
 
 
 def layer_densities(layers: Sequence[Mapping[str, Any]], path: Path | BinaryIO) -> None:
-    """Draws the share of connections kept in every prunable leaf, as bars.
-
-    Args:
-      layers: rows with ``path``, ``kept`` and ``total``, as ``result.json`` has them.
-      path: the file to write.
-    """
+    """Draws the share of connections kept in every prunable leaf, as bars."""
     rows = sorted(layers, key=lambda row: words.natural_order(row["path"]))
     figure = Figure(figsize=(7, 1.2 + 0.28 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -54,10 +49,7 @@ def saliency_histogram(
 ) -> None:
     """Draws the distribution of the saliencies, and the threshold that cuts them.
 
-    Args:
-      scores: non-negative saliencies of all prunable connections, flat.
-      threshold: the smallest saliency that was kept.
-      path: the file to write.
+    The threshold is the smallest saliency that was kept.
     """
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -81,10 +73,7 @@ def saliency_histogram(
 def training_curves(metrics: pd.DataFrame, path: Path | BinaryIO) -> None:
     """Draws loss and error on training, validation and test data over the steps.
 
-    Args:
-      metrics: table of :func:`snipjax.results.read_metrics`; several seeds are drawn
-        as their mean.
-      path: the file to write.
+    Several seeds are drawn as their mean.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, quantity, unit in zip(
@@ -117,12 +106,8 @@ def compared_curves(
 ) -> None:
     """Draws quantities of several runs over their steps, a line for every seed.
 
-    Args:
-      named: metrics by the name of their runs, with columns ``seed``, ``total_step``
-        and the quantities.
-      quantities: label of the vertical axis by column, e.g. ``"test_error"``.
-      path: the file to write.
-      steps_per_epoch: draws over epochs of so many steps.
+    ``quantities`` has the label of the vertical axis by column of the metrics, e.g.
+    ``"test_error"``. With ``steps_per_epoch`` the horizontal axis counts epochs.
     """
     figure = Figure(figsize=(4.8 * len(quantities), 3.9), layout="constrained")
     for axes, (column, unit) in zip(
@@ -149,12 +134,10 @@ def compared_curves(
 def first_layer(counts: np.ndarray, path: Path | BinaryIO) -> None:
     """Draws the number of connections kept of each input pixel, as an image.
 
-    Lee, Ajanthan, Torr, ICLR 2019, figure 3.
+    Counts are ``[height, width]``, of a dense first layer at every pixel, of a
+    convolution at every position of its kernel.
 
-    Args:
-      counts: connections ``[height, width]``, of a dense first layer at every pixel,
-        of a convolution at every position of its kernel.
-      path: the file to write.
+    Lee, Ajanthan, Torr, ICLR 2019, figure 3.
     """
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -169,10 +152,6 @@ def first_layers(named: Mapping[str, np.ndarray], path: Path | BinaryIO) -> None
 
     White is the largest count of each picture, written below it: on one scale,
     pictures of high sparsities would be black.
-
-    Args:
-      named: counts ``[height, width]`` by name.
-      path: the file to write.
     """
     columns, size = (10, 1.5) if len(named) > 10 else (min(5, len(named)), 2.1)
     rows = math.ceil(len(named) / columns)
@@ -194,13 +173,6 @@ def signals(named: Mapping[str, "Signal"], path: Path | BinaryIO) -> None:
     Variances of activations and of back-propagated gradients, the density SNIP
     keeps, and the rank correlation of saliencies: lines are means over seeds, bands
     go from the smallest to the largest. Undefined values are left out.
-
-    Args:
-      named: results of `snipjax.initializers.signal` by name, all of one model.
-      path: the file to write.
-
-    Raises:
-      ValueError: if there are none, or their layers differ.
     """
     models = {signal.layers for signal in named.values()}
     if len(models) != 1:
@@ -260,12 +232,9 @@ def errors_by_density(
 ) -> None:
     """Draws test error against density, a line for each name.
 
-    Args:
-      measured: ``(density, error in percent, its standard deviation)`` by name.
-      path: the file to write.
-      published: ``(density, error)`` by the same names, drawn as hollow marks.
-      dense: errors of dense networks by name, drawn as dashed lines.
-      to_beat: name and points of a dotted line.
+    ``measured`` has ``(density, error in percent, its standard deviation)`` by name.
+    Published points are hollow marks, errors of dense networks dashed lines, and the
+    points to beat, with their name, a dotted line.
     """
     published = published or {}
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -305,12 +274,7 @@ def errors_by_density(
 def densities_by_layer(
     named: Mapping[str, Mapping[str, float]], path: Path | BinaryIO
 ) -> None:
-    """Draws the share of connections kept in each layer, a line for each name.
-
-    Args:
-      named: percentages by layer, from the first to the last, by name.
-      path: the file to write.
-    """
+    """Draws the share of connections kept in each layer, a line for each name."""
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     layers = list(dict.fromkeys(layer for shares in named.values() for layer in shares))
@@ -338,12 +302,7 @@ def densities_by_layer(
 def densities_by_depth(
     named: Mapping[str, Sequence[float]], path: Path | BinaryIO
 ) -> None:
-    """Draws the share kept of networks of any depth, from the first layer to the last.
-
-    Args:
-      named: percentages of the layers in their order by name.
-      path: the file to write.
-    """
+    """Draws the share kept in networks of any depth, from first to last layer."""
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     for (name, shares), style in zip(named.items(), look.styles(len(named))):
@@ -357,11 +316,9 @@ def densities_by_depth(
 
 
 def draw(function: Callable[..., None], *args: Any, **kwargs: Any) -> bool:
-    """Returns whether a picture was drawn; a failure warns and costs the picture alone.
+    """Returns whether a picture was drawn.
 
-    Example:
-      >>> draw(first_layer, np.eye(28), Path("eye.png"))  # doctest: +SKIP
-      True
+    A failure warns and costs the picture alone.
     """
     try:
         function(*args, **kwargs)

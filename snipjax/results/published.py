@@ -209,12 +209,9 @@ ROWS: tuple[Row, ...] = (
 def find(dataset: str, network: str, method: str, sparsity: float) -> Row | None:
     """Returns the published row of a network at a sparsity, or None.
 
-    Args:
-      dataset: name in TFDS, e.g. ``"mnist"``.
-      network: name in :mod:`snipjax.models`.
-      method: name in :data:`METHODS`, or a method of a configuration.
-      sparsity: pruned / prunable, of which the published one may differ by 0.0005,
-        for a whole number of connections is kept. A dense network has any.
+    The method is a name in :data:`METHODS`, or a method of a configuration. Sparsities
+    may differ by 0.0005, for a whole number of connections is kept. A dense network
+    has any.
 
     Example:
       >>> find("mnist", "lenet_300_100", "snip", 0.98).error

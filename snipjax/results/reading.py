@@ -120,14 +120,7 @@ def metrics(runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def tidy(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Returns lines of ``metrics.jsonl`` as a table, a row for each network.
-
-    Example:
-      >>> tidy([{"seeds": [0, 1], "step": 5, "test_error": [3.0, 4.0]}]).test_error
-      0    3.0
-      1    4.0
-      Name: test_error, dtype: float64
-    """
+    """Returns lines of ``metrics.jsonl`` as a table, a row for each network."""
     found: list[dict[str, Any]] = []
     before: dict[int, float] = {}
     last: dict[int, tuple[Any, float]] = {}
@@ -159,17 +152,8 @@ def tidy(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def find(*paths: Path | str) -> list[Run]:
     """Returns the runs in directories, finished or not, each once.
 
-    A damaged run, or a run of another program, is left out with a warning.
-
-    Args:
-      *paths: run directories, or directories that hold some.
-
-    Raises:
-      ValueError: if a path is a damaged run itself, or there is none.
-
-    Example:
-      >>> [run.name for run in find("runs")]  # doctest: +SKIP
-      ['runs/first', 'runs/second']
+    A damaged run, or a run of another program, is left out with a warning, unless its
+    own path was given.
     """
     runs: dict[Path, Run] = {}
     for path in map(Path, paths):
@@ -197,11 +181,7 @@ def find(*paths: Path | str) -> list[Run]:
 
 
 def find_sweeps(*paths: Path | str) -> list[Sweep]:
-    """Returns the sweeps in directories, each once.
-
-    Raises:
-      ValueError: if a path is not a directory.
-    """
+    """Returns the sweeps in directories, each once."""
     sweeps: dict[Path, Sweep] = {}
     for path in map(Path, paths):
         for directory, varied in _walk(path):
@@ -214,14 +194,9 @@ def find_sweeps(*paths: Path | str) -> list[Sweep]:
 def read_signal(directory: Path) -> SimpleNamespace | None:
     """Returns the signal of an initialization that a run measured, None without one.
 
-    A damaged signal counts as none, with a warning.
-
-    Args:
-      directory: the directory of the run.
-
-    Returns:
-      The fields of :class:`snipjax.initializers.Signal`: names of ``layers``, arrays
-      ``[seeds, layers]``, and ``rank_correlation`` ``[layers]``.
+    A damaged signal counts as none, with a warning. Fields are named as in
+    :class:`snipjax.initializers.Signal`: names of ``layers``, arrays
+    ``[seeds, layers]``, and ``rank_correlation`` ``[layers]``.
     """
     path = directory / SIGNAL
     if not path.is_file():
@@ -293,11 +268,7 @@ def _name(directory: Path, path: Path) -> str:
 
 
 def read_run(path: Path, name: str = "") -> Run:
-    """Returns the run in a directory.
-
-    Raises:
-      ValueError: if it is damaged, or no run of snipjax.
-    """
+    """Returns the run in a directory, or raises a ``ValueError`` if it is damaged."""
     config = _fields(_read_json(path / CONFIG))
     if not all(isinstance(config.get(name), str) for name in _NAMED):
         raise ValueError(

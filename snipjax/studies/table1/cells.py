@@ -115,11 +115,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def chosen(config: ConfigDict, field: str, choices: Iterable[str]) -> list[str]:
-    """Returns the names in a field, in the order of the choices.
-
-    Raises:
-      ValueError: if there is none, or one that is not among the choices.
-    """
+    """Returns the names in a field, in the order of the choices."""
     choices = list(choices)
     in_paper = {method.name.lower(): name for name, method in METHODS.items()}
     names = _parts(config[field])
@@ -153,17 +149,6 @@ def cells(config: ConfigDict) -> list[Cell]:
 
     Dense networks come first of each network and seed, also where they are not asked
     for, since other methods start from them and costs are measured in them.
-
-    Raises:
-      ValueError: for an unknown method or network, or a sparsity outside (0, 1).
-
-    Example:
-      >>> config = default()
-      >>> config.methods, config.networks = "snip", "lenet_5_caffe"
-      >>> [cell.name for cell in cells(config)]
-      ['lenet_5_caffe-dense-seed0',
-       'lenet_5_caffe-snip-0.98-seed0',
-       'lenet_5_caffe-snip-0.99-seed0']
     """
     more = []
     for part in _parts(config.frontier):
@@ -217,11 +202,6 @@ def hyperparameters(config: ConfigDict, network: str, method: str) -> int:
 
     They are the fields of its section, and one more where it trains a network at
     another learning rate than the network's.
-
-    Example:
-      >>> config = default()
-      >>> [hyperparameters(config, network, "snip") for network in NETWORKS]
-      [0, 1]
     """
     own, dense = (training(config, network, name) for name in (method, "dense"))
     return len(config.get(method, {})) + (own != dense)
@@ -230,10 +210,7 @@ def hyperparameters(config: ConfigDict, network: str, method: str) -> int:
 def experiment_config(config: ConfigDict, cell: Cell, workdir: Path) -> ConfigDict:
     """Returns the configuration of the experiment that a cell is.
 
-    Args:
-      config: the configuration of the table.
-      cell: a cell; a method that prunes a trained network starts from the dense cell.
-      workdir: the directory of the table.
+    A method that prunes a trained network starts from the dense cell.
     """
     experiment = configs.default()
     method = "none" if cell.method == "dense" else cell.method
@@ -284,16 +261,7 @@ def failure(directory: Path) -> str | None:
 
 
 def differences(config: ConfigDict, cell: Cell, workdir: Path) -> list[str]:
-    """Returns a line for each setting in which a cell in a directory differs.
-
-    Args:
-      config: the configuration of the table.
-      cell: a cell with a directory.
-      workdir: the directory of the table.
-
-    Raises:
-      ValueError: if the cell is damaged.
-    """
+    """Returns a line for each setting in which a cell in a directory differs."""
     made = reading.read_run(workdir / cell.name).config
     asked = dict(configs.fields(experiment_config(config, cell, workdir)))
     lines = configs.differences(asked, made)

@@ -60,16 +60,7 @@ _STANDARD = {"directory", "seed", "phase", "step", "total_step", "sparsity"} | {
 
 
 def write(config: ConfigDict, workdir: Path, command: str | None) -> pd.DataFrame:
-    """Writes the tables and the pictures of the finished cells.
-
-    Args:
-      config: the configuration of the table.
-      workdir: the directory of the table.
-      command: the command line, to be shown.
-
-    Returns:
-      The rows of the table.
-    """
+    """Writes the tables and the pictures of the finished cells."""
     table = rows(config, workdir)
     networks = list(dict.fromkeys(table["model"]))
     files = {network: workdir / f"frontier_{network}.png" for network in networks}
@@ -109,16 +100,11 @@ def show(table: pd.DataFrame) -> None:
 def rows(config: ConfigDict, workdir: Path) -> pd.DataFrame:
     """Returns a row for each network, method and sparsity, over all seeds.
 
-    Args:
-      config: the configuration of the table; its cells have a row, and so have other
-        finished ones of the same settings.
-      workdir: the directory of the table.
-
-    Returns:
-      The columns of :func:`snipjax.results.aggregate`, where ``method`` is ``none`` of
-      a dense network, and: ``name`` in this table, ``cost`` in dense trainings of the
-      same seed, numbers of ``hyperparameters`` and ``cells``, ``failures``, and
-      ``in_paper``, whether the sparsity is published.
+    The cells of the configuration have a row, and so have other finished ones of the
+    same settings. The table has the columns of :func:`snipjax.results.aggregate`, with
+    ``none`` for the ``method`` of a dense network, and also ``name`` in this table,
+    ``cost`` in dense trainings of the same seed, numbers of ``hyperparameters`` and
+    ``cells``, ``failures``, and ``in_paper``, whether the sparsity is published.
     """
     found = included(config, workdir)
     networks = reading.networks(reading.read_run(workdir / c.name) for c in found)
