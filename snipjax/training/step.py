@@ -45,8 +45,7 @@ def train_step(
       ``(state, metrics)``; the metrics are those of the params before the step.
 
     Example:
-      >>> from snipjax import models
-      >>> from snipjax.training import init_state, training
+      >>> from snipjax import models, training
       >>> model = models.create("lenet_300_100", num_classes=2)
       >>> batch = Batch(jnp.zeros((3, 2, 2, 1)), jnp.array([0, 1, 1]))
       >>> optimizer = optax.sgd(0.1)
