@@ -41,17 +41,15 @@ class Keys(NamedTuple):
 class Setup(NamedTuple):
     """The parts of an experiment, the same for every seed.
 
-    ``init`` is ``(key, name of an initializer) -> variables``. ``image_shape`` is
-    height, width and channels. ``facts`` are plain values by which to know the data
-    again. ``arrays`` has the data on the device, unless they are streamed; ``stream``
-    and ``mesh`` are for a network that is split.
+    ``init`` is ``(key, name of an initializer) -> variables``. ``facts`` are plain
+    values by which to know the data again. ``arrays`` has the data on the device,
+    unless they are streamed; ``stream`` and ``mesh`` are for a network that is split.
     """
 
     config: ConfigDict
     dataset: data.Dataset
     task: Task
     init: Callable[[chex.PRNGKey, str], chex.ArrayTree]
-    image_shape: tuple[int, int, int]
     facts: dict[str, Any]
     arrays: side_by_side.Arrays | None = None
     stream: on_mesh.Stream | None = None
@@ -231,7 +229,6 @@ def _in_memory(config: ConfigDict, dataset: data.Dataset) -> Setup:
         dataset,
         task,
         init=_initialization(task.model, shape),
-        image_shape=shape,
         facts=_facts(dataset, shape, mean, std),
         arrays=side_by_side.Arrays(*map(_on_device, dataset[1:4])),
     )
@@ -262,7 +259,6 @@ def _streamed(config: ConfigDict, dataset: data.Dataset, mesh: Mesh) -> Setup:
         init=_initialization(
             task.model, shape, functools.partial(sharding.constrained, mesh)
         ),
-        image_shape=shape,
         facts=_facts(dataset, shape, mean, std),
         stream=on_mesh.Stream(
             dataset, size, views, config.seed, config.dataset.workers

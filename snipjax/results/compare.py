@@ -62,7 +62,7 @@ def write(workdir: Path | str) -> pd.DataFrame | None:
     columns = [page.Column(name) for name in shown]
     text = page.render("table.md.j2", {"columns": columns, "rows": cells})
     (workdir / "table.md").write_text(text, encoding="utf-8")
-    _draw_sweep(workdir, compared, table, runs)
+    _draw_sweep(workdir, compared, table)
     return table
 
 
@@ -151,10 +151,7 @@ def _table(compared: list[tuple[Settings, reading.Run]]) -> pd.DataFrame:
 
 
 def _draw_sweep(
-    workdir: Path,
-    compared: list[tuple[Settings, reading.Run]],
-    table: pd.DataFrame,
-    runs: list[reading.Run],
+    workdir: Path, compared: list[tuple[Settings, reading.Run]], table: pd.DataFrame
 ) -> None:
     draw = figures.draw
     errors: dict[str, list[tuple[float, float, float]]] = {}
