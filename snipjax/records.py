@@ -12,6 +12,7 @@ import numpy as np
 
 import snipjax
 from snipjax import masks, training
+from snipjax._src.names import natural_order
 from snipjax.assembly import Setup
 from snipjax.training import console, distributed, loop
 
@@ -129,7 +130,7 @@ def show(result: Mapping[str, Any]) -> None:
     if len(networks) == 1:
         layers = sorted(
             networks[0]["layers"],
-            key=lambda layer: console.natural_order(layer["path"]),
+            key=lambda layer: natural_order(layer["path"]),
         )
         console.show_table(
             "Layer densities",

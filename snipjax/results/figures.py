@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from snipjax.results import look, words
+from snipjax._src.names import natural_order
+from snipjax.results import look
 
 if TYPE_CHECKING:  # a report draws without JAX
     from snipjax.initializers.signals import Signal
@@ -29,7 +30,7 @@ _MOST_NAMES = 30  # of layers, side by side on an axis
 
 def layer_densities(layers: Sequence[Mapping[str, Any]], path: Path | BinaryIO) -> None:
     """Draws the share of connections kept in every prunable leaf, as bars."""
-    rows = sorted(layers, key=lambda row: words.natural_order(row["path"]))
+    rows = sorted(layers, key=lambda row: natural_order(row["path"]))
     figure = Figure(figsize=(7, 1.2 + 0.28 * len(rows)), layout="constrained")
     axes = figure.subplots()
     densities = [100 * row["kept"] / max(row["total"], 1) for row in rows]

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from snipjax import config as configs
+from snipjax._src.names import natural_order
 from snipjax.results import published
-from snipjax.results.words import flag_value, natural_order
+from snipjax.results.words import flag_value
 
 Settings = tuple[tuple[str, str], ...]
 KEY = ["dataset", "model", "method", "asked", "settings"]

@@ -1,7 +1,6 @@
 """Numbers, lists and names as a reader sees them."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
@@ -95,17 +94,6 @@ def flag_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(flag_value, value))
     return str(value)
-
-
-def natural_order(name: str) -> list[str | int]:
-    """Returns a key that sorts names as readers count: 2 before 10.
-
-    Example:
-      >>> sorted(["Conv_10", "Conv_2", "Dense_0"], key=natural_order)
-      ['Conv_2', 'Conv_10', 'Dense_0']
-    """
-    parts = re.split(r"(\d+)", name)  # numbers at odd places
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def network_name(model: str) -> str:

@@ -1,7 +1,6 @@
 """The output of a run on a terminal: lines, a progress bar and tables."""
 
 import math
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,17 +41,6 @@ def show_table(
 def percent(value: float | None) -> str:
     """Returns an error in percent as text, or a dash for None."""
     return "-" if value is None else f"{value:.2f}"
-
-
-def natural_order(name: str) -> list[str | int]:
-    """Returns a key to sort names by that counts as readers do: 2 before 10.
-
-    Example:
-      >>> sorted(["Conv_10", "Conv_2", "Dense_0"], key=natural_order)
-      ['Conv_2', 'Conv_10', 'Dense_0']
-    """
-    parts = re.split(r"(\d+)", name)  # numbers at odd places
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 class TrainingProgress:
