@@ -110,7 +110,7 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Session]:
 
 
 def _differences(config: dict[str, Any], written: Mapping[str, Any]) -> list[str]:
-    """The fields in which two runs differ, but for the devices they may go on on."""
+    """Returns lines on fields that differ, except the devices a run may go on with."""
     elsewhere = ["dataset.workers"]
     if written["mesh"] or written["dataset"]["stream"]:  # not a run in memory
         elsewhere.append("mesh")

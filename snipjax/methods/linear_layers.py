@@ -34,12 +34,12 @@ class Layer:
 
     @property
     def groups(self) -> int:
-        """The number of groups of a convolution, else 1."""
+        """Returns the number of groups of a convolution, else 1."""
         return self.eqn.params.get("feature_group_count", 1)
 
     @property
     def overlap(self) -> int:
-        """The number of patches that an input can be in, 1 but for a convolution."""
+        """Returns the number of patches an input can be in, 1 but for a convolution."""
         if not self.is_convolution:
             return 1
         (*window, _), _ = self.kernel_dimensions()
@@ -119,7 +119,7 @@ class Layer:
         )
 
     def unit_numbers(self) -> np.ndarray:
-        """The number of the unit of every output."""
+        """Returns the number of every output's unit."""
         shape = abstract(self.eqn.outvars[0]).shape
         if self.is_convolution:
             first, last = self.eqn.params["dimension_numbers"].out_spec[1], None

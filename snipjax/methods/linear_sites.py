@@ -165,7 +165,7 @@ class _Call:
         self.finish(eqn, end)
 
     def bound(self, operands: list[Any]) -> Callable[..., chex.Array]:
-        """The layer as a function of inputs, kernel and bias."""
+        """Returns the layer as a function of inputs, kernel and bias."""
 
         def apply(
             x: chex.Array, kernel: chex.Array, bias: chex.Array | None = None
@@ -230,7 +230,7 @@ class _Reader:
         return [number(atom) for atom in jaxpr.outvars]
 
     def layers(self, names: Sequence[str]) -> list[Layer]:
-        """The layers, each once; what is in two different ones is noted."""
+        """Returns each layer once, and notes a parameter of two different ones."""
         layers: dict[str, Layer] = {}
         for call in self.calls:
             new = call.layer
@@ -308,7 +308,7 @@ class _Reader:
         return None if is_repeated else Layer(eqn, leaf, moves, sides[0])
 
     def _is_bias_added(self, eqn: JaxprEqn, operands: list[int], end: int) -> bool:
-        """Whether it adds a bias to a product, which is then part of the product."""
+        """Returns whether it adds a bias, which is then part of the product."""
         if eqn.primitive.name not in ("add", "add_any"):
             return False
         for side, i in enumerate(operands):

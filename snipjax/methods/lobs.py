@@ -433,7 +433,7 @@ _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _size(keep: chex.Array) -> int | None:
-    """The argument of :func:`operate`."""
+    """Returns a static bound of the connections that a unit keeps, None if all do."""
     if bool(jnp.all(keep)):
         return None
     most = int(jnp.max(jnp.sum(keep, axis=0)))

@@ -311,7 +311,7 @@ def negative_log_alpha(posterior: Posterior) -> chex.ArrayTree:
 
 
 def _site_key(key: chex.PRNGKey, site: Site) -> chex.PRNGKey:
-    """A key for each call of each layer, that does not depend on the other layers."""
+    """Returns a key for a call of a layer that does not depend on other layers."""
     digest = hashlib.sha1((site.layer.name + chr(site.repeat + 1)).encode()).digest()
     return jax.random.fold_in(key, jnp.uint32(int.from_bytes(digest[:4], "big")))
 

@@ -42,7 +42,7 @@ def command(config: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _config_files() -> dict[str, dict[str, Any]]:
-    """Fields by name of the files in ``configs/``; the default where there are none."""
+    """Returns fields by name of the files in ``configs/``; the default without any."""
     files = {"digits_lenet300": dict(configs.fields(configs.default()))}
     directory = Path(snipjax.__file__).parents[1] / "configs"
     for path in sorted(directory.glob("*.py")):
@@ -86,7 +86,7 @@ def _with_remarks(bare: str, is_noted: bool, seeds: Mapping[str, list[int]]) -> 
 
 
 def _without_paths(line: str) -> str:
-    """A command without its --workdir, and without places on a machine."""
+    """Returns a command without its --workdir and a machine's places."""
     line = re.sub(r"""\s--?workdir[=\s]+('[^']*'|"[^"]*"|\S+)""", "", line)
     return re.sub(
         r"""(?<![\w.~:/-])/(?:[^\s'"=,/]+/)*?((?:configs/)?[^\s'"=,/]+)/?(?=[\s'"=,]|$)""",

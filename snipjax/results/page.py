@@ -34,7 +34,7 @@ class Column(NamedTuple):
 
     @property
     def full_name(self) -> str:
-        """The name where no group stands above it."""
+        """Returns the name where no group stands above it."""
         return f"{self.group}: {self.name}" if self.group else self.name
 
 

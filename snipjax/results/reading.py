@@ -229,7 +229,7 @@ _STUDY = ("a study",)
 
 
 def _walk(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Runs, sweeps and studies in a directory, with the variation of the latter."""
+    """Yields runs, sweeps and studies in a directory, and the variation of each."""
     if not path.is_dir():
         raise ValueError(
             f"'{path}' is not a directory; give run directories or one that holds some"

@@ -171,12 +171,12 @@ def _of_training(settings: Settings) -> Settings:
 
 
 def _is_of_pruning(name: str) -> bool:
-    """Whether a field has no effect on a dense network."""
+    """Returns whether a field has no effect on a dense network."""
     return _section(name) == "prune" or name == "init.scored"
 
 
 def _is_of_the_schedule(name: str) -> bool:
-    """Whether a field has no effect on a network that is not trained."""
+    """Returns whether a field does nothing to a network that is not trained."""
     return _section(name) in ("train", "optimizer") and name != "train.steps"
 
 

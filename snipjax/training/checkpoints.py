@@ -92,7 +92,7 @@ def restore_latest(
 
 
 def _async_options() -> ocp.AsyncOptions:
-    """The limits of writing a checkpoint in the background.
+    """Returns the limits of writing a checkpoint in the background.
 
     Orbax has one limit for a process's own writing and for its waiting for the others,
     which cannot tell a process with much to write from one with a full disk. So the
@@ -112,7 +112,7 @@ def _async_options() -> ocp.AsyncOptions:
 
 @contextmanager
 def _write_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
-    """Makes one kind of error of what a failing write raises."""
+    """Raises an ``OSError`` for any error of a failing write."""
     try:
         yield
     except Exception as error:  # Orbax has none of its own

@@ -87,7 +87,7 @@ def _bits(dtype: str) -> int:
 
 
 def _group_size(kind: str, line: str, all_devices: int) -> int:
-    """Devices in a group, in any of the forms that XLA writes groups in."""
+    """Counts the devices in a group, in any of the forms that XLA writes groups in."""
     if kind == "collective-permute":
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
         return len(set(re.findall(r"\d+", pairs[1]))) if pairs else all_devices

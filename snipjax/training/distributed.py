@@ -265,7 +265,7 @@ def lost_peers() -> Iterator[None]:
 
 
 def _of_all(array: np.ndarray) -> np.ndarray:
-    """The arrays of all processes, along a new first axis."""
+    """Returns the arrays of all processes, along a new first axis."""
     if jax.process_count() == 1:
         return array[None]
     return multihost_utils.process_allgather(array)

@@ -163,7 +163,7 @@ def rounded(value: float) -> float | None:
 
 
 def _row(progress: Progress, splits: Mapping[str, Metrics]) -> Row:
-    """The columns of an evaluation; errors in percent."""
+    """Returns the columns of an evaluation; errors in percent."""
     if progress.recent:
         weights = [num_steps for num_steps, _ in progress.recent]
         fetched = [_fetched(metrics) for _, metrics in progress.recent]
@@ -182,7 +182,7 @@ def _row(progress: Progress, splits: Mapping[str, Metrics]) -> Row:
 
 
 def _with_row(progress: Progress, row: Row, programs: Programs, state: Any) -> Progress:
-    """The progress after an evaluation: its row is the last, and perhaps the best."""
+    """Returns the progress with a row that is the last, and perhaps the best."""
     new = programs.snapshot
     progress = progress._replace(last=row, recent=())
     if progress.best is None:
@@ -211,11 +211,11 @@ def _fetched(metrics: Metrics) -> Metrics:
 
 
 def _means(metrics: Metrics) -> tuple[float, float]:
-    """The mean loss and error (in percent) over networks."""
+    """Returns the mean loss and error (in percent) over networks."""
     loss, error = _fetched(metrics)
     return float(loss.mean()), 100 * float(error.mean())
 
 
 def _is_ready(metrics: Metrics) -> bool:
-    """Whether metrics can be read without waiting for the device."""
+    """Returns whether metrics can be read without waiting for the device."""
     return all(x.is_ready() for x in jax.tree.leaves(metrics) if hasattr(x, "is_ready"))

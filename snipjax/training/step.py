@@ -276,7 +276,7 @@ def _epoch_orders(
     steps_per_epoch: int,
     num_examples: int,
 ) -> chex.Array:
-    """Orders of the examples for the epochs the steps fall in: ``[epochs, n]``."""
+    """Returns orders of the examples for the steps' epochs: ``[epochs, n]``."""
     first = step // steps_per_epoch
     last = (step + num_steps - 1) // steps_per_epoch
 

@@ -73,13 +73,13 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its directory, e.g. ``lenet_300_100-snip-0.95-seed0``."""
+        """Returns the name of its directory, e.g. ``lenet_300_100-snip-0.95-seed0``."""
         sparsity = "" if self.method == "dense" else f"-{self.sparsity:g}"
         return f"{self.network}-{self.method}{sparsity}-seed{self.seed}"
 
     @property
     def dense(self) -> "Cell":
-        """The cell of the dense network with the same seed."""
+        """Returns the cell of the dense network with the same seed."""
         return self._replace(method="dense", sparsity=0.0)
 
 
