@@ -8,10 +8,13 @@ python train.py --config configs/digits_lenet300.py --config.model.name=nets:Net
 
 import sys
 
-from absl import flags
-from ml_collections import config_flags
+try:
+    from absl import flags
+    from ml_collections import config_flags
 
-from snipjax import cli
+    from snipjax import cli
+except ModuleNotFoundError as error:
+    sys.exit(f"train.py: no module '{error.name}'; pip install --editable '.[train]'")
 
 config_flags.DEFINE_config_file(
     "config", None, "The experiment, a file of configs/.", lock_config=True

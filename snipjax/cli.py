@@ -5,6 +5,7 @@ JAX is imported once the arguments are right, for that takes longer than the che
 
 import contextlib
 import difflib
+import importlib.util
 import os
 import re
 import runpy
@@ -29,6 +30,12 @@ _PROCESSES = _PLACES[2:]
 _SWEPT = re.compile(r"--?config\.((?!vary|mesh|prune\.exclude)[\w.]+)")
 _NOT_LOADED = (
     "Configuration is not available because of an earlier failure to load:"  # absl's
+)
+# Modules of the extra `train`, which are looked for before any is loaded.
+PACKAGES = (
+    *("flax", "grain", "jinja2", "loky", "matplotlib", "orbax", "pandas", "PIL"),
+    *("requests", "rich", "safetensors", "sklearn", "tensorboardX"),
+    "tensorflow_datasets",
 )
 
 
@@ -56,6 +63,7 @@ def main(argv: list[str], description: str) -> int:
     logging.set_verbosity(logging.FATAL)  # absl's errors are raised, and told below
     warnings.showwarning = show_warning
     try:
+        check_installed()
         config = parse(argv)
         join_processes(config)
         run = runner(config)
@@ -78,6 +86,23 @@ def main(argv: list[str], description: str) -> int:
         print(f"train.py: {lines}", file=sys.stderr)
         return 2
     return 1 if is_study(config) and outcome.failures else 0
+
+
+def check_installed(modules: Sequence[str] = PACKAGES) -> None:
+    """Raises a ``ValueError`` that names the modules that cannot be found.
+
+    Args:
+      modules: names of top-level modules.
+
+    Example:
+      >>> check_installed(["jax", "chex"])
+    """
+    missing = [name for name in modules if not importlib.util.find_spec(name)]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} cannot be imported; training needs the extra: "
+            "pip install --editable '.[train]'"
+        )
 
 
 def draw(workdir: Path) -> None:

@@ -6,6 +6,10 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
+from snipjax import cli
+
 ROOT = Path(__file__).parent.parent
 # From the name of a module to the name of its package.
 PACKAGES = {
@@ -50,3 +54,12 @@ def test_the_base_install_is_what_the_core_imports() -> None:
 def test_the_extra_of_training_is_what_the_rest_imports() -> None:
     rest = imported("train.py", "configs/*.py", "snipjax/**/*.py") - required()
     assert rest == required("train") - IMPORTED_ELSEWHERE
+
+
+def test_what_is_missing_is_said_at_the_start() -> None:
+    packages = {PACKAGES.get(name, name) for name in cli.PACKAGES}
+    assert packages == required("train") - IMPORTED_ELSEWHERE - {
+        *("absl-py", "ml_collections")  # which train.py imports at once
+    }
+    with pytest.raises(ValueError, match=r"^no_such_module cannot .*\[train\]"):
+        cli.check_installed(["jax", "no_such_module"])
