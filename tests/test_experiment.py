@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from snipjax import build, experiment, io, pruning
+from snipjax import build, experiment, io, pruning, reporting
 from snipjax import config as configs
 from snipjax.training import console, loop, rundir
 from tests.runs import Finished, finished_run, named, nested, quick
@@ -256,7 +256,7 @@ class TestResuming:
                 os.kill(os.getpid(), signal.SIGTERM)
                 signal.getsignal(signal.SIGTERM)
 
-        monkeypatch.setattr(experiment, "report_pruning", report)
+        monkeypatch.setattr(reporting, "report_pruning", report)
         with pytest.raises(KeyboardInterrupt):
             experiment.run(quick(), tmp_path)
         assert rundir.read_metrics(tmp_path) == []
