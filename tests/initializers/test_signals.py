@@ -159,6 +159,7 @@ class ConvNet(nn.Module):
         return nn.Dense(3)(x.mean(axis=(1, 2)))
 
 
+@pytest.mark.slow
 def test_convolutions_and_shared_layers() -> None:
     model, batch = ConvNet(), random_batch((6, 5, 5, 2), 3)
     signal = initializers.signal(model, keys(1), batch, 0.5)
