@@ -1,7 +1,7 @@
 """Table 1 of the paper, run: every method, both LeNets, MNIST, 100 and 40 epochs.
 
 ``--config.quick=True`` takes a tenth of the steps of LeNet-300-100 and a twentieth of
-those of LeNet-5-Caffe: minutes for all, to see that it works.
+LeNet-5-Caffe's: minutes for all, to see that it works.
 ``--config.methods=snip,lwc`` runs some of the methods, and
 ``--config.frontier=0.9,0.95,0.98,0.99`` every method at more sparsities.
 """

@@ -54,8 +54,8 @@ def start(argv: list[str], description: str) -> NoReturn:
 def main(argv: list[str], description: str) -> int:
     """Runs the experiment of a command line, and returns the exit code.
 
-    It is 0, or 1 where a part of a study failed, 2 for a mistake of the user, which is
-    told in one line, 130 for an interrupt.
+    It is 1 if a part of a study failed, 2 for a mistake of the user, which is told in
+    one line, and 130 for an interrupt.
     """
     if {"-h", "-help", "--help"} & set(argv[1:]):
         print(usage(description, known_config(argv)))
@@ -85,18 +85,11 @@ def main(argv: list[str], description: str) -> int:
         lines = str(error).strip().replace("\n", "\n  ")
         print(f"train.py: {lines}", file=sys.stderr)
         return 2
-    return 1 if is_study(config) and outcome.failures else 0
+    return 1 if is_study(config) and outcome else 0  # its failures
 
 
 def check_installed(modules: Sequence[str] = PACKAGES) -> None:
-    """Raises a ``ValueError`` that names the modules that cannot be found.
-
-    Args:
-      modules: names of top-level modules.
-
-    Example:
-      >>> check_installed(["jax", "chex"])
-    """
+    """Raises a ``ValueError`` that names the modules that cannot be found."""
     missing = [name for name in modules if not importlib.util.find_spec(name)]
     if missing:
         raise ValueError(
@@ -171,10 +164,7 @@ def use_every_core(most: int) -> None:
 
 
 def keep_compilations() -> None:
-    """Makes JAX keep compiled programs on disk, for a second start.
-
-    They are in ``$JAX_COMPILATION_CACHE_DIR`` if that is set, else in the user's cache.
-    """
+    """Makes JAX keep compiled programs on disk, by default in the user's cache."""
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -264,9 +254,6 @@ def without_given(vary: Sequence[str], arguments: Sequence[str]) -> list[str]:
 def split_sweeps(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the arguments of one value, and the others as entries of ``config.vary``.
 
-    ``--config.prune.sparsity=0.9,0.95`` asks for a run with each. The values may be an
-    argument of their own, and have spaces around them.
-
     >>> split_sweeps(["--config.seed=1", "--config.prune.sparsity", "0.9, 0.95"])
     (['--config.seed=1'], ['prune.sparsity=0.9,0.95'])
     """
@@ -312,10 +299,7 @@ def without_places(arguments: Sequence[str]) -> list[str]:
 
 
 def known_config(argv: Sequence[str]) -> ConfigDict:
-    """Returns a configuration with the fields that a command line may set.
-
-    They are a study's where the file makes the configuration of one.
-    """
+    """Returns a configuration with the fields that a command line may set."""
     for argument, *value in with_values(argv):
         name, _, file = "=".join([argument, *value]).partition("=")
         if name.lstrip("-") != "config":
@@ -334,10 +318,7 @@ def known_config(argv: Sequence[str]) -> ConfigDict:
 
 
 def explanation(error: Exception, like: ConfigDict) -> str:
-    """Returns the error of a bad flag or config file in short.
-
-    Errors of absl and ml_collections have tracebacks and the whole configuration.
-    """
+    """Returns the error of a bad flag or config file without its traceback."""
     message = str(error).removeprefix(_NOT_LOADED)
     missing_file = re.search(r"No such file or directory: '(.*?)'", message)
     if missing_file:
@@ -377,10 +358,7 @@ def usage(description: str, like: ConfigDict) -> str:
 
 
 def default_workdir(config: ConfigDict) -> Path:
-    """Returns ``runs/<config file>-<method>-<sparsity>-seed<seed>``.
-
-    For a study, where more methods and seeds may come later, ``runs/<config file>``.
-    """
+    """Returns ``runs/<config file>-<method>-<sparsity>-seed<seed>``, or a study's."""
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     if is_study(config):
         data = "" if config.dataset.name == "mnist" else f"-{config.dataset.name}"

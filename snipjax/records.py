@@ -55,12 +55,7 @@ def network(
 
 
 def rows_by_network(row: loop.Row) -> list[dict[str, Any]]:
-    """Returns a row of metrics for each network of a row with lists of values.
-
-    Example:
-      >>> rows_by_network({"step": [9, 9], "val_error": [1.5, 2.5]})
-      [{'step': 9, 'val_error': 1.5}, {'step': 9, 'val_error': 2.5}]
-    """
+    """Returns a row of metrics for each network of a row with lists of values."""
     return [dict(zip(row, values)) for values in zip(*row.values())]
 
 

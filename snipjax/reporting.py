@@ -19,6 +19,7 @@ from snipjax.training.placement import Placement
 from snipjax.training.sessions import Session
 from snipjax.training.state import TrainState
 
+_SPLITS = ("train", "val", "test")
 _DRAWN = 4_000_000  # scores in a histogram, at most
 
 
@@ -60,9 +61,6 @@ def record(
         f"test error {console.percent(means['test_error'])}%, "
         f"{row['steps_per_second']:,.1f} steps/s"
     )
-
-
-_SPLITS = ("train", "val", "test")
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,7 +1,7 @@
 """A run for each combination of several settings."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from ml_collections import ConfigDict
 from snipjax import assembly, build, experiment, initializers
 from snipjax import config as schema
 from snipjax.training import console, rundir
-
-SIGNAL = "signal.json"
 
 
 def run_all(
@@ -26,30 +24,14 @@ def run_all(
     """Runs an experiment for each combination of ``config.vary``.
 
     An interrupted sweep goes on where it was, and runs nothing again that is finished.
-
-    Args:
-      config: a configuration like the default, with ``vary``.
-      workdir: the directory of the sweep, with a run's directory for each combination.
-      data_dir: the TFDS data directory.
-      command: the command line, to keep with the results.
-
-    Returns:
-      The contents of each run's ``result.json`` by the name of its combination.
-
-    Raises:
-      ValueError: if the configuration, the data or the directory is off.
-      KeyboardInterrupt: after an interrupt; the same call goes on.
-
-    Example:
-      >>> config = snipjax.config.default()
-      >>> config.vary = ("prune.sparsity=0.9,0.95,0.98",)
-      >>> results = run_all(config, "runs/sweep")  # doctest: +SKIP
+    Each combination has a directory in ``workdir``. Returns the contents of each run's
+    ``result.json`` by the name of its combination.
     """
     schema.validate(config)
     if not config.vary:
         raise ValueError("config.vary is empty; use snipjax.experiment.run")
     cells = schema.cells(config)
-    check(list(cells.values()), data_dir)
+    check(cells.values(), data_dir)
     workdir, results = Path(workdir), {}
     differences = functools.partial(schema.differences, config.to_dict())
     with rundir.claim(workdir, differences):
@@ -60,21 +42,21 @@ def run_all(
             results[name] = experiment.run(
                 cell, directory, data_dir=data_dir, command=command
             )
-            if cell.signal_seeds and not (directory / SIGNAL).exists():
-                setup = assembly.assemble(cell, data_dir)
-                signal = measured_signal(setup)
+            if cell.signal_seeds and not (directory / rundir.SIGNAL).exists():
+                signal = measured_signal(assembly.assemble(cell, data_dir))
                 print(signal)
-                rundir.write_json(directory / SIGNAL, initializers.to_json(signal))
+                rundir.write_json(
+                    directory / rundir.SIGNAL, initializers.to_json(signal)
+                )
     return results
 
 
-def check(cells: Sequence[ConfigDict], data_dir: str | None) -> None:
+def check(cells: Iterable[ConfigDict], data_dir: str | None) -> None:
     """Raises a ``ValueError`` for anything that would stop one of the runs early."""
     datasets: dict[str, Any] = {}
     for cell in cells:
         build.model(cell, 1)
-        name = f"{cell.dataset.name} {cell.dataset.stream}"
-        if name not in datasets:
+        if (name := cell.dataset.name) not in datasets:
             datasets[name] = build.dataset(cell, data_dir)
         assembly.check_batch_sizes(cell, datasets[name])
 
@@ -82,18 +64,14 @@ def check(cells: Sequence[ConfigDict], data_dir: str | None) -> None:
 def directory_name(name: str) -> str:
     """Returns the name of a combination's directory.
 
-    Example:
-      >>> directory_name("prune.sparsity=0.9 init.scored&init.trained=he")
-      'prune.sparsity=0.9_init.scored+init.trained=he'
+    >>> directory_name("prune.sparsity=0.9 init.scored&init.trained=he")
+    'prune.sparsity=0.9_init.scored+init.trained=he'
     """
     return name.replace(" ", "_").replace("&", "+").replace("/", "-")
 
 
 def measured_signal(setup: assembly.Setup) -> initializers.Signal:
-    """Returns the signal of the initialization that saliency is computed on.
-
-    The data must be in memory.
-    """
+    """Returns the signal of the initialization that saliency is computed on."""
     config = setup.config
     seeds = range(config.seed, config.seed + config.signal_seeds)
     batch = assembly.saliency_batch(setup, config.seed)

@@ -37,19 +37,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     return workdir, sweep.run_all(quick(*GRID), workdir, command="python train.py")
 
 
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The directories of runs that had something to do, in their order."""
-    begun, begin = [], experiment.begin
-
-    def noted(config: ConfigDict, data_dir: Any, session: Any) -> Any:
-        begun.append(session.directory.name)
-        return begin(config, data_dir, session)
-
-    monkeypatch.setattr(experiment, "begin", noted)
-    return begun
-
-
 def test_there_is_a_run_for_each_combination(finished: tuple[Path, Results]) -> None:
     workdir, results = finished
     assert list(results) == NAMES
@@ -66,33 +53,21 @@ def test_there_is_a_run_for_each_combination(finished: tuple[Path, Results]) -> 
     assert written["vary"] == list(GRID)
 
 
-def test_only_what_is_missing_is_run_again(
-    finished: tuple[Path, Results], runs: list[str]
+def test_the_same_call_runs_only_what_is_missing(
+    finished: tuple[Path, Results], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workdir, results = finished
+    begun, begin = [], experiment.begin
+
+    def noted(config: ConfigDict, data_dir: Any, session: Any) -> Any:
+        begun.append(session.directory.name)
+        return begin(config, data_dir, session)
+
+    monkeypatch.setattr(experiment, "begin", noted)
     lost = workdir / NAMES[2].replace(" ", "_")
     (lost / rundir.RESULT).unlink()
     assert sweep.run_all(quick(*GRID), workdir)[NAMES[0]] == results[NAMES[0]]
-    assert runs == [lost.name]
-
-
-def test_an_interrupted_sweep_goes_on(
-    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = quick("prune.sparsity=0.9,0.98")
-    run = experiment.run
-
-    def interrupted(cell: ConfigDict, *args: Any, **options: Any) -> Any:
-        if cell.prune.sparsity == 0.98:
-            raise KeyboardInterrupt
-        return run(cell, *args, **options)
-
-    monkeypatch.setattr(experiment, "run", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sweep.run_all(config, tmp_path)
-    monkeypatch.setattr(experiment, "run", run)
-    assert len(sweep.run_all(config, tmp_path)) == 2
-    assert runs == ["prune.sparsity=0.9", "prune.sparsity=0.98"]
+    assert begun == [lost.name]
 
 
 def test_another_grid_is_refused(finished: tuple[Path, Results]) -> None:
@@ -119,14 +94,16 @@ def test_a_signal_is_measured_once(
         one = np.ones((2, 1))
         return initializers.Signal(("Dense_0",), one, one, one, np.ones(1))
 
+    def run(cell: ConfigDict, workdir: Path, **options: Any) -> None:
+        workdir.mkdir(exist_ok=True)
+
     monkeypatch.setattr(sweep, "measured_signal", measure)
-    results = sweep.run_all(config, tmp_path)
-    assert measured == ["he", "fan_in"]
-    for name in results:
-        path = tmp_path / sweep.directory_name(name) / sweep.SIGNAL
-        assert rundir.read_json(path)["activation_variance"] == [[1.0], [1.0]]
-    assert sweep.run_all(config, tmp_path) == results
-    assert len(measured) == 2
+    monkeypatch.setattr(experiment, "run", run)
+    for _ in range(2):
+        for name in sweep.run_all(config, tmp_path):
+            path = tmp_path / sweep.directory_name(name) / rundir.SIGNAL
+            assert rundir.read_json(path)["activation_variance"] == [[1.0], [1.0]]
+        assert measured == ["he", "fan_in"]
 
 
 @pytest.mark.slow

@@ -1,121 +1,99 @@
-"""The command line, in processes of its own: mistakes, interruptions, kills."""
+"""The command line: mistakes and runs; interrupts and kills of its own processes."""
 
 import contextlib
+import io
 import itertools
 import os
-import random
 import re
+import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from absl.testing import flagsaver
 
+from snipjax import cli
 from snipjax.schema import FIELDS
 from snipjax.training import rundir
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ("--config", ROOT / "configs" / "digits_lenet300.py")
 QUICK = (
-    "--config.train.steps=300",
-    "--config.train.steps_per_dispatch=10",
-    "--config.train.eval_every=50",
-    "--config.train.checkpoint_every=50",
+    "--config.train.steps=60",
+    "--config.train.steps_per_dispatch=5",
+    "--config.train.eval_every=10",
+    "--config.train.checkpoint_every=10",
 )
 TIMINGS = {"seconds", "steps_per_second", "wall_seconds"}
 
 
-class Program(NamedTuple):
-    """``train.py`` in a directory, with an environment."""
+@contextlib.contextmanager
+def flags_of(arguments: tuple[Any, ...]) -> Iterator[list[str]]:
+    """Defines the flags of ``train.py`` for a command line, as its process would."""
+    argv = ["train.py", *map(str, arguments)]
+    with (
+        flagsaver.flagsaver(),
+        # As Python does by default, and pytest does not.
+        warnings.catch_warnings(action="ignore", category=DeprecationWarning),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", argv)  # read by the flag of the configuration
+        patch.setattr(cli, "keep_compilations", lambda: None)
+        runpy.run_path(str(ROOT / "train.py"), run_name="train")
+        yield argv
 
-    directory: Path
-    environment: dict[str, str]
 
-    def start(
-        self, *arguments: Any, script: tuple[Any, ...] = ()
-    ) -> subprocess.Popen[str]:
-        """Starts it, by a script of this file where one is given."""
-        command = [sys.executable, *script, ROOT / "train.py", *arguments]
-        return subprocess.Popen(
-            [*map(str, command)],
-            cwd=self.directory,
-            env=os.environ | self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+class Output(NamedTuple):
+    """The outcome of a command line."""
 
-    def run(
-        self, *arguments: Any, script: tuple[Any, ...] = ()
-    ) -> subprocess.CompletedProcess[str]:
-        """Starts it and waits for its end."""
-        with self.start(*arguments, script=script) as process:
-            output = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, *output)
+    exit_code: int
+    out: str
+    err: str
+
+
+Train = Callable[..., Output]
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
-    return Program(tmp_path, {})
+def train(capsys: pytest.CaptureFixture[str]) -> Train:
+    """Runs ``train.py`` within this process."""
 
+    def run(*arguments: Any) -> Output:
+        with flags_of(arguments) as argv:
+            return Output(cli.main(argv, ""), *capsys.readouterr())
 
-@pytest.fixture(scope="module")
-def cached_program(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """One whose processes share what they compile, for they do the same often."""
-    environment = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return Program(tmp_path_factory.mktemp("working"), environment)
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """A shell's background jobs ignore interrupts, and so would programs they start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+    return run
 
 
 class Finished(NamedTuple):
     """A run that nothing interrupted."""
 
-    output: subprocess.CompletedProcess[str]
+    out: str
     workdir: Path
-
-    @property
-    def result(self) -> dict[str, Any]:
-        return rundir.read_json(self.workdir / rundir.RESULT)
 
 
 @pytest.fixture(scope="module")
-def finished(
-    cached_program: Program, tmp_path_factory: pytest.TempPathFactory
-) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory, compile_once: None) -> Finished:
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    return Finished(cached_program.run(*DIGITS, *QUICK, "--workdir", workdir), workdir)
+    with (
+        flags_of((*DIGITS, *QUICK, "--workdir", workdir)) as argv,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+    ):
+        assert cli.main(argv, "") == 0
+    return Finished(out.getvalue(), workdir)
 
 
-def without_timings(value: Any) -> Any:
-    """The same without what differs between equal runs, at any depth."""
-    if isinstance(value, dict):
-        return {k: without_timings(v) for k, v in value.items() if k not in TIMINGS}
-    return [without_timings(v) for v in value] if isinstance(value, list) else value
-
-
-def assert_one_line(output: subprocess.CompletedProcess[str], pattern: str) -> None:
-    assert output.returncode == 2
-    assert output.stderr.count("\n") == 1
-    assert re.match(f"train.py: .*{pattern}", output.stderr)
-    assert "Traceback" not in output.stdout + output.stderr
-
-
-def assert_silent(output: subprocess.CompletedProcess[str]) -> None:
-    assert (output.returncode, output.stderr) == (0, "")
+def assert_one_line(output: Output, pattern: str) -> None:
+    assert output.exit_code == 2
+    assert output.err.count("\n") == 1
+    assert re.match(f"train.py: .*{pattern}", output.err)
 
 
 class TestMistakes:
@@ -126,76 +104,55 @@ class TestMistakes:
             ((DIGITS[1],), r"unexpected argument '.*digits_lenet300\.py'"),
             (("--config", "configs/none.py"), r"no file 'configs/none\.py'"),
             (("--config",), "Missing value for flag --config"),
-        ],
-    )
-    def test_of_the_config(
-        self, arguments: tuple[Any, ...], pattern: str, program: Program
-    ) -> None:
-        assert_one_line(program.run(*arguments), pattern)
-
-    @pytest.mark.parametrize(
-        ("flag", "pattern"),
-        [
-            ("wrkdir=x", "'wrkdir'. Did you mean: workdir"),
-            ("confg.seed=1", "did you mean '--config.seed'?"),
-            ("sparsity.x=1", "unknown flag '--sparsity.x'; did you mean"),
-            ("prune.sparsity=0", "did you mean '--config.prune.sparsity'"),
-            ("process_id=0", "several processes train one network on a mesh"),
-            ("config.trian.steps=9", r"did you mean 'train\.steps'"),
-            ("config.train.momentum=0", r"did you mean 'optimizer\.momentum'"),
-            ("config.prune=9", "config.prune is a section; its fields"),
-            ("config.train.steps=ten", r"config\.train\.steps=ten"),
-            ("config.train.steps=1e3", r"config\.train\.steps=1e3"),
-            ("config.train.flip=perhaps", r"config\.train\.flip=perhaps"),
-            ("config.optimizer.momentum=1", "is 1.0; it must be < 1:"),
-            ("config.seed=-1", r"config\.seed is -1; it must be >= 0"),
-            ("config.seeds=100000000", r"seeds is 100000000; it must be <= 10000"),
-            ("config.prune.method=snp", r"did you mean 'snip'\?"),
-            ("config.signal_seeds=2", "is for runs of several settings"),
-            # Several values, one of which is a mistake.
-            ("config.prune.sparsity=0.9,2", r"sparsity is 2\.0; it must be < 1"),
-            ("config.prune.sparsity=0.9 , 2", r"sparsity is 2\.0; it must be < 1"),
-            ("config.prune.sparsity=0.9,x", r"'prune\.sparsity' cannot be x"),
-            ("config.prune.sparsty=0.9,0.8", r"did you mean 'prune\.sparsity'"),
-            ("config.prune.fresh_init|--config.prune.sparsity|0.9,2", r"is 2\.0; it"),
-            ("config.prune.sparsity|0.9,,0.95", "'0.9,,0.95', with an empty"),
-            (  # a space, but no quotes
-                "config.prune.sparsity=0.9,|0.95",
-                r"'0\.9,', with an empty value; .* --config\.prune\.sparsity=<value>,",
+            *(
+                ((*DIGITS, *f"--{flag}".split("|")), pattern)
+                for flag, pattern in {
+                    "wrkdir=x": "'wrkdir'. Did you mean: workdir",
+                    "confg.seed=1": "did you mean '--config.seed'?",
+                    "prune.sparsity=0": "did you mean '--config.prune.sparsity'",
+                    "process_id=0": "several processes train one network on a mesh",
+                    "config.train.momentum=0": r"did you mean 'optimizer\.momentum'",
+                    "config.prune=9": "config.prune is a section; its fields",
+                    "config.train.steps=1e3": r"config\.train\.steps=1e3",
+                    "config.train.flip=perhaps": r"config\.train\.flip=perhaps",
+                    "config.optimizer.momentum=1": "is 1.0; it must be < 1:",
+                    "config.prune.method=snp": r"did you mean 'snip'\?",
+                    "config.signal_seeds=2": "is for runs of several settings",
+                    # Several values, one of which is a mistake.
+                    "config.prune.sparsity=0.9 , 2": r"sparsity is 2\.0; it must be",
+                    "config.prune.sparsity|0.9,x": r"'prune\.sparsity' cannot be x",
+                    "config.prune.sparsty=0.9,0.8": r"did you mean 'prune\.sparsity'",
+                    # A space, but no quotes.
+                    "config.prune.sparsity=0.9,|0.95": r"'0\.9,', with an empty value; "
+                    r".* --config\.prune\.sparsity=<value>,",
+                }.items()
             ),
         ],
     )
-    def test_of_a_flag(self, flag: str, pattern: str, program: Program) -> None:
-        output = program.run(*DIGITS, *f"--{flag}".split("|"))
+    def test_in_the_arguments(
+        self, arguments: tuple[Any, ...], pattern: str, train: Train
+    ) -> None:
+        output = train(*arguments)
         assert_one_line(output, pattern)
-        assert output.stdout == ""
+        assert output.out == ""
 
     @pytest.mark.parametrize(
         ("line", "pattern"),
         [
             ("config.train.stesp = 9", r"no field 'stesp'; .*'train\.steps'"),
-            ("config.trian.steps = 9", "no field 'trian'; did you mean 'train'"),
-            ("config.train.steps = 'many'", r"'train\.steps' cannot be many; .* int"),
             ("config.train.steps = 9.5", r"'train\.steps' cannot be 9\.5; .* int"),
             ("config.prune.method = 'snp'", "did you mean 'snip'"),
             ("config.unlock().stesp = 9", "no field 'stesp'"),
             ("return", "returned a NoneType, not the ConfigDict"),
-            ("return {}", "returned a dict, not the ConfigDict"),
             ("1 / 0", "ZeroDivisionError: division by zero"),
             ("import nonesuch", "No module named 'nonesuch'"),
             ("if", r"SyntaxError: invalid syntax \(mine\.py, line 4\)"),
         ],
     )
     def test_in_a_config_file(
-        self, line: str, pattern: str, program: Program, tmp_path: Path
+        self, line: str, pattern: str, train: Train, tmp_path: Path
     ) -> None:
-        file = tmp_path / "mine.py"
-        file.write_text(
-            "from snipjax.config import default\n"
-            "def get_config():\n"
-            f"    config = default()\n    {line}\n    return config\n"
-        )
-        assert_one_line(program.run("--config", file), pattern)
+        assert_one_line(train("--config", config_file(tmp_path, line)), pattern)
 
     @pytest.mark.parametrize(
         ("flags", "pattern"),
@@ -209,57 +166,65 @@ class TestMistakes:
         ],
     )
     def test_of_a_part_leaves_no_directory(
-        self, flags: str, pattern: str, cached_program: Program, tmp_path: Path
+        self,
+        flags: str,
+        pattern: str,
+        train: Train,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        program = cached_program._replace(directory=tmp_path)
-        assert_one_line(program.run(*DIGITS, *f"--config.{flags}".split()), pattern)
-        assert [*(tmp_path / "runs").glob("*")] == []
+        monkeypatch.chdir(tmp_path)
+        assert_one_line(train(*DIGITS, *f"--config.{flags}".split()), pattern)
+        assert [*tmp_path.glob("runs/*")] == []
 
     def test_of_a_workdir(
-        self, finished: Finished, program: Program, tmp_path: Path
+        self, finished: Finished, train: Train, tmp_path: Path
     ) -> None:
         command = (*DIGITS, *QUICK, "--config.prune.sparsity=0.5", "--workdir")
-        output = program.run(*command, finished.workdir)
-        assert_one_line(output, r"\(prune\.sparsity: 0\.5 here, 0\.9 there\)")
-        (tmp_path / "thesis.tex").touch()
-        output = program.run(*command, tmp_path / "thesis.tex")
-        assert_one_line(output, "cannot be used")
-        output = program.run(*command, tmp_path)
-        assert_one_line(output, r"has files but no config\.json")
-        assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+        file = tmp_path / "thesis.tex"
+        file.touch()
+        for workdir, pattern in (
+            (finished.workdir, r"\(prune\.sparsity: 0\.5 here, 0\.9 there\)"),
+            (file, "cannot be used"),
+            (tmp_path, r"has files but no config\.json"),
+        ):
+            assert_one_line(train(*command, workdir), pattern)
+        assert [*tmp_path.iterdir()] == [file]
 
     def test_with_commands_to_paste_keeps_them_on_lines_of_their_own(
-        self, program: Program, tmp_path: Path
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (tmp_path / "mine.py").write_text(
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "without_data.py").write_text(
             "def load():\n    raise ValueError('no data; run\\nmkdir a\\ncp b a')\n"
         )
-        output = program.run(*DIGITS, "--config.dataset.name=mine:load")
-        assert output.returncode == 2
-        assert output.stderr == "train.py: no data; run\n  mkdir a\n  cp b a\n"
+        output = train(*DIGITS, "--config.dataset.name=without_data:load")
+        assert output.err == "train.py: no data; run\n  mkdir a\n  cp b a\n"
 
 
-def test_help_names_every_flag_and_field(program: Program) -> None:
-    output = program.run("--help")
-    assert_silent(output)
-    assert all(f"--{name}" in output.stdout for name in ("workdir", "data_dir"))
-    for field in FIELDS:
-        lines = f"--config.{field.name} (default {field.default!r})\n    {field.help}"
-        assert lines in output.stdout
-        assert ", ".join(field.choices) in output.stdout
+def config_file(directory: Path, *lines: str) -> Path:
+    """Writes a configuration that differs from the default by some statements."""
+    file = directory / "mine.py"
+    body = "\n    ".join(["config = default()", *lines, "return config"])
+    text = f"from snipjax.config import default\ndef get_config():\n    {body}\n"
+    file.write_text(text)
+    return file
 
 
 class TestFinishedRun:
-    def test_succeeds_in_silence_on_stderr(self, finished: Finished) -> None:
-        assert_silent(finished.output)
-        assert finished.result["steps"] == 300
+    def test_has_its_files_and_pictures(self, finished: Finished) -> None:
+        result = rundir.read_json(finished.workdir / rundir.RESULT)
+        assert result["steps"] == 60
         rows = rundir.read_metrics(finished.workdir)
-        assert [row["step"] for row in rows] == list(range(50, 301, 50))
+        assert [row["step"] for row in rows] == list(range(10, 61, 10))
+        pictures = {path.stem for path in finished.workdir.glob("*.png")}
+        assert pictures == {"curves", "densities", "first_layer", "saliency"}
 
     def test_prints_densities_and_errors_without_control_characters(
         self, finished: Finished
     ) -> None:
-        (network,), text = finished.result["networks"], finished.output.stdout
+        result, text = rundir.read_json(finished.workdir / rundir.RESULT), finished.out
+        (network,) = result["networks"]
         assert all(character.isprintable() or character == "\n" for character in text)
         for layer in network["layers"]:
             assert re.search(rf"{layer['path']} .* {layer['kept']:,} ", text)
@@ -270,168 +235,13 @@ class TestFinishedRun:
         assert re.search(f"0 +{errors} ", text)
 
     def test_is_under_runs_by_its_name(
-        self, finished: Finished, cached_program: Program
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.chdir(tmp_path)
         changes = "--config.train.steps=0 --config.seed=3 --config.prune.sparsity=0.5"
-        output = cached_program.run(*DIGITS, *changes.split())
-        assert "everything is in runs/digits_lenet300-snip-0.5-seed3" in output.stdout
-
-
-class TestInterrupted:
-    def test_the_same_command_goes_on(
-        self, finished: Finished, cached_program: Program, tmp_path: Path
-    ) -> None:
-        command = (*DIGITS, *QUICK, "--workdir", tmp_path)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with cached_program.start(*command) as process:
-                wait_for(process, "step ")
-                process.send_signal(number)
-                stdout, stderr = process.communicate()
-            assert (process.returncode, stderr) == (130, "train.py: interrupted\n")
-            assert re.search(r"stopped at step \d+; the same command goes on", stdout)
-            assert not (tmp_path / rundir.RESULT).exists()
-        assert_resumes(cached_program, command, finished)
-
-    def test_while_it_starts(self, cached_program: Program, tmp_path: Path) -> None:
-        with cached_program.start(*DIGITS, "--workdir", tmp_path) as process:
-            wait_for(process, "loading digits")
-            process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate()
-        assert process.returncode == 130
-        assert stderr.endswith("train.py: interrupted\n")
-        assert not (tmp_path / rundir.RESULT).exists()
-
-    def test_a_second_process_is_refused(
-        self, cached_program: Program, tmp_path: Path
-    ) -> None:
-        command = (*DIGITS, *QUICK, "--workdir", tmp_path)
-        with cached_program.start(*command) as process:
-            wait_for(process, "loading digits")
-            process.send_signal(signal.SIGSTOP)
-            assert_one_line(cached_program.run(*command), "another process is using it")
-            process.kill()
-            process.communicate()
-
-
-def wait_for(process: subprocess.Popen[str], start: str) -> None:
-    """Reads what a process prints up to a line that starts so."""
-    for line in process.stdout:
-        if line.startswith(start):
-            return
-    raise AssertionError(f"no line starts with '{start}': {process.stderr.read()}")
-
-
-def assert_resumes(
-    program: Program, command: tuple[Any, ...], finished: Finished
-) -> None:
-    """The command ends as if it had never been interrupted."""
-    assert_silent(program.run(*command))
-    workdir = command[-1]
-    result = rundir.read_json(workdir / rundir.RESULT)
-    assert without_timings(result) == without_timings(finished.result)
-    metrics, expected = map(rundir.read_metrics, (workdir, finished.workdir))
-    assert without_timings(metrics) == without_timings(expected)
-    assert_same_files(workdir, finished.workdir)
-
-
-def assert_same_files(workdir: Path, other: Path) -> None:
-    first, second = ({path.name for path in d.iterdir()} for d in (workdir, other))
-    assert first == second
-    checkpoints = workdir / "checkpoints" / "seeds-0-0"
-    steps = {path.name for path in checkpoints.iterdir()}
-    assert steps == {"250", "300"}
-
-
-# Runs a program that kills itself, as kill -9 does, at the n-th time that it touches
-# the file system under a directory. Prints how often it did if it gets to the end.
-KILLED_AT = """
-import atexit, os, runpy, signal, sys
-moment, directory = int(sys.argv[1]), sys.argv[2]
-touched = 0
-def count(event, arguments):
-    global touched
-    if not event.startswith(("open", "os.", "shutil.")):
-        return
-    if any(directory in str(a) for a in arguments if isinstance(a, (str, os.PathLike))):
-        touched += 1
-        if touched == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(count)
-atexit.register(lambda: print("touched", touched))
-sys.argv = sys.argv[3:]
-sys.path[0] = os.path.dirname(sys.argv[0])
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-class TestKilled:
-    def test_at_several_moments_one_after_the_other(
-        self, finished: Finished, cached_program: Program, tmp_path: Path
-    ) -> None:
-        workdir = tmp_path / "run"
-        command = (*DIGITS, *QUICK, "--workdir", workdir)
-        for moment in (90, 150):
-            script = ("-c", KILLED_AT, moment, workdir)
-            output = cached_program.run(*command, script=script)
-            assert output.returncode == -signal.SIGKILL
-        assert_resumes(cached_program, command, finished)
-
-    @pytest.mark.slow
-    def test_all_over_a_run(
-        self, finished: Finished, cached_program: Program, tmp_path: Path
-    ) -> None:
-        for moment in itertools.count(1, 8):
-            workdir = tmp_path / f"run-{moment}"
-            command = (*DIGITS, *QUICK, "--workdir", workdir)
-            script = ("-c", KILLED_AT, moment, workdir)
-            output = cached_program.run(*command, script=script)
-            if output.returncode == 0:
-                break
-            assert output.returncode == -signal.SIGKILL
-            assert_resumes(cached_program, command, finished)
-        assert moment > 100
-
-    @pytest.mark.slow
-    def test_at_random_times_again_and_again(
-        self, finished: Finished, cached_program: Program, tmp_path: Path
-    ) -> None:
-        rng = random.Random(0)
-        for trial in range(10):
-            command = (*DIGITS, *QUICK, "--workdir", tmp_path / f"run-{trial}")
-            for _ in range(4):
-                with cached_program.start(*command) as process:
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(timeout=rng.uniform(4.0, 12.0))
-                    process.kill()
-                    process.communicate()
-                assert process.returncode in (0, -signal.SIGKILL)
-            assert_resumes(cached_program, command, finished)
-
-
-# Runs a program whose disk is full once it writes a checkpoint: files cannot grow
-# beyond some bytes.
-LIMITED = """
-import os, resource, runpy, sys
-limits = int(sys.argv[1]), resource.RLIM_INFINITY
-def limit(event, arguments):
-    if event in ("open", "os.mkdir") and "checkpoint-tmp" in str(arguments[0]):
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-sys.addaudithook(limit)
-sys.argv = sys.argv[2:]
-sys.path[0] = os.path.dirname(sys.argv[0])
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
-    finished: Finished, cached_program: Program, tmp_path: Path
-) -> None:
-    command = (*DIGITS, *QUICK, "--workdir", tmp_path)
-    output = cached_program.run(*command, script=("-c", LIMITED, 12_000))
-    assert output.returncode == 2
-    error = output.stderr.splitlines()[-1]
-    assert re.match("train.py: a checkpoint cannot be written in .*File too", error)
-    assert_resumes(cached_program, command, finished)
+        output = train(*DIGITS, *changes.split())
+        assert (output.exit_code, output.err) == (0, "")
+        assert "everything is in runs/digits_lenet300-snip-0.5-seed3" in output.out
 
 
 @pytest.mark.parametrize(
@@ -453,27 +263,29 @@ def test_examples_run_by_import_path(
     file: str,
     parts: dict[str, str],
     parameters: int,
-    cached_program: Program,
+    train: Train,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    program = cached_program._replace(directory=ROOT / "examples")
+    monkeypatch.chdir(ROOT / "examples")
     flags = [f"--config.{field}={file}:{name}" for field, name in parts.items()]
-    short = ("--config.train.steps=20", "--config.train.eval_every=10")
-    assert_silent(program.run(*DIGITS, *flags, *short, "--workdir", tmp_path))
+    output = train(*DIGITS, *flags, "--config.train.steps=0", "--workdir", tmp_path)
+    assert (output.exit_code, output.err) == (0, "")
     result = rundir.read_json(tmp_path / rundir.RESULT)
     assert result["parameters"] == parameters
     assert result["summary"]["kept"] == round(0.1 * result["prunable"])
 
 
 class TestSeveralRuns:
-    def test_several_values_are_a_run_each(
-        self, cached_program: Program, tmp_path: Path
-    ) -> None:
-        methods = ("--config.prune.method", "none, snip")
-        sweep = ("--config.prune.sparsity=0.9,0.98", *methods)
-        command = (*DIGITS, *sweep, "--config.train.steps=10", "--workdir", tmp_path)
-        output = cached_program.run(*command)
-        assert_silent(output)
+    def test_several_values_are_a_run_each(self, train: Train, tmp_path: Path) -> None:
+        values = (
+            "--config.prune.sparsity=0.9,0.98",
+            "--config.prune.method",
+            "none, snip",
+        )
+        command = (*DIGITS, *values, "--config.train.steps=0", "--workdir", tmp_path)
+        output = train(*command)
+        assert (output.exit_code, output.err) == (0, "")
         results = {
             path.parent.name: rundir.read_json(path)
             for path in tmp_path.glob(f"*/{rundir.RESULT}")
@@ -490,28 +302,187 @@ class TestSeveralRuns:
             assert "--config.prune.sparsity=0.9,0.98" in result["command"]
             assert "--workdir" not in result["command"]
             assert str(tmp_path) not in result["command"]
+        assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + 4
 
-    def test_a_flag_replaces_what_the_config_varies(
-        self, cached_program: Program, tmp_path: Path
-    ) -> None:
-        study = tmp_path / "study.py"
-        study.write_text(
-            "from snipjax.config import default\n"
-            "def get_config():\n"
-            "    config = default()\n"
-            "    config.vary = ('prune.sparsity=0.5,0.6', 'prune.method=snip,random')\n"
-            "    config.train.steps = 0\n"
-            "    return config\n"
+    def test_a_flag_replaces_what_the_config_varies(self, tmp_path: Path) -> None:
+        vary = "config.vary = ('prune.sparsity=0.5,0.6', 'prune.method=snip,random')"
+        file = config_file(tmp_path, vary)
+        with flags_of(("--config", file, "--config.prune.sparsity=0.9")) as argv:
+            config = cli.parse(argv)
+        assert config.vary == ("prune.method=snip,random",)
+        assert config.prune.sparsity == 0.9
+
+
+# Processes of their own.
+
+
+class Program(NamedTuple):
+    """``train.py`` as a process, with programs that were compiled before."""
+
+    compiled: Path
+
+    def start(
+        self, *arguments: Any, script: tuple[Any, ...] = ()
+    ) -> subprocess.Popen[str]:
+        """Starts it, by a script of this file where one is given."""
+        cache = {
+            "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        return subprocess.Popen(
+            [*map(str, [sys.executable, *script, ROOT / "train.py", *arguments])],
+            env=os.environ | cache,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        command = ("--config", study, "--config.prune.sparsity=0.9", "--config.seeds=2")
-        output = cached_program.run(*command, "--workdir", tmp_path / "run")
-        assert_silent(output)
-        found = {
-            path.parent.name: [network["kept"] for network in networks]
-            for path in (tmp_path / "run").glob(f"*/{rundir.RESULT}")
-            if (networks := rundir.read_json(path)["networks"])
-        }
-        assert found == {
-            "prune.method=snip": [5_061, 5_061],
-            "prune.method=random": [5_061, 5_061],
-        }
+
+    def run(self, *arguments: Any, script: tuple[Any, ...] = ()) -> Output:
+        """Starts it and waits for its end."""
+        with self.start(*arguments, script=script) as process:
+            output = process.communicate(timeout=300)
+        return Output(process.returncode, *output)
+
+
+@pytest.fixture
+def program(compiled: Path) -> Iterator[Program]:
+    # A shell's background jobs ignore interrupts, and so would programs they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield Program(compiled)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_help_names_every_flag_and_field(program: Program) -> None:
+    exit_code, text, error = program.run("--help")
+    assert (exit_code, error) == (0, "")
+    assert all(f"--{name}" in text for name in ("workdir", "data_dir"))
+    for field in FIELDS:
+        lines = f"--config.{field.name} (default {field.default!r})\n    {field.help}"
+        assert lines in text
+        assert ", ".join(field.choices) in text
+
+
+def test_an_interrupted_run_goes_on(
+    finished: Finished, program: Program, train: Train, tmp_path: Path
+) -> None:
+    command = (*DIGITS, *QUICK, "--workdir", tmp_path)
+    for line, out in (
+        ("loading digits", ""),  # while it starts
+        ("step ", r"stopped at step \d+; the same command goes on"),
+    ):
+        with program.start(*command) as process:
+            wait_for(process, line)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate()
+        assert process.returncode == 130
+        assert stderr.endswith("train.py: interrupted\n")
+        assert re.search(out, stdout)
+        assert not (tmp_path / rundir.RESULT).exists()
+    assert_resumes(train, command, finished)
+
+
+def wait_for(process: subprocess.Popen[str], start: str) -> None:
+    """Reads the output of a process up to a line that starts so."""
+    for line in process.stdout:
+        if line.startswith(start):
+            return
+    raise AssertionError(f"no line starts with '{start}': {process.stderr.read()}")
+
+
+def assert_resumes(train: Train, command: tuple[Any, ...], finished: Finished) -> None:
+    """The command ends as if it had never been interrupted."""
+    output = train(*command)
+    assert (output.exit_code, output.err) == (0, "")
+    workdir = command[-1]
+    result, expected = (
+        rundir.read_json(d / rundir.RESULT) for d in (workdir, finished.workdir)
+    )
+    assert without_timings(result) == without_timings(expected)
+    metrics, expected = map(rundir.read_metrics, (workdir, finished.workdir))
+    assert without_timings(metrics) == without_timings(expected)
+    names, expected = (
+        {path.name for path in d.iterdir()} for d in (workdir, finished.workdir)
+    )
+    assert names == expected
+    checkpoints = (workdir / "checkpoints" / "seeds-0-0").iterdir()
+    assert {path.name for path in checkpoints} == {"50", "60"}
+
+
+def without_timings(value: Any) -> Any:
+    """Returns a value without what differs between equal runs, at any depth."""
+    if isinstance(value, dict):
+        return {k: without_timings(v) for k, v in value.items() if k not in TIMINGS}
+    return [without_timings(v) for v in value] if isinstance(value, list) else value
+
+
+# Runs a program that kills itself, as kill -9 does, at the n-th time that it touches
+# the file system under a directory.
+KILLED_AT = """
+import os, runpy, signal, sys
+moment, directory = int(sys.argv[1]), sys.argv[2]
+touched = 0
+def count(event, arguments):
+    global touched
+    if not event.startswith(("open", "os.", "shutil.")):
+        return
+    if any(directory in str(a) for a in arguments if isinstance(a, (str, os.PathLike))):
+        touched += 1
+        if touched == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(count)
+sys.argv = sys.argv[3:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class TestKilled:
+    def test_in_the_middle_of_a_run(
+        self, finished: Finished, program: Program, train: Train, tmp_path: Path
+    ) -> None:
+        command = (*DIGITS, *QUICK, "--workdir", tmp_path / "run")
+        script = ("-c", KILLED_AT, 120, tmp_path / "run")
+        assert program.run(*command, script=script).exit_code == -signal.SIGKILL
+        assert_resumes(train, command, finished)
+
+    @pytest.mark.slow
+    def test_all_over_a_run(
+        self, finished: Finished, program: Program, train: Train, tmp_path: Path
+    ) -> None:
+        for moment in itertools.count(1, 8):
+            workdir = tmp_path / f"run-{moment}"
+            command = (*DIGITS, *QUICK, "--workdir", workdir)
+            script = ("-c", KILLED_AT, moment, workdir)
+            output = program.run(*command, script=script)
+            if output.exit_code == 0:
+                break
+            assert output.exit_code == -signal.SIGKILL
+            assert_resumes(train, command, finished)
+        assert moment > 100
+
+
+# Runs a program whose disk is full once it writes a checkpoint: files cannot grow
+# beyond some bytes.
+LIMITED = """
+import os, resource, runpy, sys
+limits = int(sys.argv[1]), resource.RLIM_INFINITY
+def limit(event, arguments):
+    if event in ("open", "os.mkdir") and "checkpoint-tmp" in str(arguments[0]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+sys.addaudithook(limit)
+sys.argv = sys.argv[2:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    finished: Finished, program: Program, train: Train, tmp_path: Path
+) -> None:
+    command = (*DIGITS, *QUICK, "--workdir", tmp_path)
+    output = program.run(*command, script=("-c", LIMITED, 12_000))
+    assert output.exit_code == 2
+    error = output.err.splitlines()[-1]
+    assert re.match("train.py: a checkpoint cannot be written in .*File too", error)
+    assert_resumes(train, command, finished)

@@ -1,7 +1,6 @@
 """The files that a run's or a sweep's directory gets from its results."""
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +10,19 @@ import numpy as np
 import pandas as pd
 
 from snipjax import config as configs
+from snipjax._src.names import natural_order
+from snipjax.initializers import signals
 from snipjax.results import figures, page, reading, words
+from snipjax.training import rundir
 
 _TABLE = {
-    "density (%)": ("density", "{:.2f}"),
-    "kept": ("kept", "{:,.0f}"),
-    "seeds": ("seeds", "{:.0f}"),
-    "test error (%)": ("test_error", "{:.2f}"),
-    "standard deviation": ("test_error_std", "{:.2f}"),
-    "at the last step (%)": ("test_error_last", "{:.2f}"),
-    "training error (%)": ("train_error", "{:.2f}"),
+    "density (%)": ("density", ".2f"),
+    "kept": ("kept", ",.0f"),
+    "seeds": ("seeds", ".0f"),
+    "test error (%)": ("test_error", ".2f"),
+    "standard deviation": ("test_error_std", ".2f"),
+    "at the last step (%)": ("test_error_last", ".2f"),
+    "training error (%)": ("train_error", ".2f"),
 }
 Settings = dict[str, str]
 
@@ -47,7 +49,7 @@ def write(workdir: Path | str) -> pd.DataFrame | None:
       >>> write("runs/sweep")  # doctest: +SKIP
     """
     workdir = Path(workdir)
-    runs, sweeps = reading.find(workdir), reading.find_sweeps(workdir)
+    runs, sweeps = reading.find(workdir)
     sweeps = [sweep for sweep in sweeps if sweep.path == workdir]
     for run in runs:
         if run.result and not (sweeps and (run.path / "densities.png").exists()):
@@ -57,11 +59,8 @@ def write(workdir: Path | str) -> pd.DataFrame | None:
     compared = _compared(sweeps[0], runs)
     table = _table(compared)
     table.to_csv(workdir / "table.csv", index=False)
-    shown = shown_table(table)
-    cells = [[page.Cell(text) for text in row] for row in shown.to_numpy()]
-    columns = [page.Column(name) for name in shown]
-    text = page.render("table.md.j2", {"columns": columns, "rows": cells})
-    (workdir / "table.md").write_text(text, encoding="utf-8")
+    text = page.markdown_table(shown_table(table).to_dict("records"))
+    (workdir / "table.md").write_text(f"{text}\n", encoding="utf-8")
     _draw_sweep(workdir, compared, table)
     return table
 
@@ -71,7 +70,7 @@ def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     fields = [name for name in table if name not in dict(_TABLE.values())]
     shown = table[fields].astype(str)
     for head, (name, form) in _TABLE.items():
-        shown[head] = ["-" if math.isnan(v) else form.format(v) for v in table[name]]
+        shown[head] = [words.plain(value, form) for value in table[name]]
     return shown
 
 
@@ -81,13 +80,12 @@ def first_layer(directory: Path) -> np.ndarray | None:
     Counts are ``[height, width]``, for a convolution of each position of the kernel;
     None if no leaf takes the image.
     """
-    try:
-        facts = json.loads((directory / "data.json").read_text())
-        height, width, channels = facts["image_shape"]
-    except (OSError, ValueError, KeyError):
+    if not (directory / rundir.DATA).exists():
         return None
+    facts = rundir.read_json(directory / rundir.DATA)
+    height, width, channels = facts["image_shape"]
     counts = []
-    for path in sorted(directory.glob("seed-*/mask.npz")):
+    for path in sorted(directory.glob(f"seed-*/{rundir.MASK}")):
         with np.load(path) as leaves:
             for name in leaves:  # in tree order
                 leaf = leaves[name]
@@ -101,21 +99,24 @@ def first_layer(directory: Path) -> np.ndarray | None:
 
 def _draw_run(run: reading.Run) -> None:
     directory, draw = run.path, figures.draw
-    layers = (run.result or {})["networks"][0].get("layers")
-    if layers:
-        draw(figures.layer_densities, layers, directory / "densities.png")
+    assert run.result is not None
+    layers = run.result["networks"][0]["layers"]
+    layers = sorted(layers, key=lambda layer: natural_order(layer["path"]))
+    shares = {layer["path"]: 100 * layer["kept"] / layer["total"] for layer in layers}
+    draw(figures.densities_by_layer, {"density": shares}, directory / "densities.png")
     metrics = reading.metrics([run])
     if len(metrics):
         draw(figures.training_curves, metrics, directory / "curves.png")
-    if (directory / "scores.npz").exists():
+    if (directory / rundir.SCORES).exists():
         draw(_draw_scores, directory)
     counts = first_layer(directory)
     if counts is not None:
-        draw(figures.first_layer, counts, directory / "first_layer.png")
+        named = {"connections kept": counts}
+        draw(figures.first_layers, named, directory / "first_layer.png")
 
 
 def _draw_scores(directory: Path) -> None:
-    with np.load(directory / "scores.npz") as arrays:
+    with np.load(directory / rundir.SCORES) as arrays:
         scores, threshold = arrays["scores"], float(arrays["threshold"])
     figures.saliency_histogram(scores, threshold, directory / "saliency.png")
 
@@ -125,17 +126,14 @@ def _compared(
 ) -> list[tuple[Settings, reading.Run]]:
     """Returns the finished runs of a sweep with their settings, in their order."""
     entries = [configs.parse_entry(entry) for entry in sweep.varied]
-    found = []
-    for values in itertools.product(*(values for _, values in entries)):
-        settings = {"&".join(names): v for (names, _), v in zip(entries, values)}
-        first = {names[0]: v for (names, _), v in zip(entries, values)}
-        shown = {name: words.flag_value(value) for name, value in settings.items()}
-        found += [
-            (shown, run)
-            for run in runs
-            if run.result and first.items() <= {**run.config}.items()
-        ]
-    return found
+    names = ["&".join(names) for names, _ in entries]
+    fields = [names[0] for names, _ in entries]
+    return [
+        (dict(zip(names, map(str, values))), run)
+        for values in itertools.product(*(values for _, values in entries))
+        for run in runs
+        if run.result and all(run.config[f] == v for f, v in zip(fields, values))
+    ]
 
 
 def _table(compared: list[tuple[Settings, reading.Run]]) -> pd.DataFrame:
@@ -145,8 +143,8 @@ def _table(compared: list[tuple[Settings, reading.Run]]) -> pd.DataFrame:
         means = networks[["kept", "test_error", "test_error_last", "train_error"]]
         density = networks["kept"].mean() / networks["prunable"].iloc[0]
         std = networks["test_error"].std()
-        figures_of = {"density": density * 100, "seeds": len(networks)}
-        rows.append({**settings, **figures_of, **means.mean(), "test_error_std": std})
+        counts = {"density": density * 100, "seeds": len(networks)}
+        rows.append({**settings, **counts, **means.mean(), "test_error_std": std})
     return pd.DataFrame(rows)
 
 
@@ -172,8 +170,8 @@ def _draw_sweep(
     layers = {name: first_layer(run.path) for name, run in named.items()}
     if all(counts is not None for counts in layers.values()):
         draw(figures.first_layers, layers, workdir / "first_layers.png")
-    signals = {name: reading.read_signal(run.path) for name, run in named.items()}
-    if known := {name: signal for name, signal in signals.items() if signal}:
+    found = {n: signals.read(run.path / rundir.SIGNAL) for n, run in named.items()}
+    if known := {name: signal for name, signal in found.items() if signal}:
         draw(figures.signals, known, workdir / "signals.png")
 
 
@@ -184,12 +182,7 @@ def _mean_curves(run: reading.Run) -> pd.DataFrame:
 
 
 def _label(settings: Mapping[str, Any]) -> str:
-    """Returns a name for pictures: values, numbers with their field.
-
-    Example:
-      >>> _label({"prune.sparsity": "0.9", "init.scored&init.trained": "he"})
-      'sparsity 0.9, he'
-    """
+    """Returns a name for pictures, such as ``sparsity 0.9, he``."""
     return ", ".join(
         value if value.isidentifier() else f"{field.split('.')[-1]} {value}"
         for field, value in settings.items()

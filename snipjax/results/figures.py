@@ -8,41 +8,21 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from snipjax._src.names import natural_order
+from snipjax.initializers import Signal
 from snipjax.results import look
-
-if TYPE_CHECKING:  # a report draws without JAX
-    from snipjax.initializers.signals import Signal
 
 Points = Sequence[tuple[float, float]]
 Style = dict[str, Any]
 _COLOR = "#3b6ea8"
 _GRAY = "#777777"
 _MOST_NAMES = 30  # of layers, side by side on an axis
-
-
-def layer_densities(layers: Sequence[Mapping[str, Any]], path: Path | BinaryIO) -> None:
-    """Draws the share of connections kept in every prunable leaf, as bars."""
-    rows = sorted(layers, key=lambda row: natural_order(row["path"]))
-    figure = Figure(figsize=(7, 1.2 + 0.28 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    densities = [100 * row["kept"] / max(row["total"], 1) for row in rows]
-    bars = axes.barh(
-        [look.literal(row["path"]) for row in rows], densities, color=_COLOR
-    )
-    axes.bar_label(bars, [f"{density:.3g}" for density in densities], padding=3)
-    axes.margins(y=0.5 / len(rows))
-    axes.invert_yaxis()
-    axes.set_xlim(0, max([*densities, 1e-9]) * 1.15)
-    axes.set_xlabel("connections kept (%)")
-    look.write(figure, path)
 
 
 def saliency_histogram(
@@ -77,9 +57,8 @@ def training_curves(metrics: pd.DataFrame, path: Path | BinaryIO) -> None:
     Several seeds are drawn as their mean.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, quantity, unit in zip(
-        figure.subplots(1, 2), ("loss", "error"), ("cross entropy (nats)", "error (%)")
-    ):
+    units = {"loss": "cross entropy (nats)", "error": "error (%)"}
+    for axes, (quantity, unit) in zip(figure.subplots(1, 2), units.items()):
         for split, style in (("train", "-"), ("val", "--"), ("test", ":")):
             mean = metrics.groupby("total_step")[f"{split}_{quantity}"].mean()
             label = {"val": "validation"}.get(split, split)
@@ -89,12 +68,8 @@ def training_curves(metrics: pd.DataFrame, path: Path | BinaryIO) -> None:
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_ylabel(unit)
-        if quantity == "loss" and any(value > 0 for value in look.heights(axes)):
-            axes.set_yscale("log")
-        if quantity == "error":
-            axes.set_ylim(bottom=0)
-            if axes.lines:
-                axes.legend(frameon=False)
+        look.set_log_where_wide(axes, 1.0 if quantity == "loss" else math.inf)
+    look.set_legend(figure)
     look.write(figure, path)
 
 
@@ -121,10 +96,7 @@ def compared_curves(
                 style = {"color": style["color"], "lw": 1.2, "alpha": 0.85}
                 if look.plot_curve(axes, steps, seed[column], label=label, **style):
                     label = None
-        if column.endswith("loss"):
-            look.set_log_where_wide(axes, least_ratio=1.0)
-        else:
-            axes.set_ylim(bottom=0)
+        look.set_log_where_wide(axes, 1.0 if column.endswith("loss") else math.inf)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("epoch" if steps_per_epoch else "step")
         axes.set_ylabel(unit)
@@ -132,29 +104,15 @@ def compared_curves(
     look.write(figure, path)
 
 
-def first_layer(counts: np.ndarray, path: Path | BinaryIO) -> None:
-    """Draws the number of connections kept of each input pixel, as an image.
-
-    Counts are ``[height, width]``, of a dense first layer at every pixel, of a
-    convolution at every position of its kernel.
-
-    Lee, Ajanthan, Torr, ICLR 2019, figure 3.
-    """
-    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(counts, cmap="gray", vmin=0)
-    axes.set(xticks=[], yticks=[])
-    figure.colorbar(image, ax=axes, label="connections kept")
-    look.write(figure, path)
-
-
 def first_layers(named: Mapping[str, np.ndarray], path: Path | BinaryIO) -> None:
     """Draws the connections kept of each input pixel, a picture for each name.
 
+    Counts are ``[height, width]``, of a convolution at every position of its kernel.
     White is the largest count of each picture, written below it: on one scale,
-    pictures of high sparsities would be black.
+    pictures of high sparsities would be black. See figure 3 of the SNIP paper.
     """
     columns, size = (10, 1.5) if len(named) > 10 else (min(5, len(named)), 2.1)
+    size = size if len(named) > 1 else 4.0
     rows = math.ceil(len(named) / columns)
     figure = Figure(figsize=(size * columns, (size + 0.6) * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
@@ -168,7 +126,7 @@ def first_layers(named: Mapping[str, np.ndarray], path: Path | BinaryIO) -> None
     look.write(figure, path, frame=True)
 
 
-def signals(named: Mapping[str, "Signal"], path: Path | BinaryIO) -> None:
+def signals(named: Mapping[str, Signal], path: Path | BinaryIO) -> None:
     """Draws the signal of several initializations, layer by layer, side by side.
 
     Variances of activations and of back-propagated gradients, the density SNIP
@@ -229,35 +187,32 @@ def errors_by_density(
     *,
     published: Mapping[str, Points] | None = None,
     dense: Mapping[str, float] | None = None,
-    to_beat: tuple[str, Points] | None = None,
+    to_beat: Points = (),
 ) -> None:
     """Draws test error against density, a line for each name.
 
     ``measured`` has ``(density, error in percent, its standard deviation)`` by name.
     Published points are hollow marks, errors of dense networks dashed lines, and the
-    points to beat, with their name, a dotted line.
+    points to beat, of sparse momentum, a dotted line.
     """
     published = published or {}
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
-    names = [*measured, *(name for name in published if name not in measured)]
-    for name, style in zip(names, look.styles(len(names))):
-        points = sorted(measured.get(name, ()))
-        if points:
-            density, error, deviation = np.array(points).T
-            bars: Style = {"yerr": deviation if deviation.any() else None, "capsize": 3}
-            line: Style = {"label": look.literal(name), "lw": 1.4, "markersize": 5}
-            axes.errorbar(100 * density, error, **bars, **line, **style)
+    for (name, points), style in zip(measured.items(), look.styles(len(measured))):
+        density, error, deviation = np.array(sorted(points)).T
+        bars: Style = {"yerr": deviation if deviation.any() else None, "capsize": 3}
+        line: Style = {"label": look.literal(name), "lw": 1.4, "markersize": 5}
+        axes.errorbar(100 * density, error, **bars, **line, **style)
         hollow: Style = {"linestyle": "none", "fillstyle": "none", "markersize": 10}
         for density, error in published.get(name, ()):
-            label = None if points else f"{look.literal(name)}, published"
-            axes.plot([100 * density], [error], label=label, **hollow, **style)
+            axes.plot([100 * density], [error], **hollow, **style)
     if any(published.values()):
         axes.plot([], [], "o", color=_GRAY, fillstyle="none", label="published")
-    if to_beat and to_beat[1]:
-        density, error = np.array(sorted(to_beat[1])).T
+    if to_beat:
+        density, error = np.array(sorted(to_beat)).T
+        label = "sparse momentum, published"
         line = {"color": _GRAY, "markersize": 9, "fillstyle": "none", "lw": 1.8}
-        axes.plot(100 * density, error, "h:", label=to_beat[0], **line)
+        axes.plot(100 * density, error, "h:", label=label, **line)
     colors = itertools.cycle(("#444444", *look.COLORS))
     for (name, error), color in zip((dense or {}).items(), colors):
         line = {"color": color, "linestyle": "--", "lw": 1}
@@ -282,19 +237,16 @@ def densities_by_layer(
     for (name, shares), style in zip(named.items(), look.styles(len(named))):
         places = [layers.index(layer) for layer in shares]
         axes.plot(places, [*shares.values()], label=look.literal(name), ms=4, **style)
-    short = [name if len(name) < 18 else "…" + name[-16:] for name in layers]
-    is_crowded = sum(map(len, short)) > 40
-    # Ends of slanted names at their ticks, or long ones lie on short ones beside them.
-    slanted: Style = {
-        "rotation": 60,
-        "ha": "right",
-        "rotation_mode": "anchor",
-        "fontsize": 8,
-    }
     every = math.ceil(len(layers) / _MOST_NAMES)
-    ticks = range(0, len(layers), every)
-    names = [look.literal(name) for name in short[::every]]
-    axes.set_xticks(ticks, names, **(slanted if is_crowded else {}))
+    names = [
+        look.literal(name if len(name) < 18 else "…" + name[-16:])
+        for name in layers[::every]
+    ]
+    # The ends of slanted names stand at their ticks, and do not lie on each other.
+    axes.set_xticks(range(0, len(layers), every), names, fontsize=8)
+    axes.tick_params("x", rotation=60)
+    for label in axes.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
     look.set_density_scale(axes)
     look.set_legend(figure)
     look.write(figure, path)
@@ -307,8 +259,7 @@ def densities_by_depth(
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     for (name, shares), style in zip(named.items(), look.styles(len(named))):
-        last = max(len(shares) - 1, 1)
-        depths = [100 * place / last for place in range(len(shares))]
+        depths = np.linspace(0, 100, len(shares))
         axes.plot(depths, shares, label=look.literal(name), ms=4, **style)
     axes.set_xlabel("depth: first layer 0, last layer 100")
     look.set_density_scale(axes)
@@ -316,15 +267,10 @@ def densities_by_depth(
     look.write(figure, path)
 
 
-def draw(function: Callable[..., None], *args: Any, **kwargs: Any) -> bool:
-    """Returns whether a picture was drawn.
-
-    A failure warns and costs the picture alone.
-    """
+def draw(function: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """Draws a picture; a failure warns and costs the picture alone."""
     try:
         function(*args, **kwargs)
-    except Exception as error:  # drawing ends in anything
+    except Exception as error:  # drawing can raise anything
         name = function.__name__
         warnings.warn(f"picture '{name}' was not drawn: {error}", stacklevel=2)
-        return False
-    return True

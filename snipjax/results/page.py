@@ -1,9 +1,8 @@
 """The report of many runs: one HTML page that needs no other file, and Markdown."""
 
 import functools
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +11,24 @@ import pandas as pd
 
 import snipjax
 from snipjax.results import conclusions, pictures, published, reading, words
-from snipjax.results.commands import commands
-from snipjax.results.rows import aggregate, by_network
+from snipjax.results.pictures import Picture
+from snipjax.results.rows import Row, aggregate, by_network
+
+_MEASURED = (
+    "Measured test errors beside the published ones. A row is one network trained from "
+    "several seeds. Sparsity is the share of prunable connections that are pruned. "
+    "Test error is on test data, of the checkpoint chosen on validation data; standard "
+    "deviations are of a sample (n - 1). Training error is over the steps between the "
+    "last evaluation and the one before. Dense is the same network unpruned and "
+    "trained the same way; on random labels the two are compared by training error. A "
+    "point is a percentage point."
+)
+_PRINTED = (
+    "Published test errors of the networks in the table of results. In the number of "
+    "prunings, many means about as many as there are training steps, and soft that "
+    "Bayesian methods prune gradually. Errors of Dense and SNIP are of the best "
+    "checkpoint on test data."
+)
 
 
 class Cell(NamedTuple):
@@ -22,56 +37,20 @@ class Cell(NamedTuple):
     text: str
     reference: str = ""
     link: str = ""
-    is_best: bool = False
 
 
-class Column(NamedTuple):
-    """Head of a column; columns of one group stand below the group's name."""
-
-    name: str
-    is_number: bool = False
-    group: str = ""
-
-    @property
-    def full_name(self) -> str:
-        """Returns the name where no group stands above it."""
-        return f"{self.group}: {self.name}" if self.group else self.name
+Line = Mapping[str, str | Cell]  # by column
 
 
-COLUMNS = (
-    Column("Network"),
-    Column("Data set"),
-    Column("Method"),
-    Column("Sparsity (%)", True),
-    Column("Parameters of the dense network", True),
-    Column("Connections kept", True),
-    Column("Seeds"),
-    Column("Test error, mean (%)", True),
-    Column("Test error, standard deviation (points)", True),
-    Column("Test error at the last step, mean (%)", True),
-    Column("Test error at the last step, standard deviation (points)", True),
-    Column("Training error before the last evaluation, mean (%)", True),
-    Column("Published test error (%)", True),
-    Column("Measured less published (points)", True),
-    Column("Measured less dense (points)", True),
-    Column("Training (epochs)", True),
-    Column("Training (steps)", True),
-)
-PUBLISHED_COLUMNS = (
-    *map(Column, ("Reference", "Method", "Criterion", "Network", "Data set")),
-    *(Column("Sparsity (%)", True), Column("Test error (%)", True)),
-    Column("Needs pretraining"),
-    Column("Number of prunings"),
-    Column("Additional hyperparameters"),
-    Column("Augments the training objective"),
-    Column("Depends on the architecture"),
-)
-UNFINISHED_COLUMNS = (
-    Column("Run"),
-    Column("Steps done", True),
-    Column("Steps asked for", True),
-    Column("Test error at the last evaluation (%)", True),
-)
+class Section(NamedTuple):
+    """A part of a page; empty fields are not shown."""
+
+    title: str
+    caption: str = ""
+    lines: Sequence[Line] = ()
+    sentences: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    commands: Sequence[str] = ()
 
 
 def report(
@@ -94,129 +73,198 @@ def report(
       >>> report(["runs"], "runs/report")  # doctest: +SKIP
       (PosixPath('runs/report.html'), PosixPath('runs/report.md'))
     """
-    runs, sweeps = reading.find(*paths), reading.find_sweeps(*paths)
-    values = content(runs, sweeps)
-    out = Path(out)
-    out = out / "report" if out.is_dir() else out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out = out.with_suffix("") if out.suffix in (".html", ".md") else out
-    files = out.with_name(out.name + ".html"), out.with_name(out.name + ".md")
-    for file in files:
-        text = render(f"page{file.suffix}.j2", values)
-        file.write_text(text, encoding="utf-8")
-    return files
-
-
-def content(
-    runs: Sequence[reading.Run], sweeps: Sequence[reading.Sweep]
-) -> dict[str, Any]:
-    """Returns the values of a report's templates: tables, sentences, pictures."""
+    runs, sweeps = reading.find(*paths)
     networks, metrics = reading.networks(runs), reading.metrics(runs)
     table = aggregate(networks)
     rows = list(table.itertuples())
-    finished = [run for run in runs if run.result]
-    known = {(run.result or {}).get("device") for run in finished}
-    devices = sorted(device for device in known if isinstance(device, str))
-    trained = sum((row.networks["steps"] > 0).sum() for row in rows)
-    about = (
-        f"{words.counted(finished, 'finished run')}, "
-        f"{words.counted(int(trained), 'trained network')}, "
-        f"{words.counted(rows, 'row')}"
-        + (f", made on {words.listed(devices)}" if devices else "")
-        + f". Put together by snipjax {snipjax.__version__}."
-    )
+    drawn = [*pictures.of_rows(table, metrics), *pictures.of_signals(runs)]
+    sections = [
+        Section(
+            "Results",
+            _MEASURED,
+            [line(row) for row in rows],
+            commands=commands(rows),
+        ),
+        Section("Pictures", pictures=drawn),
+        Section("Published figures", _PRINTED, _published_lines(rows)),
+        Section("Unfinished runs", lines=_unfinished_lines(runs, metrics)),
+        *(
+            Section(f"Pictures of {name}", pictures=shown)
+            for places in (sweeps, runs)
+            for path, name, *_ in places
+            if (shown := pictures.in_directory(path))
+        ),
+        Section("Conclusion", sentences=conclusions.conclusion(table)),
+    ]
+    out = Path(out)
+    out = out / "report" if out.is_dir() else out
+    out = out.with_suffix("") if out.suffix in (".html", ".md") else out
+    title = "Pruning at initialization: measured and published"
+    return write(title, about(networks), sections, out)
+
+
+def about(networks: pd.DataFrame) -> str:
+    """Returns a sentence on the networks of a page, and the devices they ran on."""
+    trained = int((networks["steps"] > 0).sum()) if len(networks) else 0
+    devices = networks["device"].unique() if len(networks) else ()
+    where = f" on {words.listed(sorted(devices))}" if len(devices) else ""
+    version = snipjax.__version__
+    return f"{words.counted(trained, 'trained network')}{where}; snipjax {version}."
+
+
+def line(row: Row) -> dict[str, str | Cell]:
+    """Returns the cells of a row of the table by their columns."""
+    seeds = [int(seed) for seed in row.networks["seed"]]
+    source = published.METHODS.get(published.NAMES.get(row.method, ""))
+    links = (source.reference, source.link) if source and row.method != "none" else ()
+    figure = Cell(words.plain(row.published, ""), row.reference, row.link)
     return {
-        "about": about,
-        "columns": COLUMNS,
-        "rows": [_cells(row) for row in rows],
-        "commands": [commands(row) for row in rows],
-        "analysis": conclusions.analysis(table),
-        "pictures": [*pictures.of_rows(table, metrics), *pictures.of_signals(runs)],
-        "layer_sentences": conclusions.layer_sentences(table),
-        "published_columns": PUBLISHED_COLUMNS,
-        "published_rows": _published_cells(rows),
-        "unfinished_columns": UNFINISHED_COLUMNS,
-        "unfinished_rows": _unfinished_cells(runs, metrics),
-        "sweeps": pictures.galleries((s.path, s.name, s.varied) for s in sweeps),
-        "runs": pictures.galleries((run.path, run.name, ()) for run in runs),
-        "conclusion": conclusions.conclusion(table),
+        "Network": words.network_name(row.model),
+        "Data set": words.dataset_name(row.dataset),
+        "Method": Cell(words.kind(row), *links),
+        "Sparsity (%)": words.share(row.sparsity),
+        "Parameters of the dense network": words.between(row.networks["parameters"]),
+        "Connections kept": words.between([row.networks["kept"].mean()]),
+        "Seeds": f"{len(seeds)} ({words.ranges(seeds)})",
+        "Test error, mean (%)": words.plain(row.error),
+        "Test error, standard deviation (points)": words.plain(row.std),
+        "Test error at the last step, mean (%)": words.plain(row.last_error),
+        "Test error at the last step, standard deviation (points)": words.plain(
+            row.last_std
+        ),
+        "Training error before the last evaluation, mean (%)": words.plain(
+            row.train_error
+        ),
+        "Published test error (%)": figure,
+        "Measured less published (points)": words.signed(row.difference),
+        "Measured less dense (points)": words.signed(row.loss),
+        "Training (epochs)": words.between(row.networks["epochs"]),
+        "Training (steps)": words.between(row.networks["steps"]),
     }
 
 
-def render(template: str, values: dict[str, Any]) -> str:
-    """Returns a template of this package with values; HTML is escaped."""
-    return _environment().get_template(template).render(values)
+def commands(rows: Sequence[Row]) -> list[str]:
+    """Returns the commands that made rows, each with the name of its row."""
+    return [
+        f"{command}  # {words.title(row)}"
+        for row in rows
+        for command in row.networks.get("command", pd.Series()).dropna().unique()
+    ]
+
+
+def write(
+    title: str, about: str, sections: Sequence[Section], out: Path
+) -> tuple[Path, Path]:
+    """Writes a page with the suffixes ``.html`` and ``.md``, and returns the paths."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    html, markdown = (out.with_name(out.name + end) for end in (".html", ".md"))
+    values = {"title": title, "about": about, "sections": sections}
+    _write_text(html, _template().render(values))
+    parts = [f"# {title}", plain(about)]
+    for section in sections:
+        body = [
+            *([plain(section.caption)] if section.lines else []),
+            markdown_table(section.lines),
+            "\n".join(f"    {command}" for command in section.commands),
+            plain(" ".join(section.sentences)),
+            *(f"![{plain(p.caption)}]({p.file})" for p in section.pictures if p.file),
+        ]
+        if any(body):
+            parts += [f"## {section.title}", *filter(None, body)]
+    _write_text(markdown, "\n\n".join(parts) + "\n")
+    return html, markdown
+
+
+def markdown_table(lines: Sequence[Line]) -> str:
+    """Returns lines as a table of Markdown; nothing without lines."""
+    if not lines:
+        return ""
+    heads = [*lines[0]]
+    rows = [
+        [plain(head) for head in heads],
+        ["---"] * len(heads),
+        *([_markdown_cell(each[head]) for head in heads] for each in lines),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def plain(text: str) -> str:
+    """Returns text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]|<>])", r"\\\1", text)
+
+
+def _markdown_cell(cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return plain(cell)
+    link = f" [{plain(cell.reference)}]({cell.link})" if cell.link else ""
+    return (plain(cell.text) + link).strip()
+
+
+def _write_text(path: Path, text: str) -> None:
+    # Names of directories may have bytes that are no text.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("snipjax.results"),
-        autoescape=lambda name: bool(name and name.endswith(".html.j2")),
+        autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plain = re.compile(r"([\\`*_\[\]|<>])")
-    environment.filters["plain"] = lambda text: plain.sub(r"\\\1", text)
-    environment.filters["code"] = lambda t: t.replace("`", "'").replace("|", r"\|")
-    return environment
+    return environment.get_template("page.html.j2")
 
 
-def _cells(row: Any) -> list[Cell]:
-    seeds = [int(seed) for seed in row.networks["seed"]]
-    source = words.origin(row.method)
-    errors = row.error, row.std, row.last_error, row.last_std, row.train_error
-    return [
-        Cell(words.network_name(row.model)),
-        Cell(words.dataset_name(row.dataset)),
-        Cell(words.kind(row), *((source.reference, source.link) if source else ())),
-        Cell(words.share(row.sparsity)),
-        Cell(words.between(row.networks["parameters"])),
-        Cell(words.between([row.networks["kept"].mean()])),
-        Cell(f"{len(seeds)} ({words.ranges(seeds)})"),
-        *(Cell(words.plain(error)) for error in errors),
-        Cell("-")
-        if math.isnan(row.published)
-        else Cell(str(row.published), row.reference, row.link),
-        Cell(words.signed(row.difference)),
-        Cell(words.signed(row.loss)),
-        Cell(words.between(row.networks["epochs"])),
-        Cell(words.between(row.networks["steps"])),
-    ]
-
-
-def _published_cells(rows: Sequence[Any]) -> list[list[Cell]]:
+def _published_lines(rows: Sequence[Row]) -> list[Line]:
     """Returns the published errors of the networks of a table."""
-    lines = []
-    for group in by_network(rows):
-        place = group[0].model, group[0].dataset
+    places = [(group[0].model, group[0].dataset) for group in by_network(rows)]
+    lines: list[Line] = []
+    for place in places:
         for row in published.ROWS:
-            if (row.network, row.dataset) != place:
-                continue
-            method = published.METHODS[row.method]
-            texts = (
-                *(f"{method.name}: {method.full_name}", method.criterion),
-                *(words.network_name(row.network), words.dataset_name(row.dataset)),
-                *(words.share(row.sparsity), str(row.error)),
-                *(method.pretraining, method.prunings, method.hyperparameters),
-                *(method.objective, method.constraints),
-            )
-            lines.append([Cell("", row.reference, row.link), *map(Cell, texts)])
+            if (row.network, row.dataset) == place:
+                method = published.METHODS[row.method]
+                name = f"{method.name}: {method.full_name}"
+                lines.append(
+                    {
+                        "Network": words.network_name(row.network),
+                        "Data set": words.dataset_name(row.dataset),
+                        "Method": Cell(name, row.reference, row.link),
+                        "Sparsity (%)": words.share(row.sparsity),
+                        "Test error (%)": str(row.error),
+                        **properties(method),
+                    }
+                )
     return lines
 
 
-def _unfinished_cells(
+def properties(method: published.Method) -> dict[str, str]:
+    """Returns the properties of a method in the SNIP paper's table 1."""
+    return {
+        "Criterion": method.criterion,
+        "Needs pretraining": method.pretraining,
+        "Number of prunings": method.prunings,
+        "Additional hyperparameters": method.hyperparameters,
+        "Augments the training objective": method.objective,
+        "Depends on the architecture": method.constraints,
+    }
+
+
+def _unfinished_lines(
     runs: Iterable[reading.Run], metrics: pd.DataFrame
-) -> list[list[Cell]]:
+) -> list[dict[str, Any]]:
     lines = []
-    for run in runs:
-        if run.result:
-            continue
+    for run in (run for run in runs if not run.result):
         own = metrics[metrics["directory"] == str(run.path)]
         step = own["total_step"].iloc[-1] if len(own) else 0
         error = own[own["total_step"] == step]["test_error"].mean()
-        asked = words.flag_value(run.config["train.steps"])
-        texts = run.name, f"{step:,.0f}", asked, words.plain(error)
-        lines.append([*map(Cell, texts)])
+        lines.append(
+            {
+                "Run": run.name,
+                "Steps done": f"{step:,.0f}",
+                "Steps asked for": f"{run.config['train.steps']:,}",
+                "Test error at the last evaluation (%)": words.plain(error),
+            }
+        )
     return lines

@@ -6,29 +6,26 @@ same networks (Dettmers, Zettlemoyer, 2019). Errors are in percent, as printed.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 EPOCHS = 250  # of training in the SNIP paper, where its error is the best of all epochs
 
-NETWORKS: Mapping[str, str] = MappingProxyType(
-    {
-        "lenet_300_100": "LeNet-300-100",
-        "lenet_5_caffe": "LeNet-5-Caffe",
-        "alexnet_s": "AlexNet-s",
-        "alexnet_b": "AlexNet-b",
-        "vgg_c": "VGG-C",
-        "vgg_d": "VGG-D",
-        "vgg_like": "VGG-like",
-        "wrn_16_8": "WRN-16-8",
-        "wrn_16_10": "WRN-16-10",
-        "wrn_22_8": "WRN-22-8",
-        "lstm_s": "LSTM-s",
-        "lstm_b": "LSTM-b",
-        "gru_s": "GRU-s",
-        "gru_b": "GRU-b",
-    }
-)
+NETWORKS: Mapping[str, str] = {
+    "lenet_300_100": "LeNet-300-100",
+    "lenet_5_caffe": "LeNet-5-Caffe",
+    "alexnet_s": "AlexNet-s",
+    "alexnet_b": "AlexNet-b",
+    "vgg_c": "VGG-C",
+    "vgg_d": "VGG-D",
+    "vgg_like": "VGG-like",
+    "wrn_16_8": "WRN-16-8",
+    "wrn_16_10": "WRN-16-10",
+    "wrn_22_8": "WRN-22-8",
+    "lstm_s": "LSTM-s",
+    "lstm_b": "LSTM-b",
+    "gru_s": "GRU-s",
+    "gru_b": "GRU-b",
+}
 
 
 class Method(NamedTuple):
@@ -39,11 +36,11 @@ class Method(NamedTuple):
     reference: str
     link: str
     criterion: str
-    pretraining: str  # is a network trained before it is pruned
+    pretraining: str  # whether a network is trained before it is pruned
     prunings: str  # how often
-    hyperparameters: str  # are there more than of training
-    objective: str  # is the training objective augmented
-    constraints: str  # does the method depend on the architecture
+    hyperparameters: str  # whether there are more than training has
+    objective: str  # whether the training objective is augmented
+    constraints: str  # whether the method depends on the architecture
 
 
 class Row(NamedTuple):
@@ -59,7 +56,7 @@ class Row(NamedTuple):
 
 
 _SNIP_LINK = "https://arxiv.org/abs/1810.02340"
-_METHODS = (
+_METHODS = (  # in the order of Method's fields
     Method(
         "Dense",
         "the network unpruned",
@@ -132,24 +129,20 @@ _METHODS = (
         *6 * ("-",),  # not in table 1
     ),
 )
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {method.name: method for method in _METHODS}
-)
+METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
 # Methods of a configuration.
-NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "none": "Dense",
-        "lwc": "LWC",
-        "dns": "DNS",
-        "lc": "LC",
-        "sws": "SWS",
-        "sparse_vd": "SVD",
-        "obd": "OBD",
-        "lobs": "L-OBS",
-        "snip": "SNIP",
-        "sparse_momentum": "Sparse momentum",
-    }
-)
+NAMES: Mapping[str, str] = {
+    "none": "Dense",
+    "lwc": "LWC",
+    "dns": "DNS",
+    "lc": "LC",
+    "sws": "SWS",
+    "sparse_vd": "SVD",
+    "obd": "OBD",
+    "lobs": "L-OBS",
+    "snip": "SNIP",
+    "sparse_momentum": "Sparse momentum",
+}
 
 
 def _row(method: str, network: str, dataset: str, percent: float, error: float) -> Row:
@@ -210,16 +203,11 @@ def find(dataset: str, network: str, method: str, sparsity: float) -> Row | None
     """Returns the published row of a network at a sparsity, or None.
 
     The method is a name in :data:`METHODS`, or a method of a configuration. Sparsities
-    may differ by 0.0005, for a whole number of connections is kept. A dense network
-    has any.
+    may differ by 0.0005, since a whole number of connections is kept. The sparsity of
+    a dense network does not matter.
 
-    Example:
-      >>> find("mnist", "lenet_300_100", "snip", 0.98).error
-      2.4
-      >>> find("mnist", "lenet_300_100", "none", 0.0).error
-      1.7
-      >>> find("digits", "lenet_300_100", "snip", 0.98) is None
-      True
+    >>> find("mnist", "lenet_300_100", "snip", 0.98).error
+    2.4
     """
     name = NAMES.get(method, method)
     place = dataset, network, name

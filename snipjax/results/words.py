@@ -12,35 +12,23 @@ _METHODS = {
     "magnitude": "magnitude at initialization",
     "random": "random pruning",
 }
-_ORIGINS = {"magnitude": "LWC"}  # who pruned by a criterion first
 
 
-def plain(value: float) -> str:
+def plain(value: float, form: str = ".2f") -> str:
     """Returns a number with two digits, and a dash for NaN."""
-    return "-" if math.isnan(value) else f"{value:.2f}"
-
-
-def percent(value: float) -> str:
-    """Returns a percentage with two digits."""
-    return f"{value:.2f}%"
-
-
-def points(value: float) -> str:
-    """Returns a difference of percentages with two digits."""
-    return f"{value:.2f} points"
+    return "-" if math.isnan(value) else f"{value:{form}}"
 
 
 def signed(value: float) -> str:
     """Returns a number with its sign and two digits, and a dash for NaN."""
-    return "-" if math.isnan(value) else f"{value:+.2f}"
+    return plain(value, "+.2f")
 
 
 def share(value: float) -> str:
     """Returns a share in percent, with four digits or as many as keep it below 100.
 
-    Example:
-      >>> share(0.98199), share(0.99999)
-      ('98.2', '99.999')
+    >>> share(0.98199), share(0.99999)
+    ('98.2', '99.999')
     """
     text = f"{100 * value:.4g}"
     return f"{100 * value:.7g}" if text == "100" and value < 1 else text
@@ -52,11 +40,6 @@ def counted(items: Sized | int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def agree(items: Sized, one: str, many: str) -> str:
-    """Returns the form of a word that agrees in number with items."""
-    return one if len(items) == 1 else many
-
-
 def listed(items: Iterable[str]) -> str:
     """Returns items as an enumeration, each once."""
     *first, last = dict.fromkeys(items)
@@ -64,7 +47,11 @@ def listed(items: Iterable[str]) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Returns ascending whole numbers in short, e.g. ``0-3, 7``."""
+    """Returns ascending whole numbers in short.
+
+    >>> ranges([0, 1, 2, 3, 7])
+    '0-3, 7'
+    """
     groups: list[list[int]] = []
     for number in numbers:
         if groups and number == groups[-1][-1] + 1:
@@ -84,16 +71,9 @@ def between(values: Iterable[float]) -> str:
     return " to ".join(f"{v:,.2f}".rstrip("0").rstrip(".") for v in bounds) or "-"
 
 
-def printable(text: str) -> str:
-    """Returns text with unprintable characters replaced."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def flag_value(value: Any) -> str:
     """Returns a field's value as a flag of train.py takes it."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(flag_value, value))
-    return str(value)
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def network_name(model: str) -> str:
@@ -104,12 +84,6 @@ def network_name(model: str) -> str:
 def dataset_name(dataset: str) -> str:
     """Returns the name of a data set in prose."""
     return DATASETS.get(dataset, dataset)
-
-
-def origin(method: str) -> published.Method | None:
-    """Returns the published description behind a method of a configuration."""
-    name = _ORIGINS.get(method) or published.NAMES.get(method, method)
-    return None if method == "none" else published.METHODS.get(name)
 
 
 def method_name(method: str) -> str:

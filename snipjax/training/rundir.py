@@ -16,7 +16,7 @@ from snipjax.io import files
 
 CONFIG, DATA, GROUPS = "config.json", "data.json", "groups.json"
 NETWORKS, RESULT = "networks.json", "result.json"
-METRICS, SCORES = "metrics.jsonl", "scores.npz"
+METRICS, SCORES, SIGNAL = "metrics.jsonl", "scores.npz", "signal.json"
 MASK, PARAMS = "mask.npz", "params.npz"  # in the directory of each network
 
 # From a written configuration to a line for each field in which it differs.

@@ -8,19 +8,20 @@ from typing import Any
 from snipjax import config as configs
 
 LAYERS = (("Dense_0", (784, 300)), ("Dense_1", (300, 100)), ("Dense_2", (100, 10)))
-SHARES = (0.02, 0.01, 0.5)  # kept of each layer's weights
 PARAMETERS = 266_610
 
 
-def layers(shares: Sequence[float] = SHARES) -> list[dict[str, Any]]:
-    """Returns layers as ``result.json`` has them; no bias is kept."""
+def layers(*shares: float) -> list[dict[str, Any]]:
+    """Returns layers that keep shares of their weights, and no bias."""
     rows = []
-    for (name, shape), share in zip(LAYERS, shares):
-        total = shape[0] * shape[1]
-        kernel = {"path": f"{name}/kernel", "shape": list(shape)}
-        rows.append({**kernel, "kept": round(total * share), "total": total})
-        bias = {"path": f"{name}/bias", "shape": [shape[1]]}
-        rows.append({**bias, "kept": 0, "total": shape[1]})
+    for (name, (inputs, units)), share in zip(LAYERS, shares or (0.02, 0.01, 0.5)):
+        size = inputs * units
+        for path, shape, kept, total in (
+            ("kernel", [inputs, units], round(size * share), size),
+            ("bias", [units], 0, units),
+        ):
+            counts = {"shape": shape, "kept": kept, "total": total}
+            rows.append({"path": f"{name}/{path}", **counts})
     return rows
 
 
@@ -30,12 +31,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_config(path: Path, fields: Mapping[str, Any]) -> None:
     """Writes the default configuration with some fields changed."""
-    config = configs.default().to_dict()
-    for name, value in fields.items():
-        section, _, field = name.rpartition(".")
-        (config[section] if section else config)[field] = value
+    config = configs.default().unlock()
+    config.update_from_flattened_dict(fields)
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "config.json", config)
+    write_json(path / "config.json", config.to_dict())
 
 
 def make_run(
@@ -63,21 +62,16 @@ def make_run(
             "sparsity": sparsity,
             "kept": round(PARAMETERS * (1 - sparsity)),
             "layers": layers(),
-            "test_error": error,
-            "test_error_last": error,
-            "val_error": error,
+            **dict.fromkeys(("test_error", "test_error_last", "val_error"), error),
             "train_error": None,
-            "best_step": 10,
-            "steps": 1000,
-            "prunes": 1,
-            "seconds": 10.0,
+            **{"steps": 1000, "prunes": 1, "seconds": 10.0},
             **(network or {}),
         }
         for offset, error in enumerate(errors)
     ]
     values = {"dataset": dataset, "model": model, "method": method}
     values |= {"parameters": PARAMETERS, "prunable": PARAMETERS, "epochs": 2.5}
-    values |= {"networks": networks, "device": "cpu", "wall_seconds": 20.0}
+    values |= {"networks": networks, "device": "cpu"}
     write_json(path / "result.json", {**values, **result})
     write_metrics(path, metrics)
     return path
@@ -85,19 +79,12 @@ def make_run(
 
 def make_unfinished(path: Path, metrics: Sequence[Mapping[str, Any]] = ()) -> Path:
     """Writes a run without a result."""
-    names = {"dataset.name": "mnist", "model.name": "lenet_300_100"}
-    write_config(path, {**names, "train.steps": 1000})
+    write_config(path, {"dataset.name": "mnist"})
     write_metrics(path, metrics)
     return path
 
 
 def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes evaluations; a number stands for the one seed 0."""
-    lines = []
-    for row in rows:
-        values = {"seeds": [0], **row}
-        for name in values.keys() - {"seeds", "step", "phase"}:
-            if not isinstance(values[name], list):
-                values[name] = [values[name]]
-        lines.append(json.dumps(values))
+    """Writes evaluations, by default of seed 0 alone."""
+    lines = [json.dumps({"seeds": [0], **row}) for row in rows]
     (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))

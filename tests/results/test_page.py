@@ -1,10 +1,7 @@
 """The page and the Markdown of run directories made by hand."""
 
 import base64
-import itertools
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from matplotlib.figure import Figure
 
 from snipjax import results
 from snipjax.results import figures, pictures, reading
-from snipjax.results.conclusions import analysis, conclusion
+from snipjax.results.__main__ import main
 from tests.results.runs import (
     layers,
     make_run,
@@ -23,9 +20,10 @@ from tests.results.runs import (
     write_json,
 )
 
-ROOT = Path(__file__).parents[2]
 HOSTILE = '<script>alert("x")</script>_$x^{$ | `y` "><img src=x onerror=z>'
-CURVE = [{"step": step, "train_loss": 1 / step, "test_error": 90.0} for step in (1, 2)]
+CURVE = [
+    {"step": step, "train_loss": [1 / step], "test_error": [90.0]} for step in (1, 2)
+]
 
 
 class Page(HTMLParser):
@@ -46,7 +44,7 @@ class Page(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
-        if tag in ("img", "meta", "br"):
+        if tag in ("img", "meta"):
             self._inside.pop()
 
     def handle_endtag(self, tag: str) -> None:
@@ -59,29 +57,23 @@ class Page(HTMLParser):
             self.text[tag] = self.text.get(tag, "") + data
 
 
-def page(path: Path) -> Page:
-    html, _ = results.report([path], path.parent / "report")
-    return Page(html.read_text(encoding="utf-8"))
-
-
-def markdown_rows(path: Path) -> list[list[str]]:
-    """Cells of the lines of Markdown's tables, heads among them."""
-    _, file = results.report([path], path.parent / "report")
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [
+def page(path: Path) -> tuple[Page, list[list[str]]]:
+    """Writes a report, and returns its page and the rows of the Markdown's tables."""
+    html, markdown = results.report([path], path.parent / "report")
+    rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in lines
+        for line in markdown.read_text(encoding="utf-8").splitlines()
         if line.startswith("|")
     ]
+    return Page(html.read_text(encoding="utf-8")), rows
 
 
-def test_the_table_spells_its_columns_out_and_holds_the_figures(
-    tmp_path: Path,
-) -> None:
+def test_the_tables_hold_the_figures_and_the_commands(tmp_path: Path) -> None:
     values = {"train_error": 1.75, "test_error_last": 2.8}
-    make_run(tmp_path / "runs" / "run", 2.0, 2.2, 2.7, network=values)
-    shown = page(tmp_path / "runs")
-    header, figures, command = shown.rows[:3]
+    command = "python train.py --config configs/mnist_lenet300.py"
+    make_run(tmp_path / "runs" / "run", 2.0, 2.2, 2.7, network=values, command=command)
+    shown, markdown = page(tmp_path / "runs")
+    header, line = shown.rows[:2]
     expected = {
         "Network": "LeNet-300-100",
         "Data set": "MNIST",
@@ -101,90 +93,29 @@ def test_the_table_spells_its_columns_out_and_holds_the_figures(
         "Training (epochs)": "2.5",
         "Training (steps)": "1,000",
     }
-    assert dict(zip(header, figures)) == expected
-    assert command[0].startswith("python train.py --config configs/")
+    assert dict(zip(header, line, strict=True)) == expected
     labels = [a["data-label"] for tag, a in shown.tags if "data-label" in a]
     assert labels[: len(header)] == header, "narrow screens show these instead"
     link = "[Lee et al. (2019)](https://arxiv.org/abs/1810.02340)"
-    header, _, line = markdown_rows(tmp_path / "runs")[:3]
-    expected = {
+    header, _, line = markdown[:3]
+    assert dict(zip(header, line, strict=True)) == {
         name: text.replace("Lee et al. (2019)", link) for name, text in expected.items()
     }
-    assert dict(zip(header, line)) == {**expected, "Command": f"`{command[0]}`"}
-
-
-def test_magnitude_refers_to_the_method_that_pruned_by_it(tmp_path: Path) -> None:
-    make_run(tmp_path / "run", method="magnitude")
-    (_, figures, *_) = page(tmp_path / "run").rows
-    assert figures[2] == "magnitude at initialization Han et al. (2015)"
-
-
-def test_numbers_are_set_below_each_other(tmp_path: Path) -> None:
-    make_run(tmp_path / "run")
-    cells = [a for tag, a in page(tmp_path / "run").tags if tag == "td"][:17]
-    texts = {a["data-label"] for a in cells if a.get("class") != "number"}
-    assert texts == {"Network", "Data set", "Method", "Seeds"}
-
-
-def test_a_narrow_screen_has_each_row_as_a_list_of_names_and_cells(
-    tmp_path: Path,
-) -> None:
-    make_run(tmp_path / "run")
-    style = " ".join(page(tmp_path / "run").text["style"].split())
-    _, _, narrow = style.partition("@media (max-width: 1330px) {")
-    for rule in (
-        "thead { display: none; }",
-        "td:not(.command)::before { content: attr(data-label);",
-        "table, caption, tbody, td { display: block; }",
-    ):
-        assert rule in narrow
-    assert "@media (max-width: 720px) { figure.wide img { width: 720px;" in style
-    assert "figure.wide { grid-column: 1 / -1; min-width: 0; overflow-x: auto; }" in (
-        style
-    )
-
-
-def test_only_trained_networks_count_as_trained(tmp_path: Path) -> None:
-    make_run(tmp_path / "runs" / "sweep", 2.0, 2.2, 2.7, device="TPU v5e")
-    make_run(
-        tmp_path / "runs" / "pruned",
-        None,
-        fields={"train.steps": 0},
-        network={"steps": 0},
-    )
-    about = "2 finished runs, 3 trained networks, 2 rows, made on TPU v5e and cpu."
-    assert about in page(tmp_path / "runs").text["p"]
-
-
-def test_published_methods_are_referenced(tmp_path: Path) -> None:
-    make_run(tmp_path / "run")
-    shown = page(tmp_path / "run")
-    (dns,) = [row for row in shown.rows if row[1:2] == ["DNS: Dynamic Network Surgery"]]
-    assert dns == ["Guo et al. (2016)", "DNS: Dynamic Network Surgery", "magnitude",
-                   "LeNet-300-100", "MNIST", "98.2", "2.0", "yes", "many", "yes", "no",
-                   "yes"]  # fmt: skip
+    assert shown.text["pre"] == f"{command}  # LeNet-300-100 on MNIST, SNIP at 98%"
+    assert f"    {shown.text['pre']}\n" in (tmp_path / "report.md").read_text()
+    dns = next(row for row in shown.rows if "DNS: Dynamic Network Surgery" in row[2])
+    assert dns[3:] == ["98.2", "2.0", "magnitude", "yes", "many", "yes", "no", "yes"]
     assert ("a", {"href": "https://arxiv.org/abs/1608.04493"}) in shown.tags
-
-
-def test_analysis_is_a_paragraph_and_the_conclusion_comes_last(tmp_path: Path) -> None:
-    make_run(tmp_path / "run")
-    shown = page(tmp_path / "run")
-    table = results.aggregate(results.read(tmp_path / "run"))
-    for sentence in analysis(table) + conclusion(table):
-        assert sentence in shown.text["p"]
-        assert sentence not in shown.text["caption"]
-    assert shown.text["body"].rstrip().endswith(conclusion(table)[-1])
-    assert [tag for tag, _ in shown.tags if tag in ("h1", "h2")][-1] == "h2"
+    assert "3 trained networks on cpu" in shown.text["p"]
     assert shown.text["h2"].endswith("Conclusion")
 
 
-def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_page_loads_nothing_and_is_a_function_of_the_runs(tmp_path: Path) -> None:
     for sparsity in (0.95, 0.98):
-        run = make_run(
-            tmp_path / "runs" / f"{sparsity}", sparsity=sparsity, metrics=CURVE
-        )
+        path = tmp_path / "runs" / f"{sparsity}"
+        run = make_run(path, sparsity=sparsity, metrics=CURVE)
     Figure().savefig(run / "densities.png")
-    shown = page(tmp_path / "runs")
+    shown, _ = page(tmp_path / "runs")
     images = [a["src"] or "" for tag, a in shown.tags if tag == "img"]
     assert len(images) == 4  # errors, densities, curves, and the run's own
     for source in images:
@@ -193,43 +124,83 @@ def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
         assert base64.b64decode(data).startswith(start)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in shown.tags}
     assert not re.search(r"url\(|@import", shown.text["style"])
-
-
-def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
-    for sparsity in (0.95, 0.98):
-        make_run(tmp_path / "runs" / f"{sparsity}", sparsity=sparsity, metrics=CURVE)
-    first, second = (
-        results.report([tmp_path / "runs"], tmp_path / name)[0].read_bytes()
-        for name in ("first", "second")
-    )
-    assert first == second
+    again, _ = results.report([tmp_path / "runs"], tmp_path / "again")
+    assert again.read_bytes() == (tmp_path / "report.html").read_bytes()
 
 
 def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
     for sparsity in (0.5, 0.7):
         run = make_run(
             tmp_path / "runs" / f"a <b>bold</b> run {sparsity}",
-            sparsity=sparsity,
-            dataset=HOSTILE,
-            model=HOSTILE + "\n\0\ud800",
-            device=HOSTILE,
-            command=HOSTILE,
+            **{"sparsity": sparsity, "dataset": HOSTILE, "model": HOSTILE},
+            **{"device": HOSTILE, "command": HOSTILE, "metrics": CURVE},
             fields={"init.scored": HOSTILE},
-            metrics=CURVE,
             network={"layers": [{**x, "path": HOSTILE + x["path"]} for x in layers()]},
         )
         Figure().savefig(run / "<i>.png")
     make_unfinished(tmp_path / "runs" / "half <b>")
-    shown = page(tmp_path / "runs")
+    shown, (head, _, *lines) = page(tmp_path / "runs")
     assert not {"script", "b", "i"} & {tag for tag, _ in shown.tags}
     assert all(a["src"].startswith("data:") for tag, a in shown.tags if tag == "img")
     assert not any(name.startswith("on") for _, a in shown.tags for name in a)
     assert shown.rows[1][1] == HOSTILE
-    head, _, *lines = markdown_rows(tmp_path / "runs")[:4]
-    assert {len(line) for line in lines} == {len(head)}
+    assert {len(line) for line in lines[:2]} == {len(head)}
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    text = re.sub("`[^`\n]+`", "", text)
+    text = re.sub("^    .*", "", text, flags=re.MULTILINE)
     assert not re.search(r"(?<!\\)<", text), "neither escaped nor code"
+
+
+def test_an_unfinished_run_is_listed_with_how_far_it_is(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    make_unfinished(runs / "begun")
+    rows = [
+        {"seeds": [0, 1], "step": 500, "test_error": [9.0, 8.0]},
+        {"seeds": [0, 1], "step": 1000, "test_error": [5.0, 4.0]},
+        {"seeds": [2, 3], "step": 500, "test_error": [7.0, 6.0]},
+    ]
+    make_unfinished(runs / "half", rows)
+    shown, markdown = page(runs)
+    assert "nothing can be concluded" in shown.text["p"]
+    # At step 500 the four seeds have 9, 8, 7 and 6.
+    expected = [
+        ["runs/begun", "0", "1,000", "-"],
+        ["runs/half", "500", "1,000", "7.50"],
+    ]
+    assert shown.rows[1:] == markdown[2:] == expected
+
+
+def test_pictures_in_the_directories_have_a_place(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "sweep" / "run", fields={"prune.batch_class": 1})
+    write_config(run.parent, {"vary": ("prune.batch_class=1",)})
+    Figure().savefig(run / "curves.png")
+    Figure().savefig(run.parent / "errors.png")
+    shown, _ = page(run.parent)
+    titles = "Pictures of sweepPictures of sweep/run"
+    assert titles in re.sub("\n", "", shown.text["h2"])
+    captions = [a["alt"] for tag, a in shown.tags if tag == "img"]
+    assert captions[-2:] == ["errors.png", "curves.png"]
+
+
+@pytest.mark.parametrize("out", ["new/page.html", "new/page"])
+def test_the_command_line_writes_both_files(out: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    assert main([str(tmp_path / "run"), "--out", str(tmp_path / out)]) == 0
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    assert names == {"page.html", "page.md"}
+
+
+def test_the_command_line_tells_mistakes_and_damage_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (make_run(tmp_path / "damaged") / "result.json").write_text("{")
+    for path, says in (
+        (tmp_path, "warning: left out: '.*result.json' is damaged"),
+        (tmp_path / "nowhere", "there is no run in"),
+    ):
+        assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+        line, *_ = capsys.readouterr().err.splitlines()
+        assert re.match(f"snipjax.results: {says}", line)
+    assert not (tmp_path / "out.html").exists()
 
 
 # Pictures of rows.
@@ -243,7 +214,7 @@ def drawn(
     monkeypatch.setattr(
         figures, name, lambda *args, **kwargs: calls.append((*args[:-1], kwargs))
     )
-    runs = reading.find(path)
+    runs, _ = reading.find(path)
     table = results.aggregate(reading.networks(runs))
     pictures.of_rows(table, reading.metrics(runs))
     pictures.of_signals(runs)
@@ -257,16 +228,18 @@ def test_errors_are_drawn_beside_the_published_and_the_dense_ones(
     make_run(tmp_path / "98", 2.7)
     make_run(tmp_path / "98, shorter", 9.0, fields={"train.steps": 100})
     make_run(tmp_path / "dense", 1.5, method="none")
-    ((measured, of_papers),) = drawn(tmp_path, monkeypatch, "errors_by_density")
+    ((measured, options),) = drawn(tmp_path, monkeypatch, "errors_by_density")
     assert list(measured) == ["SNIP", "SNIP (train.steps=100)"]
     # Of two errors, the deviation of a sample is their distance over the root of 2.
-    first, second = measured["SNIP"]
-    assert first == pytest.approx((0.05, 1.8, 0.2 / 2**0.5))
-    assert second == pytest.approx((0.02, 2.7, 0.0))
-    first, second = of_papers["published"]["SNIP"]
-    assert first == pytest.approx((0.05, 1.6))
-    assert second == pytest.approx((0.02, 2.4))
-    assert of_papers["dense"] == {"dense": 1.5}
+    points = [pytest.approx((0.05, 1.8, 0.2 / 2**0.5)), pytest.approx((0.02, 2.7, 0))]
+    assert measured["SNIP"] == points
+    published = [pytest.approx((0.05, 1.6)), pytest.approx((0.02, 2.4))]
+    assert options["published"]["SNIP"] == published
+    assert options["dense"] == {"dense": 1.5}
+    assert options["to_beat"] == [
+        pytest.approx((0.05, 1.53)),
+        pytest.approx((0.02, 1.99)),
+    ]
 
 
 def test_curves_are_of_each_row_and_its_seeds(
@@ -276,23 +249,21 @@ def test_curves_are_of_each_row_and_its_seeds(
     make_run(tmp_path / "run", 2.0, 3.0, metrics=rows)
     make_run(tmp_path / "other", sparsity=0.9, metrics=CURVE)
     make_run(tmp_path / "without", sparsity=0.8)
-    ((named, quantities, _),) = drawn(tmp_path, monkeypatch, "compared_curves")
+    ((named, units, _),) = drawn(tmp_path, monkeypatch, "compared_curves")
     assert list(named) == ["SNIP at 90%", "SNIP at 98%"]
     assert list(named["SNIP at 98%"]["seed"].unique()) == [0, 1]
-    assert list(quantities) == ["train_loss", "test_error"]
+    assert list(units) == ["train_loss", "test_error"]
 
 
 def test_the_training_error_on_random_labels_is_drawn_over_the_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"step": 500 * step, "train_error": 60.0 / step} for step in (1, 2)]
+    rows = [{"step": 500 * step, "train_error": [60.0 / step]} for step in (1, 2)]
     fields = {"dataset.random_labels": True}
     make_run(tmp_path / "run", fields=fields, metrics=rows, epochs=50.0)
-    ((_, quantities, options),) = drawn(tmp_path, monkeypatch, "compared_curves")
-    assert list(quantities) == ["train_error"]
+    ((_, units, options),) = drawn(tmp_path, monkeypatch, "compared_curves")
+    assert list(units) == ["train_error"]
     assert options == {"steps_per_epoch": 20}
-    monkeypatch.undo()
-    assert "learned by heart" in page(tmp_path / "run").text["figcaption"]
 
 
 def test_networks_are_compared_at_their_common_sparsity(
@@ -314,121 +285,9 @@ def test_signals_of_initializations_are_drawn_side_by_side(
 ) -> None:
     arrays = ("activation_variance", "gradient_variance", "density")
     for name in ("he", "glorot_uniform"):
-        run = make_run(tmp_path / "runs" / name, fields={"init.scored": name})
+        run = make_run(tmp_path / name, fields={"init.scored": name})
         values = {array: [[0.5, 0.25]] for array in arrays}
         values |= {"layers": ["Dense_0", "Dense_1"], "rank_correlation": [0.1, None]}
         write_json(run / "signal.json", values)
-    shown = page(tmp_path / "runs")
-    assert "The signal of initializations" in shown.text["figcaption"]
-    ((named, _),) = drawn(tmp_path / "runs", monkeypatch, "signals")
+    ((named, _),) = drawn(tmp_path, monkeypatch, "signals")
     assert list(named) == ["glorot uniform", "he"]
-
-
-# Pictures in the directories.
-
-
-def make_sweep(path: Path) -> Path:
-    """Writes a sweep of two classes with pictures in its directory and a run's."""
-    for number in (0, 1):
-        run = make_run(
-            path / f"prune.batch_class={number}", fields={"prune.batch_class": number}
-        )
-    write_config(path, {"vary": ["prune.batch_class=0,1"]})
-    for directory, names in (
-        (run, ("curves.png", "first_layer.png")),
-        (path, ("errors.png", "first_layers.png", "signals.png")),
-    ):
-        for name in names:
-            Figure().savefig(directory / name)
-    Figure(figsize=(9, 4)).savefig(path / "curves.png")
-    return path
-
-
-def own_pictures(path: Path) -> list[str]:
-    """Descriptions of the pictures in the directories, in the order of the page."""
-    tags = page(path).tags
-    return [a["alt"] or "" for tag, a in tags if ".png of " in (a.get("alt") or "")]
-
-
-def test_pictures_of_sweeps_and_runs_have_a_place(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path / "classes")
-    assert own_pictures(sweep) == [
-        "curves.png of classes",
-        "errors.png of classes",
-        "first_layers.png of classes",
-        "curves.png of classes/prune.batch_class=1",
-        "first_layer.png of classes/prune.batch_class=1",
-    ]
-    shown = page(sweep)
-    assert "Pictures of each sweep" in shown.text["h2"]
-    assert (
-        "Connections kept of every input pixel: the lighter, the more, by "
-        "prune.batch_class=0,1." in shown.text["figcaption"]
-    )
-    wide = [
-        image["alt"]
-        for (_, place), (_, image) in itertools.pairwise(shown.tags)
-        if place.get("class") == "wide"
-    ]
-    assert wide == ["curves.png of classes"]
-
-
-def test_a_run_given_alone_has_no_pictures_of_others(tmp_path: Path) -> None:
-    run = make_sweep(tmp_path / "classes") / "prune.batch_class=1"
-    assert own_pictures(run) == [
-        "curves.png of prune.batch_class=1",
-        "first_layer.png of prune.batch_class=1",
-    ]
-
-
-def test_a_damaged_picture_costs_itself(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    Figure().savefig(run / "whole.png")
-    data = (run / "whole.png").read_bytes()
-    (run / "cut.png").write_bytes(data[: len(data) // 2])
-    (run / "no picture.png").write_text("hello")
-    shown = page(run)
-    assert "cut.png is damaged" in shown.text["p"]
-    assert "no picture.png is damaged" in shown.text["p"]
-    assert own_pictures(run) == ["whole.png of run"]
-
-
-# Unfinished runs.
-
-
-def test_an_unfinished_run_is_listed_with_how_far_it_is(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    make_run(runs / "done")
-    make_unfinished(runs / "begun")
-    rows = [
-        {"seeds": [0, 1], "step": 500, "test_error": [9.0, 8.0]},
-        {"seeds": [0, 1], "step": 1000, "test_error": [5.0, 4.0]},
-        {"seeds": [2, 3], "step": 500, "test_error": [7.0, 6.0]},
-    ]
-    make_unfinished(runs / "half", rows)
-    shown = page(runs).rows
-    assert ["runs/begun", "0", "1000", "-"] in shown
-    # At step 500 the four seeds have 9, 8, 7 and 6.
-    assert ["runs/half", "500", "1000", "7.50"] in shown
-    assert ["runs/half", "500", "1000", "7.50"] in markdown_rows(runs)
-
-
-def test_unfinished_runs_alone_make_a_page(tmp_path: Path) -> None:
-    make_unfinished(tmp_path / "begun")
-    assert "nothing can be concluded" in page(tmp_path / "begun").text["p"]
-
-
-def test_the_command_line_writes_both_files_and_needs_no_jax(tmp_path: Path) -> None:
-    make_run(tmp_path / "run")
-    code = (
-        "import sys; from snipjax.results.__main__ import main; "
-        "code = main(sys.argv[1:]); assert 'jax' not in sys.modules; sys.exit(code)"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code, "run", "--out", "new/page.html"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        check=True,
-    )
-    names = {path.name for path in (tmp_path / "new").iterdir()}
-    assert names == {"page.html", "page.md"}

@@ -5,6 +5,6 @@ table and the pictures are made of the finished cells, after each of them.
 """
 
 from snipjax.studies.table1.cells import METHODS, default, validate
-from snipjax.studies.table1.running import Results, make
+from snipjax.studies.table1.running import make
 
-__all__ = ["METHODS", "Results", "default", "make", "validate"]
+__all__ = ["METHODS", "default", "make", "validate"]

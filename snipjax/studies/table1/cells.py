@@ -1,11 +1,8 @@
 """The configuration of table 1, and the cells that it asks for."""
 
 import difflib
-import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -13,24 +10,18 @@ from ml_collections import ConfigDict
 from snipjax import config as configs
 from snipjax.results import published, reading
 from snipjax.schema import FIELDS, SEEDS, Field, section
+from snipjax.training import rundir
 
 RIVALS = ("lwc", "dns", "lc", "sws", "sparse_vd", "obd", "lobs")
-METHODS: Mapping[str, published.Method] = MappingProxyType(
-    {
-        "dense": published.METHODS["Dense"],
-        **{m: published.METHODS[published.NAMES[m]] for m in (*RIVALS, "snip")},
-    }
-)
+METHODS: Mapping[str, published.Method] = {
+    "dense": published.METHODS["Dense"],
+    **{m: published.METHODS[published.NAMES[m]] for m in (*RIVALS, "snip")},
+}
 NETWORKS = ("lenet_300_100", "lenet_5_caffe")
 # Divisors of a network's steps in the quick form.
-QUICK: Mapping[str, int] = MappingProxyType({"lenet_300_100": 10, "lenet_5_caffe": 20})
+QUICK = {"lenet_300_100": 10, "lenet_5_caffe": 20}
 FAILURE = "failure.json"
 _DIGITS = 6  # of a sparsity, which its directory is named by
-
-_NAME = re.compile(
-    r"(?P<network>\w+)-(?P<method>\w+)"
-    r"(?:-(?P<sparsity>0(?:\.\d+)?|\d(?:\.\d+)?e-\d+))?-seed(?P<seed>\d+)"
-)
 
 
 def _training(network: str, *defaults: float) -> list[Field]:
@@ -86,24 +77,14 @@ class Cell(NamedTuple):
 def default() -> ConfigDict:
     """Returns the configuration of the whole table; a new copy at each call.
 
-    A section for each network has its training, one for each method the method's own
+    A section for each network has its training, and a section for each method its
     hyperparameters.
-
-    Example:
-      >>> config = default()
-      >>> config.methods = "snip"
-      >>> config.lenet_5_caffe.steps
-      21600
     """
     return configs.from_fields(TABLE_FIELDS)
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises a ``ValueError`` naming the first field that is unknown, missing or off.
-
-    Args:
-      config: a configuration like the default.
-    """
+    """Raises a ``ValueError`` naming the first unknown, missing or wrong field."""
     configs.check(config, TABLE_FIELDS)
     if config.seed + config.seeds > SEEDS:
         raise ValueError(
@@ -116,28 +97,22 @@ def validate(config: ConfigDict) -> None:
 
 def chosen(config: ConfigDict, field: str, choices: Iterable[str]) -> list[str]:
     """Returns the names in a field, in the order of the choices."""
-    choices = list(choices)
-    in_paper = {method.name.lower(): name for name, method in METHODS.items()}
-    names = _parts(config[field])
-    for name in names:
+    choices, names = list(choices), _parts(config[field])
+    for name in names or [""]:
         if name not in choices:
-            near = in_paper.get(name.lower(), name.lower())
-            (nearest,) = difflib.get_close_matches(near, choices, n=1, cutoff=0.0)
+            (nearest,) = difflib.get_close_matches(name.lower(), choices, 1, cutoff=0.0)
             raise ValueError(
                 f"config.{field} has '{name}'; did you mean '{nearest}'? There are "
                 f"{', '.join(choices)}"
             )
-    if not names:
-        raise ValueError(f"config.{field} is empty; there are {', '.join(choices)}")
     return [name for name in choices if name in names]
 
 
 def published_sparsities(network: str, method: str) -> list[float]:
-    """Returns the sparsities that table 1 has of a method; of the dense network, 0.
+    """Returns the sparsities that table 1 has of a method; 0 of the dense network.
 
-    Example:
-      >>> published_sparsities("lenet_5_caffe", "snip")
-      [0.98, 0.99]
+    >>> published_sparsities("lenet_5_caffe", "snip")
+    [0.98, 0.99]
     """
     place = "mnist", network, METHODS[method].name
     rows = published.ROWS
@@ -177,15 +152,8 @@ def cells(config: ConfigDict) -> list[Cell]:
 def training(config: ConfigDict, network: str, method: str) -> dict[str, Any]:
     """Returns the fields of a method's training of a network, by dotted name.
 
-    In the quick form there are fewer steps. Evaluations are as far apart as ever, for
-    they take as long as many steps.
-
-    Example:
-      >>> config = default()
-      >>> config.quick = True
-      >>> training(config, "lenet_5_caffe", "dense")
-      {'train.steps': 1080, 'train.eval_every': 540, 'optimizer.decay_every': 200,
-       'optimizer.learning_rate': 0.02}
+    The quick form has fewer steps. Evaluations are as far apart as ever, for one takes
+    as long as many steps.
     """
     own, share = config[network], QUICK[network] if config.quick else 1
     rate = own.snip_learning_rate if method == "snip" else own.learning_rate
@@ -198,7 +166,7 @@ def training(config: ConfigDict, network: str, method: str) -> dict[str, Any]:
 
 
 def hyperparameters(config: ConfigDict, network: str, method: str) -> int:
-    """Returns how many hyperparameters a method adds to those of dense training.
+    """Returns how many hyperparameters a method adds to dense training.
 
     They are the fields of its section, and one more where it trains a network at
     another learning rate than the network's.
@@ -225,53 +193,37 @@ def experiment_config(config: ConfigDict, cell: Cell, workdir: Path) -> ConfigDi
     return experiment
 
 
-def named(name: str) -> Cell | None:
-    """Returns the cell whose directory has a name; None if it is no cell's.
-
-    Example:
-      >>> named("lenet_300_100-snip-0.95-seed0")
-      Cell(network='lenet_300_100', method='snip', sparsity=0.95, seed=0)
-    """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return None
-    sparsity, seed = float(match["sparsity"] or 0.0), int(match["seed"])
-    cell = Cell(match["network"], match["method"], sparsity, seed)
-    is_known = cell.network in NETWORKS and cell.method in METHODS
-    return cell if is_known and cell.name == name else None
-
-
-def finished_cells(workdir: Path) -> list[Cell]:
-    """Returns the finished cells in a directory, whatever they were made with."""
-    paths = [path.parent for path in workdir.glob(f"*/{reading.RESULT}")]
-    found = (named(path.name) for path in paths if is_finished(path))
-    return sorted(cell for cell in found if cell)
-
-
 def is_finished(directory: Path) -> bool:
     """Returns whether the cell in a directory has a result, and did not fail."""
-    has_result = (directory / reading.RESULT).exists()
+    has_result = (directory / rundir.RESULT).exists()
     return has_result and not (directory / FAILURE).exists()
 
 
-def failure(directory: Path) -> str | None:
-    """Returns the reason why the cell in a directory failed; None if it did not."""
-    path = directory / FAILURE
-    return str(json.loads(path.read_text())["message"]) if path.exists() else None
+def finished(workdir: Path, config: ConfigDict | None = None) -> list[reading.Run]:
+    """Returns the finished cells in a directory, of these settings if any are given."""
+    paths = sorted(path for path in workdir.glob("*") if is_finished(path))
+    runs = [reading.read_run(path) for path in paths]
+    return [run for run in runs if not (config and differences(config, run, workdir))]
 
 
-def differences(config: ConfigDict, cell: Cell, workdir: Path) -> list[str]:
-    """Returns a line for each setting in which a cell in a directory differs."""
-    made = reading.read_run(workdir / cell.name).config
+def failures(workdir: Path) -> dict[str, str]:
+    """Returns the reason of each failure in a directory by the name of the cell."""
+    return {
+        path.parent.name: rundir.read_json(path)["message"]
+        for path in sorted(workdir.glob(f"*/{FAILURE}"))
+    }
+
+
+def differences(config: ConfigDict, run: reading.Run, workdir: Path) -> list[str]:
+    """Returns a line for each setting in which a finished cell differs."""
+    made = run.config
+    method = made["prune.method"].replace("none", "dense")
+    if made["model.name"] not in NETWORKS or method not in METHODS:
+        return ["it is no cell of the table"]
+    cell = Cell(made["model.name"], method, made["prune.sparsity"], made["seed"])
     asked = dict(configs.fields(experiment_config(config, cell, workdir)))
     lines = configs.differences(asked, made)
     return [line for line in lines if not line.startswith("prune.pretrained:")]
-
-
-def included(config: ConfigDict, workdir: Path) -> list[Cell]:
-    """Returns the finished cells in a directory that were made with these settings."""
-    found = finished_cells(workdir)
-    return [cell for cell in found if not differences(config, cell, workdir)]
 
 
 def _parts(text: str) -> list[str]:
