@@ -124,6 +124,10 @@ def _span(
     return " to ".join(dict.fromkeys(texts))
 
 
+def _in_parentheses(names: Sequence[str]) -> str:
+    return f" ({listed(names)})" if names else ""
+
+
 def _against_dense(rows: Sequence[Row], kind: str) -> list[str]:
     compared = [row for row in rows if not math.isnan(row.loss)]
     sentences = []
@@ -176,9 +180,7 @@ def _on_a_network(rows: Sequence[Row]) -> Iterable[str]:
         yield (
             f"SNIP has {ours.error:.2f}% at {share(ours.asked)}%; of "
             f"{counted(rivals, 'row')} of other methods pruned at least as much, "
-            f"{len(lower)} with a lower error"
-            + (f" ({listed(lower)})" * bool(lower))
-            + "."
+            f"{len(lower)} with a lower error{_in_parentheses(lower)}."
         )
     line = line_to_beat(rows[0].dataset, rows[0].model)
     if shared := [row for row in pruned if row.asked in line]:
@@ -186,6 +188,5 @@ def _on_a_network(rows: Sequence[Row]) -> Iterable[str]:
         yield (
             "Below the published line of sparse momentum: "
             f"{len(below)} of {counted(shared, 'row')} at its sparsities"
-            + (f" ({listed(below)})" * bool(below))
-            + "."
+            f"{_in_parentheses(below)}."
         )

@@ -118,14 +118,3 @@ def test_a_wrong_field_is_named(
     run = make_run(tmp_path / "run", **values)
     with pytest.raises(ValueError, match=rf"result\.json.*{says}"):
         results.read(run)
-
-
-def test_a_path_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no run in '.*nowhere'"):
-        results.read(tmp_path / "nowhere")
-    (make_run(tmp_path / "damaged") / "config.json").write_text("{")
-    with (
-        pytest.warns(UserWarning, match="left out"),
-        pytest.raises(ValueError, match=r"no run in .* that can be shown"),
-    ):
-        results.read(tmp_path)
