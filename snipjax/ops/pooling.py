@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -37,15 +38,11 @@ def max_pool(
     Returns:
       The maxima (..., *windows, channels), in the dtype of `inputs`.
 
-    Raises:
-      ValueError: if `strides` or `padding` do not fit `window_shape`, or
-        `inputs` has too few dimensions.
-
     Example:
       >>> max_pool(jnp.ones((8, 32, 32, 64)), (2, 2), (2, 2)).shape
       (8, 16, 16, 64)
     """
-    return _pool(_plain_max_pool, _tile_maxima, inputs, window_shape, strides, padding)
+    return _pool(nn.max_pool, _tile_maxima, inputs, window_shape, strides, padding)
 
 
 def avg_pool(
@@ -53,7 +50,6 @@ def avg_pool(
     window_shape: Sequence[int],
     strides: Sequence[int] | None = None,
     padding: Padding = "VALID",
-    count_include_pad: bool = True,
 ) -> chex.Array:
     """Takes the mean over windows, as `flax.linen.avg_pool` does.
 
@@ -64,21 +60,15 @@ def avg_pool(
       window_shape: d integers, the window's size in pixels.
       strides: d integers, the distance between windows; 1 by default.
       padding: "SAME", "VALID", or d pairs (low, high) of padding with 0.
-      count_include_pad: whether padding counts in the window's size.
 
     Returns:
       The means (..., *windows, channels), in the dtype of `inputs`.
-
-    Raises:
-      ValueError: if `strides` or `padding` do not fit `window_shape`, or
-        `inputs` has too few dimensions.
 
     Example:
       >>> avg_pool(jnp.ones((8, 4, 4, 64)), (4, 4)).shape
       (8, 1, 1, 64)
     """
-    plain = functools.partial(_plain_avg_pool, count_include_pad=count_include_pad)
-    return _pool(plain, _tile_means, inputs, window_shape, strides, padding)
+    return _pool(nn.avg_pool, _tile_means, inputs, window_shape, strides, padding)
 
 
 def _pool(
@@ -92,28 +82,13 @@ def _pool(
     window_shape = tuple(window_shape)
     rank = len(window_shape)
     strides = tuple(strides or (1,) * rank)
-    if len(strides) != rank:
-        raise ValueError(
-            f"strides {strides} must have as many entries as the window {window_shape}"
-        )
-    if inputs.ndim < rank + 1:
-        raise ValueError(
-            f"a window of {rank} dimensions needs inputs (..., *spatial, channels) "
-            f"of {rank + 1} or more; these have shape {inputs.shape}"
-        )
-    if not isinstance(padding, str):
-        if [len(pair) for pair in padding] != [2] * rank:
-            raise ValueError(
-                f"padding {padding} must be a pair (low, high) for each entry of "
-                f"the window {window_shape}"
-            )
-        padding = tuple((low, high) for low, high in padding)
     spatial = inputs.shape[-1 - rank : -1]
     is_tiling = (
         not needs_xla(inputs)
         and strides == window_shape
-        and all(s % w == 0 for s, w in zip(spatial, window_shape, strict=True))
-        and (isinstance(padding, str) or set(itertools.chain(*padding)) == {0})
+        and len(spatial) == rank
+        and all(s % w == 0 for s, w in zip(spatial, window_shape))
+        and (isinstance(padding, str) or not any(itertools.chain(*padding)))
     )
     plain = functools.partial(
         plain, window_shape=window_shape, strides=strides, padding=padding
@@ -194,34 +169,3 @@ def _tile_means(inputs: chex.Array, window_shape: tuple[int, ...]) -> chex.Array
     return jnp.sum(tiles, _within_tile(len(window_shape)), dtype=inputs.dtype) / (
         math.prod(window_shape)
     )
-
-
-def _reduce_window(
-    inputs: chex.Array,
-    initial: float,
-    reduce: Callable,
-    window_shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    padding: Padding,
-) -> chex.Array:
-    batch = (1,) * (inputs.ndim - len(window_shape) - 1)
-    if not isinstance(padding, str):
-        padding = (*((0, 0) for _ in batch), *padding, (0, 0))
-    return lax.reduce_window(
-        inputs, initial, reduce, (*batch, *window_shape, 1), (*batch, *strides, 1),
-        padding,
-    )  # fmt: skip
-
-
-def _plain_max_pool(inputs: chex.Array, **window: Any) -> chex.Array:
-    return _reduce_window(inputs, -jnp.inf, lax.max, **window)
-
-
-def _plain_avg_pool(
-    inputs: chex.Array, count_include_pad: bool = True, **window: Any
-) -> chex.Array:
-    total = _reduce_window(inputs, 0.0, lax.add, **window)
-    if count_include_pad:
-        return total / math.prod(window["window_shape"])
-    ones = jnp.ones((*inputs.shape[:-1], 1), inputs.dtype)
-    return total / _reduce_window(ones, 0.0, lax.add, **window)

@@ -55,17 +55,14 @@ def assert_same_convolution(x, w, tolerance=2e-5, **kwargs):
 SHAPES = {
     "winograd": ((4, 8, 8, 16), (3, 3, 16, 32), "SAME"),
     "winograd, odd size": ((4, 7, 5, 16), (3, 3, 16, 16), "SAME"),
-    "winograd, valid": ((4, 9, 8, 16), (3, 3, 16, 16), "VALID"),
     "winograd, wide padding": ((4, 6, 6, 16), (3, 3, 16, 16), ((0, 3), (4, 1))),
     "winograd, cropping": ((4, 9, 9, 16), (3, 3, 16, 16), ((-1, 1), (1, -2))),
-    "winograd, 2x2 map": ((8, 2, 2, 32), (3, 3, 32, 32), "SAME"),
     "winograd, 1x1 map": ((8, 1, 1, 32), (3, 3, 32, 32), "SAME"),
     "winograd, chunks": ((16, 32, 32, 16), (3, 3, 16, 16), "SAME"),
     "winograd, chunks and a rest": ((13, 32, 32, 16), (3, 3, 16, 16), "SAME"),
     "first layer": ((4, 32, 32, 3), (3, 3, 3, 64), "SAME"),
     "patches in chunks": ((7, 40, 40, 30), (7, 7, 30, 8), "SAME"),
     "LeNet-5, first": ((10, 28, 28, 1), (5, 5, 1, 20), "VALID"),
-    "LeNet-5, second": ((10, 12, 12, 20), (5, 5, 20, 50), "VALID"),
     "pointwise": ((4, 8, 8, 16), (1, 1, 16, 32), "SAME"),
 }
 
@@ -77,7 +74,7 @@ def test_networks_shapes_agree_with_lax(name):
     assert_same_convolution(normal(0, image), kernels, padding=padding)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(st.data())
 def test_any_window_agrees_with_lax(data):
     def two(low, high):
@@ -138,14 +135,15 @@ def test_falls_back_to_lax():
 
 def test_arguments_of_other_types_are_taken_as_lax_takes_them():
     x, w = normal(0, (2, 5, 6, 4)), normal(1, (3, 3, 4, 8)) / 6
-    numbers = {
-        "window_strides": np.array([2, 1]),
-        "padding": np.array([[1, 1], [0, 2]]),
-        "lhs_dilation": np.array([2, 1]),
-        "rhs_dilation": np.array([1, 2]),
-    }
-    assert_same_convolution(x, w, **numbers)
-    assert_same_convolution(x, w, precision=["highest", "default"])
+    assert_same_convolution(
+        x,
+        w,
+        window_strides=np.array([2, 1]),
+        padding=np.array([[1, 1], [0, 2]]),
+        lhs_dilation=np.array([2, 1]),
+        rhs_dilation=np.array([1, 2]),
+        precision=["highest", "default"],
+    )
     for dilation in ("lhs_dilation", "rhs_dilation"):
         for conv in pair(**{"padding": ((1, 1), (1, 1)), dilation: ()}):
             with pytest.raises(Exception, match=r"dimensions|dilation"):
@@ -229,8 +227,9 @@ def test_gradients_by_what_meets_padding_only_are_zero(name):
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize(
+    ("dtype", "channels"), [(jnp.bfloat16, 16), (jnp.float16, 16), (jnp.bfloat16, 3)]
+)
 def test_half_precision(dtype, channels):
     x = normal(0, (4, 8, 8, channels), dtype)
     w = normal(1, (3, 3, channels, 16), dtype) / 16
@@ -249,11 +248,6 @@ FORMS = {
 
 def by_jvp(conv, x, w):
     return jax.jvp(conv, (x, w), (normal(2, x.shape), normal(3, w.shape)))
-
-
-def by_linearize(conv, x, w):
-    out, tangent_map = jax.linearize(conv, x, w)
-    return out, tangent_map(normal(2, x.shape), normal(3, w.shape))
 
 
 def second_derivatives(conv, x, w):
@@ -289,7 +283,6 @@ def descent(conv, x, w):
 
 TRANSFORMATIONS = {
     "jvp": by_jvp,
-    "linearize": by_linearize,
     "second derivatives": second_derivatives,
     "vmap of images": mapped((0, None)),
     "vmap of kernels": mapped((None, 0)),
@@ -298,8 +291,16 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+# Every transformation of both kinds of products, and each derivative of the rest.
+CASES = [
+    (form, name)
+    for form in FORMS
+    for name in TRANSFORMATIONS
+    if form in ("winograd", "patches") or name in ("jvp", "second derivatives")
+]
+
+
+@pytest.mark.parametrize(("form", "name"), CASES)
 def test_transformations_agree_with_lax(form, name):
     kernel, kwargs = FORMS[form]
     x, w = normal(0, (2, 5, 5, 16)), normal(1, kernel)
@@ -335,31 +336,24 @@ def test_accelerators_get_the_plain_functions(platform):
     assert "convolution(" not in hlo(gradients(ours, ops.max_pool), "cpu", x, w)
 
 
-@pytest.mark.parametrize("kernel", [(3, 3), (5, 5)])
-def test_linen_takes_it(kernel):
+def linen(conv):
+    layer = nn.Conv(16, (5, 5), padding="CIRCULAR", conv_general_dilated=conv)
+    params = {"kernel": normal(1, (5, 5, 16, 16)), "bias": normal(2, (16,))}
+    return lambda x: layer.apply({"params": params}, x)
+
+
+def through_nnx(conv):
+    return nnx.Conv(16, 16, (3, 3), rngs=nnx.Rngs(0), conv_general_dilated=conv)
+
+
+@pytest.mark.parametrize("layer", [linen, through_nnx])
+def test_flax_takes_it(layer):
     x = normal(0, (4, 9, 9, 16))
-    plain = nn.Conv(16, kernel, padding="CIRCULAR")
-    ours = plain.clone(conv_general_dilated=ops.conv_general_dilated)
-    params = plain.init(jax.random.key(0), x)
-
-    def value_and_gradient(conv):
-        return jax.value_and_grad(lambda p: jnp.sum(jnp.sin(conv.apply(p, x))))(params)
-
-    assert_close(value_and_gradient(ours), value_and_gradient(plain), 2e-5)
-
-
-def test_nnx_takes_it():
-    x = normal(0, (4, 9, 9, 16))
-
-    def value_and_gradient(conv):
-        layer = nnx.Conv(16, 16, (3, 3), rngs=nnx.Rngs(0), conv_general_dilated=conv)
-        return nnx.value_and_grad(lambda layer: jnp.sum(jnp.sin(layer(x))))(layer)
-
-    assert_close(
-        value_and_gradient(ops.conv_general_dilated),
-        value_and_gradient(lax.conv_general_dilated),
-        2e-5,
+    ours, plain = (
+        value_and_gradients(lambda x, _, conv=conv: layer(conv)(x))(x, jnp.zeros(1))
+        for conv in (ops.conv_general_dilated, lax.conv_general_dilated)
     )
+    assert_close(ours, plain, 1e-4)
 
 
 class Small(nn.Module):
@@ -392,7 +386,9 @@ def test_snip_keeps_the_same_connections():
             log_probabilities = jax.nn.log_softmax(model.apply(params, batch[0]))
             return -jnp.mean(log_probabilities[np.arange(8), batch[1]])
 
-        return pruning.prune(loss, params, batch, 0.95)[1]
+        return quickly_compiled(lambda p: pruning.prune(loss, p, batch, 0.95)[1])(
+            params
+        )
 
     jax.tree.map(np.testing.assert_array_equal, mask(ours), mask(plain))
 
