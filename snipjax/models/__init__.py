@@ -12,8 +12,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
+from snipjax.initializers import fan_in
 from snipjax.models import alexnet, lenet, recurrent, resnet, vgg, vit, wide_resnet
-from snipjax.models.layers import variance_scaling
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
@@ -45,7 +45,7 @@ def create(
     num_classes: int,
     *,
     dtype: chex.ArrayDType = jnp.float32,
-    kernel_init: nn.initializers.Initializer = variance_scaling,
+    kernel_init: nn.initializers.Initializer = fan_in,
 ) -> nn.Module:
     """Returns the network of that name.
 

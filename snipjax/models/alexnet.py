@@ -10,7 +10,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax.models.layers import Conv, Dense, flatten, normalized, variance_scaling
+from snipjax.initializers import fan_in
+from snipjax.models.layers import Conv, Dense, flatten, normalized
 
 # Kernel size and channels of each convolution.
 _CONVOLUTIONS = ((11, 96), (5, 256), (3, 384), (3, 384), (3, 256))
@@ -27,7 +28,7 @@ class AlexNet(nn.Module):
     num_classes: int
     width: int = 1
     dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:

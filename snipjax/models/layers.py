@@ -8,14 +8,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from snipjax import ops
+from snipjax.initializers import fan_in
 
-# The paper's choice: a truncated normal of variance 1 / fan-in.
-variance_scaling = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-Dense = functools.partial(nn.Dense, kernel_init=variance_scaling)
+Dense = functools.partial(nn.Dense, kernel_init=fan_in)
 Conv = functools.partial(
     nn.Conv,
-    kernel_init=variance_scaling,
+    kernel_init=fan_in,
     conv_general_dilated=ops.conv_general_dilated,
 )
 BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9)

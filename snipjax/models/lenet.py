@@ -10,7 +10,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax.models.layers import Conv, Dense, flatten, max_pool, variance_scaling
+from snipjax.initializers import fan_in
+from snipjax.models.layers import Conv, Dense, flatten, max_pool
 
 
 class LeNet300(nn.Module):
@@ -18,7 +19,7 @@ class LeNet300(nn.Module):
 
     num_classes: int
     dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
@@ -35,7 +36,7 @@ class LeNet5(nn.Module):
 
     num_classes: int
     dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:

@@ -12,7 +12,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax.models.layers import Dense, variance_scaling
+from snipjax.initializers import fan_in
+from snipjax.models.layers import Dense
 
 
 class LSTMCell(nn.RNNCellBase):
@@ -29,7 +30,7 @@ class LSTMCell(nn.RNNCellBase):
 
     units: int
     dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(
@@ -71,7 +72,7 @@ class GRUCell(nn.RNNCellBase):
 
     units: int
     dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(
@@ -117,7 +118,7 @@ class Recurrent(nn.Module):
     cell: Callable[..., nn.RNNCellBase] = LSTMCell
     units: int = 128
     dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:

@@ -10,14 +10,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax.models.layers import (
-    Conv,
-    Dense,
-    flatten,
-    max_pool,
-    normalized,
-    variance_scaling,
-)
+from snipjax.initializers import fan_in
+from snipjax.models.layers import Conv, Dense, flatten, max_pool, normalized
 
 # For each block, the kernel size of each convolution and the channels of all.
 _BLOCKS_C = (
@@ -43,7 +37,7 @@ class VGG(nn.Module):
     blocks: tuple[tuple[tuple[int, ...], int], ...] = _BLOCKS_D
     dense_units: tuple[int, ...] = (512, 512)
     dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:

@@ -12,7 +12,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax.models.layers import Conv, Dense, rematerialized, variance_scaling
+from snipjax.initializers import fan_in
+from snipjax.models.layers import Conv, Dense, rematerialized
 from snipjax.models.transformer import Block, layer_norm
 
 _exact_gelu = functools.partial(nn.gelu, approximate=False)
@@ -40,7 +41,7 @@ class ViT(nn.Module):
     epsilon: float = 1e-6
     dtype: chex.ArrayDType = jnp.float32
     param_dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
     remat: Callable[..., bool] | None = None
 
     @nn.compact

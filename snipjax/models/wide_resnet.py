@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from snipjax import ops
-from snipjax.models.layers import Conv, Dense, flatten, normalized, variance_scaling
+from snipjax.initializers import fan_in
+from snipjax.models.layers import Conv, Dense, flatten, normalized
 
 
 class Block(nn.Module):
@@ -25,7 +26,7 @@ class Block(nn.Module):
     channels: int
     stride: int
     dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
@@ -52,7 +53,7 @@ class WideResNet(nn.Module):
     blocks: int = 2
     width: int = 8
     dtype: chex.ArrayDType = jnp.float32
-    kernel_init: nn.initializers.Initializer = variance_scaling
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:

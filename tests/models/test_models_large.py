@@ -8,13 +8,21 @@ from typing import Any
 import chex
 import flax.linen as nn
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from snipjax import masks, models, pruning, saliency, training
 from snipjax.models import resnet, transformer, vit
+from tests.models.equations import (
+    batch_normed,
+    convolved,
+    dense,
+    relu,
+    sampled,
+    shapes,
+)
+from tests.ops.agreement import quickly_compiled
 
 IMAGENET = (1, 224, 224, 3)
 # With 1000 classes: the ResNets of torchvision, the ViTs of DeiT (and timm).
@@ -38,41 +46,29 @@ LANGUAGE = transformer.Transformer(SMALL)
 LOSS = transformer.next_token_loss(LANGUAGE)  # one object: what compiles is kept
 VIT = vit.ViT(num_classes=5, width=32, depth=2, heads=4, patch=4)
 BASIC = resnet.ResNet(5, blocks=(1, 1), width=4)
-BOTTLENECK = resnet.ResNet(5, blocks=(1, 1), block=resnet.Bottleneck, width=4)
+BOTTLENECK = resnet.ResNet(5, blocks=(1, 1), is_bottleneck=True, width=4)
 IMAGE_MODELS = {"vit": VIT, "basic": BASIC, "bottleneck": BOTTLENECK}
 IMAGES = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
 LABELS = np.array([3, 1])
 NOTHING = jax.checkpoint_policies.nothing_saveable
 
 
-def shapes(model: nn.Module, inputs: Any, **settings: Any) -> chex.ArrayTree:
-    return jax.eval_shape(model.clone(**settings).init, jax.random.key(0), inputs)
-
-
 def size(tree: chex.ArrayTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def sampled(tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Arrays of these shapes, none of them at a value that hides a mistake."""
-    rng = np.random.default_rng(2)
-
-    def sample(path: Any, leaf: chex.Array) -> chex.Array:
-        x = 0.1 * rng.normal(size=leaf.shape)
-        is_about_one = path[-1].key in ("scale", "var")
-        return jnp.asarray(np.abs(1 + x) if is_about_one else x, leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(sample, tree)
+def snip(loss_fn: Callable, params: chex.ArrayTree, batch: Any) -> chex.ArrayTree:
+    return quickly_compiled(functools.partial(saliency.snip, loss_fn))(params, batch)
 
 
 @functools.cache
 def language_params() -> chex.ArrayTree:
-    return sampled(shapes(LANGUAGE, TOKENS[:, :-1])["params"])
+    return sampled(LANGUAGE, TOKENS[:, :-1])["params"]
 
 
 @functools.cache
 def language_scores() -> chex.ArrayTree:
-    return saliency.snip(LOSS, language_params(), TOKENS)
+    return snip(LOSS, language_params(), TOKENS)
 
 
 # ------------------------------------------------------------------------ sizes
@@ -93,16 +89,6 @@ def test_gpt2_has_as_many_parameters_as_published(
     assert size(shapes(model, jnp.zeros((1, 8), int))) == count
 
 
-@pytest.mark.parametrize("name", ["resnet_18", "vit_ti_16"])
-def test_logits_and_parameters_are_of_the_dtypes_asked_for(name: str) -> None:
-    model = models.create(name, num_classes=7, dtype=jnp.bfloat16)
-    images = jnp.zeros((2, 32, 32, 3))
-    variables = shapes(model, images)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
-    logits = jax.eval_shape(lambda v: model.apply(v, images, train=False), variables)
-    assert (logits.shape, logits.dtype) == ((2, 7), jnp.bfloat16)
-
-
 @pytest.mark.parametrize(
     ("model", "inputs"), [(LANGUAGE, TOKENS[:, :6]), (VIT, IMAGES)]
 )
@@ -113,13 +99,17 @@ def test_parameters_may_be_of_bfloat16(model: nn.Module, inputs: np.ndarray) -> 
     assert logits.dtype == jnp.float32
 
 
+def is_jaxpr(parameter: Any) -> bool:
+    return hasattr(parameter, "eqns")
+
+
 def equations(jaxpr: Any, name: str) -> list[Any]:
     """Those of a primitive, within functions too."""
     found = []
     for equation in jaxpr.eqns:
         found += [equation] if equation.primitive.name == name else []
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            found += equations(inner, name)
+        for inner in jax.tree.leaves(equation.params, is_leaf=is_jaxpr):
+            found += equations(inner, name) if is_jaxpr(inner) else []
     return found
 
 
@@ -160,26 +150,10 @@ def test_weights_and_biases_are_all_but_the_norms(
     assert size(left_out) == count
 
 
-@pytest.mark.parametrize("name", IMAGE_MODELS)
-def test_every_kernel_is_sampled_by_kernel_init(name: str) -> None:
-    asked = []
-
-    def kernel_init(
-        key: chex.PRNGKey, shape: tuple[int, ...], dtype: str
-    ) -> chex.Array:
-        asked.append(shape)
-        return jnp.zeros(shape, dtype)
-
-    params = shapes(IMAGE_MODELS[name], IMAGES, kernel_init=kernel_init)["params"]
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    kernels = [leaf.shape for path, leaf in leaves if path[-1].key == "kernel"]
-    assert sorted(asked) == sorted(kernels)
-
-
 def test_what_adds_to_the_residual_stream_starts_smaller_in_a_transformer() -> None:
     ones = nn.initializers.ones
     model = LANGUAGE.clone(kernel_init=ones)
-    params = jax.jit(model.init)(jax.random.key(0), TOKENS[:, :6])["params"]
+    params = quickly_compiled(model.init)(jax.random.key(0), TOKENS[:, :6])["params"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if path[-1].key == "kernel":
             is_residual = path[-2].key in ("attention_out", "mlp_out")
@@ -192,18 +166,6 @@ def test_what_adds_to_the_residual_stream_starts_smaller_in_a_transformer() -> N
 # tensors in the layout of other libraries.
 
 
-def convolved(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    reach = kernel.shape[0] // 2
-    x = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))
-    return np.einsum("nhwcij,ijco->nhwo", windows[:, ::stride, ::stride], kernel)
-
-
-def batch_normed(x: np.ndarray, layer: Any, stats: Any) -> np.ndarray:
-    normed = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
-    return normed * layer["scale"] + layer["bias"]
-
-
 @pytest.mark.parametrize(
     ("model", "strides"), [(BASIC, (2, 1)), (BOTTLENECK, (1, 2, 1))]
 )
@@ -211,7 +173,7 @@ def test_resnet_is_of_convolutions_and_shortcuts(
     model: resnet.ResNet, strides: tuple[int, ...]
 ) -> None:
     """Against NumPy. In the second block, one convolution of the strides has 2."""
-    variables = sampled(shapes(model, IMAGES))
+    variables = sampled(model, IMAGES)
     params, stats = jax.device_get((variables["params"], variables["batch_stats"]))
 
     def normed(x: np.ndarray, name: str, *block: str) -> np.ndarray:
@@ -221,7 +183,7 @@ def test_resnet_is_of_convolutions_and_shortcuts(
         return batch_normed(x, layer, statistics)
 
     x = convolved(IMAGES, params["Conv_0"]["kernel"], 2)
-    x = np.maximum(normed(x, "BatchNorm_0"), 0)
+    x = relu(normed(x, "BatchNorm_0"))
     x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # with zeros: x is not negative
     windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
     x = windows[:, ::2, ::2].max((-2, -1))
@@ -232,30 +194,21 @@ def test_resnet_is_of_convolutions_and_shortcuts(
             kernel = params[name][f"Conv_{i}"]["kernel"]
             y = convolved(y, kernel, stride if s == 2 else 1)
             y = normed(y, f"BatchNorm_{i}", name)
-            y = np.maximum(y, 0) if i < len(strides) - 1 else y
+            y = relu(y) if i < len(strides) - 1 else y
         if "shortcut" in params[name]:
             x = convolved(x, params[name]["shortcut"]["kernel"], stride)
             x = normed(x, "shortcut_norm", name)
-        x = np.maximum(x + y, 0)
-    expected = x.mean((1, 2)) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
-    logits = jax.jit(model.apply)(variables, IMAGES)
+        x = relu(x + y)
+    expected = dense(x.mean((1, 2)), params["Dense_0"])
+    logits = quickly_compiled(model.apply)(variables, IMAGES)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_shortcuts_are_convolutions_only_where_the_shape_changes() -> None:
-    params = shapes(models.create("resnet_50", 10), jnp.zeros((1, 64, 64, 3)))["params"]
-    found = {name for name, block in params.items() if "shortcut" in block}
-    assert found == {f"group_{i}_block_0" for i in range(4)}
-    params = shapes(models.create("resnet_18", 10), jnp.zeros((1, 64, 64, 3)))["params"]
-    found = {name for name, block in params.items() if "shortcut" in block}
-    assert found == {f"group_{i}_block_0" for i in (1, 2, 3)}
 
 
 def test_training_normalizes_by_the_batch_and_keeps_its_statistics() -> None:
     """The first batch norm's, against the mean of the convolution it normalizes."""
     model = BASIC.clone(remat=NOTHING)
-    variables = sampled(shapes(model, IMAGES))
-    _, updated = jax.jit(
+    variables = sampled(model, IMAGES)
+    _, updated = quickly_compiled(
         lambda v: model.apply(v, IMAGES, train=True, mutable=["batch_stats"])
     )(variables)
     first = convolved(IMAGES, np.asarray(variables["params"]["Conv_0"]["kernel"]), 2)
@@ -273,7 +226,7 @@ def test_training_normalizes_by_the_batch_and_keeps_its_statistics() -> None:
 
 def test_a_token_does_not_see_those_after_it() -> None:
     variables = {"params": language_params()}
-    apply = jax.jit(lambda tokens: LANGUAGE.apply(variables, tokens))
+    apply = quickly_compiled(lambda tokens: LANGUAGE.apply(variables, tokens))
     tokens = TOKENS[:, :6]
     changed = tokens.copy()
     changed[:, 4] = (changed[:, 4] + 1) % 11
@@ -331,7 +284,7 @@ def test_rematerialized_blocks_save_less_and_are_called_the_same(
 @pytest.mark.parametrize("remat", [NOTHING, jax.checkpoint_policies.dots_saveable])
 def test_rematerialized_blocks_have_the_same_saliency(remat: Callable) -> None:
     loss_fn = transformer.next_token_loss(LANGUAGE.clone(remat=remat))
-    scores = saliency.snip(loss_fn, language_params(), TOKENS)
+    scores = snip(loss_fn, language_params(), TOKENS)
     chex.assert_trees_all_close(scores, language_scores(), rtol=1e-4, atol=1e-8)
 
 
@@ -353,10 +306,10 @@ def is_distribution(scores: chex.ArrayTree) -> bool:
     ],
 )
 def test_snip_scores_image_models(model: nn.Module) -> None:
-    variables = sampled(shapes(model, IMAGES))
+    variables = sampled(model, IMAGES)
     params, stats = variables.pop("params"), variables.get("batch_stats", {})
     loss_fn = training.inference_loss(model, stats)
-    scores = saliency.snip(loss_fn, params, training.Batch(IMAGES, LABELS))
+    scores = snip(loss_fn, params, training.Batch(IMAGES, LABELS))
     assert is_distribution(scores)
     # Every kernel has connections that matter: nothing is cut off from the loss.
     for path, leaf in jax.tree_util.tree_leaves_with_path(scores):
@@ -364,22 +317,11 @@ def test_snip_scores_image_models(model: nn.Module) -> None:
 
 
 @pytest.mark.slow
-def test_snip_scores_a_language_model() -> None:
-    """Their values are checked in tests/io/test_hugging_face.py."""
-    scores = language_scores()
-    assert is_distribution(scores)
-    assert all(bool(jnp.any(leaf > 0)) for leaf in jax.tree.leaves(scores))
-    # Both uses of an embedding count: token 10 is not read, nor is it the next.
-    assert 10 not in TOKENS
-    assert bool(jnp.all(scores["tokens"]["embedding"][10] > 0))
-
-
-@pytest.mark.slow
 def test_snip_scores_of_bfloat16_are_those_of_float32_but_for_rounding() -> None:
     settings = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
     loss_fn = transformer.next_token_loss(LANGUAGE.clone(**settings))
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), language_params())
-    scores = saliency.snip(loss_fn, params, TOKENS)
+    scores = snip(loss_fn, params, TOKENS)
     assert is_distribution(scores)
     found, expected = (
         jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
@@ -406,23 +348,24 @@ def test_a_language_model_is_pruned_in_one_call() -> None:
 # ------------------------------------------------------------------------ errors
 
 
-def test_sequences_too_long_for_the_positions_are_refused() -> None:
-    with pytest.raises(ValueError, match="7 tokens, but the model has positions for 6"):
-        shapes(LANGUAGE, TOKENS)
+@pytest.mark.parametrize(
+    ("config", "tokens", "message"),
+    [
+        (SMALL, TOKENS, "7 tokens, but the model has positions for 6"),
+        (SMALL._replace(heads=5), TOKENS[:, :6], "heads is 5, which does not divide"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(
+    config: transformer.Config, tokens: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        shapes(LANGUAGE, tokens, config=config)
 
 
 @pytest.mark.parametrize("tokens", [np.zeros((3, 1), int), np.zeros(4, int)])
 def test_sequences_without_a_next_token_are_refused(tokens: np.ndarray) -> None:
     with pytest.raises(ValueError, match="a length of at least 2"):
         LOSS(language_params(), tokens)
-
-
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    model = LANGUAGE.clone(config=SMALL._replace(heads=5))
-    with pytest.raises(
-        ValueError, match="heads is 5, which does not divide the width 32"
-    ):
-        shapes(model, TOKENS[:, :6])
 
 
 @pytest.mark.parametrize("image", [(1, 14, 16, 3), (1, 16, 2, 3), (1, 0, 16, 3)])
