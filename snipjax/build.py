@@ -103,21 +103,16 @@ def with_initializer(network: nn.Module, name: str) -> nn.Module:
     A network without a field ``kernel_init`` has its own initializers, and is
     returned as it is where the name is the default, ``fan_in``.
     """
+    from snipjax import initializers
+
     if hasattr(network, "kernel_init"):
-        return network.clone(kernel_init=initializer(name))
+        return network.clone(kernel_init=initializers.INITIALIZERS[name])
     if name != "fan_in":
         raise ValueError(
             f"config.init has '{name}', but {type(network).__name__} has no field "
             "kernel_init; add one, or leave config.init.scored and trained at 'fan_in'"
         )
     return network
-
-
-def initializer(name: str) -> nn.initializers.Initializer:
-    """Returns the initializer of that name."""
-    from snipjax import initializers
-
-    return initializers.by_name(name)
 
 
 def dataset(config: ConfigDict, data_dir: str | None = None) -> data.Dataset:
@@ -218,13 +213,6 @@ def schedule(config: ConfigDict) -> optax.Schedule:
 
     During a warm-up of :math:`n` steps, step :math:`t` takes the schedule's value times
     :math:`\min(1, (t + 1) / n)`. The cosine reaches zero at the last step of training.
-
-    Example:
-      >>> from snipjax import config as configs
-      >>> config = configs.default()
-      >>> config.optimizer.learning_rate, config.optimizer.warmup_steps = 1.0, 4
-      >>> [float(schedule(config)(step)) for step in range(5)]
-      [0.25, 0.5, 0.75, 1.0, 1.0]
     """
     import jax.numpy as jnp
     import optax

@@ -19,7 +19,6 @@ from snipjax import build, data, initializers, masks, models, saliency, training
 from snipjax import config as configs
 from snipjax._src import imports
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 MINE = """
 import flax.linen as nn
 import jax.numpy as jnp
@@ -70,6 +69,11 @@ PARAMS = {
     "dense": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)},
     "norm": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
 }
+DECAYED = {
+    "dense": {"kernel": True, "bias": True},
+    "norm": {"scale": False, "bias": False},
+}
+ADAPTIVE = {"schedule": "constant", "momentum": 0.8, "weight_decay": 0.1}
 
 
 @pytest.fixture
@@ -95,12 +99,12 @@ def config_with(**values: Any) -> ConfigDict:
 
 
 def after_steps(optimizer: optax.GradientTransformation, steps: int) -> chex.ArrayTree:
-    """Parameters and state after steps down the half of the squared norm."""
+    """Parameters after steps down the half of the squared norm."""
     params, state = PARAMS, optimizer.init(PARAMS)
     for _ in range(steps):
         updates, state = optimizer.update(params, state, params)
         params = optax.apply_updates(params, updates)
-    return params, state
+    return params
 
 
 class TestNames:
@@ -132,21 +136,11 @@ class TestNames:
         with pytest.raises(ValueError, match=r"config\.lobs: block is 2\.0"):
             build.method(config)
 
-    @pytest.mark.parametrize(
-        ("name", "criterion"),
-        [
-            ("snip", saliency.snip),
-            ("magnitude", saliency.magnitude),
-            ("random", saliency.random),
-            ("hessian_diagonal", saliency.obd),
-            ("hessian_inverse", saliency.obs),
-            ("none", saliency.magnitude),
-        ],
-    )
-    def test_a_criterion(self, name: str, criterion: saliency.Criterion) -> None:
-        config = config_with(prune__method=name)
-        assert build.criterion(config) is criterion
-        assert build.method(config) is None
+    def test_a_criterion(self) -> None:
+        assert build.criterion(config_with()) is saliency.snip
+        none = config_with(prune__method="none")
+        assert build.criterion(none) is saliency.magnitude
+        assert build.method(none) is None
 
     def test_a_model(self) -> None:
         config = config_with(model__name="lenet_5_caffe", model__dtype="bfloat16")
@@ -185,12 +179,10 @@ class TestNames:
         assert hasattr(build.dataset(config_with(dataset__name=name)).train, "images")
 
     def test_an_augmentation(self) -> None:
-        images = jnp.arange(16.0).reshape(1, 4, 4, 1)
         assert build.augment(config_with()) is None
         augment = build.augment(config_with(train__translate=1, train__flip=True))
-        key = jax.random.key(0)
-        expected = training.flip_and_translate(key, images, flip=True, translate=1)
-        np.testing.assert_array_equal(augment(key, images), expected)
+        assert augment.func is training.flip_and_translate
+        assert augment.keywords == {"flip": True, "translate": 1}
 
     def test_names_are_checked_without_data(self) -> None:
         build.check_names(config_with(dataset__name="nonesuch"))
@@ -221,55 +213,35 @@ class TestInitializers:
 
 
 class TestOptimizer:
-    def test_the_default_is_the_papers_bit_for_bit(self) -> None:
-        config = config_with(optimizer__decay_every=2)
-        paper = training.paper_optimizer(0.1, decay_every=2)
-        chex.assert_trees_all_equal(
-            after_steps(build.optimizer(config), 5), after_steps(paper, 5)
-        )
-
-    def test_every_field_of_the_papers_optimizer_counts(self) -> None:
-        settings = {
-            "learning_rate": 0.2,
-            "decay_factor": 0.5,
-            "decay_every": 3,
-            "momentum": 0.7,
-            "weight_decay": 0.01,
-        }
-        config = config_with(**{f"optimizer__{k}": v for k, v in settings.items()})
-        paper = training.paper_optimizer(**settings)
-        chex.assert_trees_all_equal(
-            after_steps(build.optimizer(config), 5), after_steps(paper, 5)
-        )
-
     @pytest.mark.parametrize(
-        ("name", "optimizer"),
+        ("settings", "optimizer"),
         [
-            ("adam", lambda rate, decayed: optax.chain(
-                optax.add_decayed_weights(0.1, decayed), optax.adam(rate, b1=0.8))),
-            ("adamw", lambda rate, decayed: optax.adamw(
-                rate, b1=0.8, weight_decay=0.1, mask=decayed)),
-            ("lamb", lambda rate, decayed: optax.lamb(
-                rate, b1=0.8, weight_decay=0.1, mask=decayed)),
+            # The paper's, by default.
+            ({"decay_every": 2}, optax.chain(
+                optax.add_decayed_weights(5e-4, DECAYED),
+                optax.sgd(optax.exponential_decay(0.1, 2, 0.1, staircase=True), 0.9),
+            )),
+            ({"learning_rate": 0.2, "decay_factor": 0.5, "decay_every": 3,
+              "momentum": 0.7, "weight_decay": 0.01}, optax.chain(
+                optax.add_decayed_weights(0.01, DECAYED),
+                optax.sgd(optax.exponential_decay(0.2, 3, 0.5, staircase=True), 0.7),
+            )),
+            (ADAPTIVE | {"name": "adam"}, optax.chain(
+                optax.add_decayed_weights(0.1, DECAYED), optax.adam(0.1, b1=0.8))),
+            (ADAPTIVE | {"name": "adamw"}, optax.adamw(
+                0.1, b1=0.8, weight_decay=0.1, mask=DECAYED)),
+            (ADAPTIVE | {"name": "lamb"}, optax.lamb(
+                0.1, b1=0.8, weight_decay=0.1, mask=DECAYED)),
         ],
     )  # fmt: skip
-    def test_others_decay_weights_and_biases_alone(
-        self, name: str, optimizer: Any
+    def test_each_is_the_one_of_optax_and_decays_weights_and_biases_alone(
+        self, settings: dict[str, Any], optimizer: optax.GradientTransformation
     ) -> None:
-        config = config_with(
-            optimizer__name=name,
-            optimizer__schedule="constant",
-            optimizer__momentum=0.8,
-            optimizer__weight_decay=0.1,
+        config = config_with(**{f"optimizer__{k}": v for k, v in settings.items()})
+        found, expected = (
+            after_steps(one, 5) for one in (build.optimizer(config), optimizer)
         )
-        decayed = {
-            "dense": {"kernel": True, "bias": True},
-            "norm": {"scale": False, "bias": False},
-        }
-        chex.assert_trees_all_close(
-            after_steps(build.optimizer(config), 3)[0],
-            after_steps(optimizer(0.1, decayed), 3)[0],
-        )
+        chex.assert_trees_all_equal(found, expected)
 
     def test_a_learning_rate_stands_for_the_schedule(self) -> None:
         optimizer = build.optimizer(config_with(optimizer__weight_decay=0.0), 1.0)
@@ -335,22 +307,6 @@ class TestImportPaths:
         chex.assert_trees_all_equal(updates, jax.tree.map(lambda x: -2 * x, PARAMS))
         optax_own = build.optimizer(config_with(optimizer__name="optax:rmsprop"), 1.0)
         assert isinstance(optax_own, optax.GradientTransformation)
-
-    def test_the_example(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.chdir(EXAMPLES)
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        config = config_with(
-            model__name="own_model_and_criterion:Net",
-            prune__method="own_model_and_criterion:criterion",
-        )
-        network = build.model(config, 10)
-        batch = training.Batch(jnp.ones((4, 8, 8, 1)), jnp.arange(4))
-        params = network.init(jax.random.key(0), batch.images)["params"]
-        criterion = build.criterion(config)
-        loss_fn = training.inference_loss(network, {})
-        scores = criterion(loss_fn, params, batch, key=jax.random.key(1))
-        chex.assert_trees_all_equal_shapes(scores, params)
-        assert min(float(leaf.min()) for leaf in jax.tree.leaves(scores)) >= 0
 
     @pytest.mark.parametrize(
         ("field", "path", "message"),

@@ -4,9 +4,7 @@ from snipjax.initializers.propagation import signal
 from snipjax.initializers.signals import Signal, from_json, to_json
 from snipjax.initializers.variance_scaling import (
     INITIALIZERS,
-    NORMAL_STDDEV,
     Initializer,
-    by_name,
     fan_in,
     glorot_uniform,
     he,
@@ -18,10 +16,8 @@ from snipjax.initializers.variance_scaling import (
 
 __all__ = [
     "INITIALIZERS",
-    "NORMAL_STDDEV",
     "Initializer",
     "Signal",
-    "by_name",
     "fan_in",
     "from_json",
     "glorot_uniform",

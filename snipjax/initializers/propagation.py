@@ -13,7 +13,6 @@ import numpy as np
 import optax
 
 from snipjax import masks, saliency
-from snipjax.initializers import ranks
 from snipjax.initializers.signals import Signal
 
 Loss = Callable[[chex.Array, chex.Array], chex.Array]
@@ -68,7 +67,7 @@ def signal(
       model: a Flax Linen module, called as ``model.apply(variables, images)``, with
         ``train=False``, ``training=False`` or ``deterministic=True`` if it takes
         these: batch norm uses the statistics of initialization.
-      keys: PRNG keys ``[seeds]``, each of one initialization.
+      keys: PRNG keys ``[seeds]``, at least one, each of one initialization.
       batch: a pair of preprocessed images ``[n, ...]`` and labels ``[n]``.
       sparsity: share of connections to prune, in [0, 1).
       prunable: predicate ``(key_path, leaf) -> bool``, or a pytree of bools.
@@ -78,9 +77,8 @@ def signal(
       Arrays ``[seeds, layers]``, and the rank correlation ``[layers]``.
 
     Raises:
-      ValueError: if the model is no Linen module or has no layer, ``keys`` or ``batch``
-        is empty or of other shapes, ``sparsity`` is outside [0, 1), or nothing is
-        prunable.
+      ValueError: if the model is no Linen module or has no layer, ``sparsity`` is
+        outside [0, 1), or nothing is prunable.
 
     Example:
       >>> model = snipjax.models.create("lenet_300_100", num_classes=10)
@@ -97,8 +95,6 @@ def signal(
             f"model is {model!r:.80}, which is no Flax Linen module; pass an instance "
             "of a flax.linen.Module"
         )
-    keys = _checked_keys(keys)
-    _check_batch(batch)
     masks.kept_count(0, sparsity)
     paths = _layer_paths(model, batch[0])
     if not paths:
@@ -110,20 +106,42 @@ def signal(
     measure = jax.jit(
         functools.partial(_measure, model, paths, sparsity, prunable, loss)
     )
-    measured, sums = [], [ranks.RankSums()] * len(paths)
+    measured, sums = [], [np.zeros(1)] * len(paths)  # of the ranks of each layer
     for key in keys:
-        variances_and_density, scores = measure(key, batch)
-        sums = [ranks.add(*layer) for layer in zip(sums, scores)]
-        measured.append(jax.device_get(variances_and_density))
-    correlations = [ranks.mean_correlation(layer, len(keys)) for layer in sums]
+        variances_and_density, scores = jax.device_get(measure(key, batch))
+        sums = [total + _ranks(layer) for total, layer in zip(sums, scores)]
+        measured.append(variances_and_density)
+    correlations = [_mean_correlation(total, len(keys)) for total in sums]
     activation_variance, gradient_variance, density = map(np.stack, zip(*measured))
     return Signal(
         layers=tuple("/".join(path) or type(model).__name__ for path in paths),
         activation_variance=activation_variance,
         gradient_variance=gradient_variance,
         density=density,
-        rank_correlation=np.stack(correlations),
+        rank_correlation=np.array(correlations, np.float32),
     )
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Returns ranks of mean 0 and norm 1; NaN if a value is not finite or all equal."""
+    import pandas  # a start without it is faster
+
+    ranks = pandas.Series(values).rank().to_numpy()  # equal values share their mean
+    ranks = ranks - ranks.mean()
+    norm = np.linalg.norm(ranks)
+    return ranks / norm if norm and np.isfinite(values).all() else np.nan * values
+
+
+def _mean_correlation(total: np.ndarray, samples: int) -> float:
+    """Returns the mean of Spearman's correlation over all pairs of samples.
+
+    The correlation of two samples is the product of their ranks, of norm 1. Over all
+    ordered pairs, products add up to the squared norm of the sum of ranks, less 1 for
+    each sample.
+    """
+    if samples < 2:
+        return np.nan
+    return (np.sum(total**2) - samples) / (samples * (samples - 1))
 
 
 _Path = tuple[str, ...]
@@ -280,23 +298,3 @@ def _density(mask: chex.ArrayTree) -> chex.Array:
 def _kernels(scores: chex.ArrayTree) -> chex.Array:
     leaves = [leaf for leaf in jax.tree.leaves(scores) if leaf.ndim >= 2]
     return jnp.concatenate([leaf.ravel() for leaf in leaves])
-
-
-def _check_batch(batch: tuple[chex.Array, chex.Array]) -> None:
-    images, labels = (jnp.shape(array) for array in batch)
-    if not images or not images[0] or images[:1] != labels[:1]:
-        raise ValueError(
-            f"batch has images {images} and labels {labels}; pass a pair of images "
-            "[n, ...] and labels [n], of n >= 1 examples"
-        )
-
-
-def _checked_keys(keys: chex.PRNGKey) -> chex.PRNGKey:
-    remedy = "pass one key for each initialization, e.g. jax.random.split(key, 5)"
-    if not isinstance(keys, jax.Array | np.ndarray):
-        raise ValueError(f"keys is a {type(keys).__name__}, not an array; {remedy}")
-    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
-        keys = jax.random.wrap_key_data(jnp.asarray(keys))
-    if keys.ndim != 1 or not keys.size:
-        raise ValueError(f"keys has shape {keys.shape}, not [seeds]; {remedy}")
-    return keys

@@ -9,7 +9,6 @@ that activations and gradients have the variance of the layer before or after;
 depend on a fan raise a ``ValueError`` for shapes of fewer than two dimensions.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -195,25 +194,3 @@ INITIALIZERS: Mapping[str, Initializer] = MappingProxyType(
         "glorot_uniform": glorot_uniform,
     }
 )
-
-
-def by_name(name: str) -> Initializer:
-    """Returns the initializer of that name.
-
-    Args:
-      name: a key of :data:`INITIALIZERS`.
-
-    Raises:
-      ValueError: if the name is unknown; the message gives the nearest one.
-
-    Example:
-      >>> by_name("xavier")(jax.random.key(0), (3, 2)).shape
-      (3, 2)
-    """
-    if name not in INITIALIZERS:
-        nearest = difflib.get_close_matches(name, INITIALIZERS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown initializer '{name}'; did you mean '{nearest}'? "
-            f"There are {', '.join(INITIALIZERS)}"
-        )
-    return INITIALIZERS[name]
