@@ -17,7 +17,6 @@ from snipjax.io.layouts import (
     make_params,
     make_tensors,
     norm,
-    read_shape,
 )
 
 
@@ -44,10 +43,7 @@ def from_tensors(tensors: Mapping[str, chex.Array]) -> chex.ArrayTree:
     Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
     """
     prefix = _prefix(tensors)
-    vocab_size, width = read_shape(tensors, f"{prefix}wte.weight", 2)
-    length, _ = read_shape(tensors, f"{prefix}wpe.weight", 2)
-    depth = count_layers(tensors, rf"{re.escape(prefix)}h\.(\d+)\.")
-    layouts = _layouts(prefix, vocab_size, length, width, depth)
+    layouts = _layouts(prefix, count_layers(tensors, rf"{prefix}h\.(\d+)\."))
     return make_params(tensors, layouts, ignored=_copies(tensors, prefix))
 
 
@@ -63,10 +59,7 @@ def to_tensors(
     """
     prefix = "transformer." if like is None else _prefix(like)
     flat = flatten(params)
-    vocab_size, width = read_shape(flat, "tokens/embedding", 2)
-    length, _ = read_shape(flat, "positions", 2)
-    depth = count_layers(flat, r"block_(\d+)/")
-    layouts = _layouts(prefix, vocab_size, length, width, depth)
+    layouts = _layouts(prefix, count_layers(flat, r"block_(\d+)/"))
     if like is None:
         return make_tensors(flat, layouts)
     copies = _copies(like, prefix)
@@ -77,37 +70,36 @@ def to_tensors(
     return tensors
 
 
-def _layouts(
-    prefix: str, vocab_size: int, length: int, width: int, depth: int
-) -> Layouts:
+def _layouts(prefix: str, depth: int) -> Layouts:
     layouts = {
-        f"{prefix}wte.weight": Layout((vocab_size, width), ("tokens/embedding",)),
-        f"{prefix}wpe.weight": Layout((length, width), ("positions",)),
-        **norm(f"{prefix}ln_f", "final_norm", width),
+        f"{prefix}wte.weight": Layout("vocabulary width", ("tokens/embedding",)),
+        f"{prefix}wpe.weight": Layout("length width", ("positions",)),
+        **norm(f"{prefix}ln_f", "final_norm"),
     }
     for i in range(depth):
         layer, block = f"{prefix}h.{i}", f"block_{i}"
         attention = [f"{block}/{name}" for name in ("query", "key", "value")]
         layouts |= {
-            **norm(f"{layer}.ln_1", f"{block}/attention_norm", width),
-            **columns(f"{layer}.attn.c_attn", attention, width, 3 * width),
-            **columns(f"{layer}.attn.c_proj", [f"{block}/attention_out"], width, width),
-            **norm(f"{layer}.ln_2", f"{block}/mlp_norm", width),
-            **columns(f"{layer}.mlp.c_fc", [f"{block}/mlp_in"], width, 4 * width),
-            **columns(f"{layer}.mlp.c_proj", [f"{block}/mlp_out"], 4 * width, width),
+            **norm(f"{layer}.ln_1", f"{block}/attention_norm"),
+            **columns(f"{layer}.attn.c_attn", attention, outputs="3*width"),
+            **columns(f"{layer}.attn.c_proj", [f"{block}/attention_out"]),
+            **norm(f"{layer}.ln_2", f"{block}/mlp_norm"),
+            **columns(f"{layer}.mlp.c_fc", [f"{block}/mlp_in"], outputs="4*width"),
+            **columns(f"{layer}.mlp.c_proj", [f"{block}/mlp_out"], inputs="4*width"),
         }
     return layouts
 
 
 def _prefix(tensors: Mapping[str, Any]) -> str:
-    return "transformer." if "transformer.wte.weight" in tensors else ""
+    is_prefixed = any(name.startswith("transformer.") for name in tensors)
+    return "transformer." if is_prefixed else ""
 
 
 def _copies(tensors: Mapping[str, chex.Array], prefix: str) -> set[str]:
     """Returns names of buffers, and of the embedding as an output layer."""
-    buffer = re.compile(rf"{re.escape(prefix)}h\.\d+\.attn\.(masked_)?bias")
+    buffer = re.compile(rf"{prefix}h\.\d+\.attn\.(masked_)?bias")
     names = {name for name in tensors if buffer.fullmatch(name)}
-    if "lm_head.weight" not in tensors:
+    if not {"lm_head.weight", f"{prefix}wte.weight"} <= tensors.keys():
         return names
     head, embedding = tensors["lm_head.weight"], tensors[f"{prefix}wte.weight"]
     # A NaN, e.g. of a training that diverged, equals nothing, itself included.

@@ -18,11 +18,12 @@ _REMEDY = "check that these weights are of this kind of model"
 class Layout(NamedTuple):
     """A tensor of a file, and the parameters that it holds.
 
-    ``read`` turns it into the parameters side by side along their last axis, ``write``
-    turns them into the tensor.
+    ``axes`` names the sizes of the tensor, such as ``"width 4*width"``; sizes of one
+    name are equal. ``read`` turns it into the parameters side by side along their last
+    axis, ``write`` turns them into the tensor.
     """
 
-    shape: tuple[int, ...]
+    axes: str
     paths: tuple[str, ...]
     read: Callable[[np.ndarray], np.ndarray] = lambda x: x
     write: Callable[[np.ndarray], np.ndarray] = lambda x: x
@@ -35,31 +36,36 @@ class Params(dict[str, chex.Array]):
     """Parameters by their paths, as ``block_0/query/kernel``."""
 
 
-def norm(name: str, path: str, width: int) -> Layouts:
+def norm(name: str, path: str) -> Layouts:
     """Returns the layouts of a layer norm."""
     return {
-        f"{name}.weight": Layout((width,), (f"{path}/scale",)),
-        f"{name}.bias": Layout((width,), (f"{path}/bias",)),
+        f"{name}.weight": Layout("width", (f"{path}/scale",)),
+        f"{name}.bias": Layout("width", (f"{path}/bias",)),
     }
 
 
-def columns(name: str, paths: Iterable[str], inputs: int, outputs: int) -> Layouts:
+def columns(
+    name: str, paths: Iterable[str], inputs: str = "width", outputs: str = "width"
+) -> Layouts:
     """Returns the layouts of dense layers side by side, with a weight [in, out]."""
     kernels = tuple(f"{path}/kernel" for path in paths)
     biases = tuple(f"{path}/bias" for path in paths)
     return {
-        f"{name}.weight": Layout((inputs, outputs), kernels),
-        f"{name}.bias": Layout((outputs,), biases),
+        f"{name}.weight": Layout(f"{inputs} {outputs}", kernels),
+        f"{name}.bias": Layout(outputs, biases),
     }
 
 
-def rows(name: str, path: str, inputs: int, outputs: int) -> Layouts:
+def rows(
+    name: str, path: str, inputs: str = "width", outputs: str = "width"
+) -> Layouts:
     """Returns the layouts of a dense layer with a weight [out, in], its transpose."""
+    kernel, bias = (f"{path}/kernel",), (f"{path}/bias",)
     return {
         f"{name}.weight": Layout(
-            (outputs, inputs), (f"{path}/kernel",), np.transpose, np.transpose
+            f"{outputs} {inputs}", kernel, np.transpose, np.transpose
         ),
-        f"{name}.bias": Layout((outputs,), (f"{path}/bias",)),
+        f"{name}.bias": Layout(outputs, bias),
     }
 
 
@@ -75,10 +81,15 @@ def make_params(
     source = describe(tensors)
     _check_names(source, tensors, layouts, ignored)
     flat: dict[str, chex.Array] = {}
+    sizes = {"1": 1}
     for name, layout in layouts.items():
         tensor = np.asarray(tensors[name])
-        _check_shape(source, name, tensor.shape, layout.shape)
-        _check_floating(source, name, tensor.dtype)
+        _check_shape(source, name, tensor.shape, layout.axes, sizes)
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            raise ValueError(
+                f"{source}: '{name}' has dtype {tensor.dtype}, not of floats; use "
+                "weights that are not quantized"
+            )
         parts = np.split(layout.read(tensor), len(layout.paths), axis=-1)
         flat |= {path: jnp.array(part) for path, part in zip(layout.paths, parts)}
     return flax.traverse_util.unflatten_dict(flat, sep="/")
@@ -98,15 +109,17 @@ def make_tensors(
     _check_names(describe(flat), flat, paths)
     if like is not None:
         _check_names(describe(like), like, layouts, ignored)
-    tensors = {}
+    tensors, sizes = {}, {"1": 1}
     for name, layout in layouts.items():
         parts = [np.asarray(flat[path]) for path in layout.paths]
         tensor = layout.write(
             parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
         )
-        _check_shape(describe(flat), layout.paths[0], tensor.shape, layout.shape)
+        path = layout.paths[0]
+        _check_shape(describe(flat), path, tensor.shape, layout.axes, sizes)
         if like is not None:
-            _check_shape(describe(like), name, like[name].shape, layout.shape)
+            shape = like[name].shape
+            _check_shape(describe(like), name, shape, layout.axes, sizes)
             tensor = tensor.astype(like[name].dtype, copy=False)
         tensors[name] = tensor
     return tensors
@@ -124,20 +137,6 @@ def count_layers(names: Iterable[str], pattern: str) -> int:
     """
     matches = (re.match(pattern, name) for name in names)
     return len({match[1] for match in matches if match})
-
-
-def read_shape(
-    tensors: Mapping[str, chex.Array], name: str, rank: int
-) -> tuple[int, ...]:
-    """Returns the shape of a tensor that should have ``rank`` dimensions."""
-    _check_names(describe(tensors), tensors, [name], ignored=tensors.keys())
-    shape = np.shape(tensors[name])
-    if len(shape) != rank:
-        raise ValueError(
-            f"{describe(tensors)}: '{name}' has shape {shape}, not {rank} dimensions; "
-            f"{_REMEDY}"
-        )
-    return shape
 
 
 def _check_names(
@@ -161,20 +160,18 @@ def _check_names(
 
 
 def _check_shape(
-    source: str, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+    source: str, name: str, shape: tuple[int, ...], axes: str, sizes: dict[str, int]
 ) -> None:
-    if shape != expected:
+    """Checks a shape, and notes the sizes that are seen for the first time."""
+    expected = []
+    for axis, size in zip(axes.split(), (*shape, 0, 0, 0, 0)):
+        factor, _, base = axis.rpartition("*")
+        times = int(factor or 1)
+        expected.append(times * sizes.setdefault(base, size // times))
+    if shape != tuple(expected):
         raise ValueError(
             f"{source}: '{name}' has shape {shape}, but beside the others it should "
-            f"have {expected}; {_REMEDY}"
-        )
-
-
-def _check_floating(source: str, name: str, dtype: Any) -> None:
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"{source}: '{name}' has dtype {dtype}, not of floats; use weights that "
-            "are not quantized"
+            f"have {tuple(expected)}; {_REMEDY}"
         )
 
 

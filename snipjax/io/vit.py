@@ -13,7 +13,6 @@ from snipjax.io.layouts import (
     make_params,
     make_tensors,
     norm,
-    read_shape,
     rows,
 )
 
@@ -40,16 +39,8 @@ def from_tensors(tensors: Mapping[str, chex.Array]) -> chex.ArrayTree:
 
     Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021.
     """
-    embeddings = "vit.embeddings"
-    _, length, _ = read_shape(tensors, f"{embeddings}.position_embeddings", 3)
-    width, channels, patch, _ = read_shape(
-        tensors, f"{embeddings}.patch_embeddings.projection.weight", 4
-    )
-    classes, _ = read_shape(tensors, "classifier.weight", 2)
     depth = count_layers(tensors, r"vit\.encoder\.layer\.(\d+)\.")
-    return make_params(
-        tensors, _layouts(length, channels, patch, width, depth, classes)
-    )
+    return make_params(tensors, _layouts(depth))
 
 
 def to_tensors(
@@ -61,49 +52,39 @@ def to_tensors(
     by default, of the params.
     """
     flat = flatten(params)
-    length, _ = read_shape(flat, "positions", 2)
-    patch, _, channels, width = read_shape(flat, "patches/kernel", 4)
-    _, classes = read_shape(flat, "classifier/kernel", 2)
-    depth = count_layers(flat, r"block_(\d+)/")
-    layouts = _layouts(length, channels, patch, width, depth, classes)
-    return make_tensors(flat, layouts, like)
+    return make_tensors(flat, _layouts(count_layers(flat, r"block_(\d+)/")), like)
 
 
-def _layouts(
-    length: int, channels: int, patch: int, width: int, depth: int, classes: int
-) -> Layouts:
+def _layouts(depth: int) -> Layouts:
     embeddings = "vit.embeddings"
     patches = f"{embeddings}.patch_embeddings.projection"
     layouts = {
-        f"{embeddings}.cls_token": Layout(
-            (1, 1, width), ("class_token",), lambda x: x[0, 0], lambda x: x[None, None]
-        ),
-        f"{embeddings}.position_embeddings": Layout(
-            (1, length, width), ("positions",), lambda x: x[0], lambda x: x[None]
-        ),
         # [out, in, height, width] in the file, [height, width, in, out] here.
         f"{patches}.weight": Layout(
-            (width, channels, patch, patch),
+            "width channels patch patch",
             ("patches/kernel",),
             lambda x: x.transpose(2, 3, 1, 0),
             lambda x: x.transpose(3, 2, 0, 1),
         ),
-        f"{patches}.bias": Layout((width,), ("patches/bias",)),
-        **norm("vit.layernorm", "final_norm", width),
-        **rows("classifier", "classifier", width, classes),
+        f"{patches}.bias": Layout("width", ("patches/bias",)),
+        f"{embeddings}.cls_token": Layout(
+            "1 1 width", ("class_token",), lambda x: x[0, 0], lambda x: x[None, None]
+        ),
+        f"{embeddings}.position_embeddings": Layout(
+            "1 length width", ("positions",), lambda x: x[0], lambda x: x[None]
+        ),
+        **norm("vit.layernorm", "final_norm"),
+        **rows("classifier", "classifier", outputs="classes"),
     }
     for i in range(depth):
         layer, block = f"vit.encoder.layer.{i}", f"block_{i}"
-        out = f"{layer}.attention.output.dense"
         layouts |= {
-            **norm(f"{layer}.layernorm_before", f"{block}/attention_norm", width),
-            **rows(out, f"{block}/attention_out", width, width),
-            **norm(f"{layer}.layernorm_after", f"{block}/mlp_norm", width),
-            **rows(f"{layer}.intermediate.dense", f"{block}/mlp_in", width, 4 * width),
-            **rows(f"{layer}.output.dense", f"{block}/mlp_out", 4 * width, width),
+            **norm(f"{layer}.layernorm_before", f"{block}/attention_norm"),
+            **rows(f"{layer}.attention.output.dense", f"{block}/attention_out"),
+            **norm(f"{layer}.layernorm_after", f"{block}/mlp_norm"),
+            **rows(f"{layer}.intermediate.dense", f"{block}/mlp_in", outputs="4*width"),
+            **rows(f"{layer}.output.dense", f"{block}/mlp_out", inputs="4*width"),
         }
         for name in ("query", "key", "value"):
-            layouts |= rows(
-                f"{layer}.attention.attention.{name}", f"{block}/{name}", width, width
-            )
+            layouts |= rows(f"{layer}.attention.attention.{name}", f"{block}/{name}")
     return layouts

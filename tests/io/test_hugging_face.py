@@ -1,12 +1,14 @@
 """Weights of Hugging Face give its logits, and come back as they were."""
 
+import functools
 import math
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import chex
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from snipjax.io import safetensors as files
 from snipjax.models import transformer
 from snipjax.models.vit import ViT
 from tests.io.tensors import Arrays, assert_same_bytes, saved, shard
+from tests.ops.agreement import quickly_compiled
 
 # Of the two models, no two sizes are equal that could be mistaken.
 CONFIG = transformer.Config(vocab_size=11, length=7, width=6, depth=2, heads=3)
@@ -27,63 +30,24 @@ TOKENS = np.random.default_rng(0).integers(0, 11, (2, 6))
 IMAGES = np.random.default_rng(1).normal(size=(2, 8, 12, 3)).astype(np.float32)
 
 
+def tensors_of(module: Any, model: Any, inputs: np.ndarray, dtype: Any) -> Arrays:
+    """Random tensors with the names of ``transformers``, which the equations read."""
+    params = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+    rng = np.random.default_rng(2)
+    return {
+        name: (0.5 * rng.normal(size=x.shape)).astype(dtype)
+        for name, x in module.to_tensors(zeros).items()
+    }
+
+
 def gpt2_tensors(prefix: str = "transformer.", dtype: Any = np.float32) -> Arrays:
-    """The tensors of a GPT2LMHeadModel, as transformers writes them."""
-    shapes = {"wte.weight": (11, 6), "wpe.weight": (7, 6)}
-    shapes |= {"ln_f.weight": (6,), "ln_f.bias": (6,)}
-    for i in range(2):
-        shapes |= {
-            f"h.{i}.ln_1.weight": (6,),
-            f"h.{i}.ln_1.bias": (6,),
-            f"h.{i}.attn.c_attn.weight": (6, 18),
-            f"h.{i}.attn.c_attn.bias": (18,),
-            f"h.{i}.attn.c_proj.weight": (6, 6),
-            f"h.{i}.attn.c_proj.bias": (6,),
-            f"h.{i}.ln_2.weight": (6,),
-            f"h.{i}.ln_2.bias": (6,),
-            f"h.{i}.mlp.c_fc.weight": (6, 24),
-            f"h.{i}.mlp.c_fc.bias": (24,),
-            f"h.{i}.mlp.c_proj.weight": (24, 6),
-            f"h.{i}.mlp.c_proj.bias": (6,),
-        }
-    return sampled({prefix + name: shape for name, shape in shapes.items()}, dtype)
+    tensors = tensors_of(gpt2, GPT2, TOKENS, dtype)
+    return {prefix + n.removeprefix("transformer."): x for n, x in tensors.items()}
 
 
 def vit_tensors(dtype: Any = np.float32) -> Arrays:
-    """The tensors of a ViTForImageClassification, as transformers writes them."""
-    shapes = {
-        "vit.embeddings.cls_token": (1, 1, 6),
-        "vit.embeddings.position_embeddings": (1, 7, 6),  # of 2 x 3 patches, and one
-        "vit.embeddings.patch_embeddings.projection.weight": (6, 3, 4, 4),
-        "vit.embeddings.patch_embeddings.projection.bias": (6,),
-        "vit.layernorm.weight": (6,),
-        "vit.layernorm.bias": (6,),
-        "classifier.weight": (5, 6),
-        "classifier.bias": (5,),
-    }
-    for i in range(2):
-        layer = f"vit.encoder.layer.{i}"
-        for name in ("query", "key", "value"):
-            shapes[f"{layer}.attention.attention.{name}.weight"] = (6, 6)
-            shapes[f"{layer}.attention.attention.{name}.bias"] = (6,)
-        shapes |= {
-            f"{layer}.attention.output.dense.weight": (6, 6),
-            f"{layer}.attention.output.dense.bias": (6,),
-            f"{layer}.layernorm_before.weight": (6,),
-            f"{layer}.layernorm_before.bias": (6,),
-            f"{layer}.layernorm_after.weight": (6,),
-            f"{layer}.layernorm_after.bias": (6,),
-            f"{layer}.intermediate.dense.weight": (24, 6),
-            f"{layer}.intermediate.dense.bias": (24,),
-            f"{layer}.output.dense.weight": (6, 24),
-            f"{layer}.output.dense.bias": (6,),
-        }
-    return sampled(shapes, dtype)
-
-
-def sampled(shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> Arrays:
-    rng = np.random.default_rng(2)
-    return {n: (0.5 * rng.normal(size=s)).astype(dtype) for n, s in shapes.items()}
+    return tensors_of(vit, VIT, IMAGES, dtype)
 
 
 # ----------------------------------------------------- the models, in NumPy, float64
@@ -162,14 +126,14 @@ def vit_logits(tensors: Arrays, image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_gpt2_has_the_logits_of_its_equations(prefix: str) -> None:
     params = gpt2.from_tensors(gpt2_tensors(prefix))
-    logits = jax.jit(GPT2.apply)({"params": params}, TOKENS)
+    logits = quickly_compiled(GPT2.apply)({"params": params}, TOKENS)
     expected = [gpt2_logits(gpt2_tensors(""), tokens) for tokens in TOKENS]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_vit_has_the_logits_of_its_equations() -> None:
     params = vit.from_tensors(vit_tensors())
-    logits = jax.jit(VIT.apply)({"params": params}, IMAGES)
+    logits = quickly_compiled(VIT.apply)({"params": params}, IMAGES)
     expected = [vit_logits(vit_tensors(), image) for image in IMAGES]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
@@ -215,48 +179,44 @@ def test_snip_scores_are_finite_differences_of_the_equations() -> None:
     )
     loss_fn = transformer.next_token_loss(GPT2)
     params = gpt2.from_tensors(gpt2_tensors(""))
-    found = dict(_named(saliency.sensitivity(loss_fn, params, batch)))
-    found = [found[path][at or index] for _, index, path, at in connections]
+    score = quickly_compiled(functools.partial(saliency.sensitivity, loss_fn))
+    scores = flax.traverse_util.flatten_dict(score(params, batch), sep="/")
+    found = [scores[path][at or index] for _, index, path, at in connections]
     np.testing.assert_allclose(found, derivatives, rtol=1e-3, atol=1e-6)
     assert np.abs(derivatives).min() > 1e-5
-
-
-def _named(tree: chex.ArrayTree) -> Iterator[tuple[str, chex.Array]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield "/".join(part.key for part in path), leaf
 
 
 # --------------------------------------------------------------------- round trips
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
-def test_tensors_come_back_byte_for_byte(tmp_path: Path, dtype: Any) -> None:
-    for prefix in ("", "transformer."):
-        tensors = saved(tmp_path / "gpt2", gpt2_tensors(prefix, dtype))
-        params = gpt2.from_tensors(tensors)
-        again = saved(tmp_path / "again", gpt2.to_tensors(params, tensors))
-        assert_same_bytes(again, gpt2_tensors(prefix, dtype))
-    tensors = saved(tmp_path / "vit", vit_tensors(dtype))
-    params = vit.from_tensors(tensors)
-    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
-    again = saved(tmp_path / "again", vit.to_tensors(params, tensors))
-    assert_same_bytes(again, vit_tensors(dtype))
+@pytest.mark.parametrize(
+    ("module", "model", "inputs", "make"),
+    [
+        (gpt2, GPT2, TOKENS, gpt2_tensors),
+        (gpt2, GPT2, TOKENS, functools.partial(gpt2_tensors, "")),
+        (vit, VIT, IMAGES, vit_tensors),
+    ],
+)
+def test_tensors_come_back_byte_for_byte(
+    tmp_path: Path, module: Any, model: Any, inputs: Any, make: Callable, dtype: Any
+) -> None:
+    expected = make(dtype=dtype)
+    tensors = saved(tmp_path / "x", expected)
+    params = module.from_tensors(tensors)
+    shapes = jax.eval_shape(
+        model.clone(param_dtype=dtype).init, jax.random.key(0), inputs
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, shapes["params"])
+    again = saved(tmp_path / "again", module.to_tensors(params, tensors))
+    assert_same_bytes(again, expected)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    assert_same_bytes(module.to_tensors(wide, like=tensors), expected)
 
 
 def test_without_others_to_be_like_the_names_are_those_of_transformers() -> None:
     params = gpt2.from_tensors(gpt2_tensors(""))
     assert_same_bytes(gpt2.to_tensors(params), gpt2_tensors("transformer."))
-    params = vit.from_tensors(vit_tensors())
-    assert_same_bytes(vit.to_tensors(params), vit_tensors())
-
-
-def test_params_are_those_of_the_models() -> None:
-    params = jax.eval_shape(GPT2.init, jax.random.key(0), TOKENS)["params"]
-    found = gpt2.from_tensors(gpt2_tensors())
-    chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
-    params = jax.eval_shape(VIT.init, jax.random.key(0), IMAGES)["params"]
-    found = vit.from_tensors(vit_tensors())
-    chex.assert_trees_all_equal_shapes_and_dtypes(found, params)
 
 
 def test_what_is_pruned_is_zero_in_the_file(tmp_path: Path) -> None:
@@ -270,13 +230,6 @@ def test_what_is_pruned_is_zero_in_the_file(tmp_path: Path) -> None:
     expected = gpt2_tensors()
     expected["transformer.h.1.attn.c_attn.weight"][:, :3] = 0.0
     assert_same_bytes(saved(tmp_path / "pruned", pruned), expected)
-
-
-def test_the_dtypes_are_those_of_the_tensors_to_be_like() -> None:
-    params = vit.from_tensors(vit_tensors(jnp.bfloat16))
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-    found = vit.to_tensors(wide, like=vit_tensors(jnp.bfloat16))
-    assert_same_bytes(found, vit_tensors(jnp.bfloat16))
 
 
 def test_buffers_and_the_tied_head_are_passed_over_and_written_again() -> None:
@@ -315,7 +268,7 @@ def test_a_model_in_several_files_is_one_mapping(tmp_path: Path) -> None:
 
 def test_reading_takes_the_memory_of_a_tensor_beside_the_params(tmp_path: Path) -> None:
     """As Python and NumPy allocate it; the params are JAX's."""
-    config = transformer.Config(vocab_size=64, length=64, width=256, depth=9, heads=1)
+    config = transformer.Config(vocab_size=64, length=64, width=128, depth=9, heads=1)
     tokens = jnp.zeros((1, 2), int)
     shapes = jax.eval_shape(
         transformer.Transformer(config).init, jax.random.key(0), tokens
@@ -335,22 +288,53 @@ def test_reading_takes_the_memory_of_a_tensor_beside_the_params(tmp_path: Path) 
 # ----------------------------------------------------------------- tensors that fail
 
 LAYER = "transformer.h.1.mlp.c_fc.weight"
+TOKEN, POSITION = "transformer.wte.weight", "transformer.wpe.weight"
+NORM = "transformer.ln_f.bias"
 PATCHES = "vit.embeddings.patch_embeddings.projection.weight"
 
 
+def gpt2_with(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Arrays:
+    return gpt2_tensors() | {name: np.ones(shape, dtype)}
+
+
+def without(tensors: Arrays, name: str) -> Arrays:
+    return {key: x for key, x in tensors.items() if key != name}
+
+
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("module", "tensors", "message"),
     [
-        (LAYER, rf"x': '{LAYER}' missing; .*index\.json"),
-        ("transformer.wte.weight", r"x': 'wte\.weight' missing"),
-        ("transformer.wpe.weight", r"x': 'transformer\.wpe\.weight' missing"),
+        # A tensor is missing.
+        (gpt2, without(gpt2_tensors(), LAYER), rf"'{LAYER}' missing; .*index\.json"),
+        (gpt2, without(gpt2_tensors(), TOKEN), rf"x': '{TOKEN}' missing"),
+        (gpt2, without(gpt2_tensors(), POSITION), rf"x': '{POSITION}' missing"),
+        # A tensor is unknown, or of a layer that has no others.
+        (gpt2, gpt2_with("score.weight", (6,)), r"x': 'score\.weight' unknown"),
+        (gpt2, gpt2_with("transformer.h.3.ln_1.weight", (6,)), "and 9 more missing"),
+        # A shape does not fit.
+        (gpt2, gpt2_with(LAYER, (6, 23)), rf"'{LAYER}' has shape .*check that"),
+        (gpt2, gpt2_with(LAYER, (24, 6)), rf"'{LAYER}' has shape .*check that"),
+        (gpt2, gpt2_with(LAYER, (6,)), rf"'{LAYER}' has shape .*check that"),
+        (gpt2, gpt2_with(POSITION, (7, 5)), rf"'{POSITION}' has shape .*check that"),
+        (gpt2, gpt2_with(POSITION, (7,)), rf"'{POSITION}' has shape .*check that"),
+        (gpt2, gpt2_with(NORM, (1, 6)), rf"'{NORM}' has shape .*check that"),
+        (
+            vit,
+            vit_tensors() | {PATCHES: np.ones((6, 3, 4, 2), np.float32)},
+            r"has shape \(6, 3, 4, 2\), .* \(6, 3, 4, 4\)",
+        ),
+        # Quantized weights, a head of its own, and weights of the other model.
+        (gpt2, gpt2_with(LAYER, (6, 24), np.int8), f"'{LAYER}' has dtype int8, not of"),
+        (gpt2, gpt2_with("lm_head.weight", (11, 6)), r"'lm_head.weight' is .* tied"),
+        (gpt2, vit_tensors(), "missing; check that these weights are of"),
+        (vit, gpt2_tensors(), "missing; check that these weights are of"),
     ],
 )
-def test_a_missing_tensor_is_named(tmp_path: Path, name: str, message: str) -> None:
-    tensors = gpt2_tensors()
-    del tensors[name]
+def test_weights_without_a_place_in_the_model_are_refused(
+    tmp_path: Path, module: Any, tensors: Arrays, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        gpt2.from_tensors(saved(tmp_path / "x", tensors))
+        module.from_tensors(saved(tmp_path / "x", tensors))
 
 
 def test_one_file_of_several_says_where_the_others_are(tmp_path: Path) -> None:
@@ -358,60 +342,6 @@ def test_one_file_of_several_says_where_the_others_are(tmp_path: Path) -> None:
     tensors = files.load(tmp_path / "model-00002-of-00002.safetensors")
     with pytest.raises(ValueError, match=r"missing; .*index\.json"):
         vit.from_tensors(tensors)
-
-
-@pytest.mark.parametrize("name", ["score.weight", "transformer.h.3.ln_1.weight"])
-def test_an_unknown_tensor_is_named(tmp_path: Path, name: str) -> None:
-    tensors = saved(tmp_path / "x", gpt2_tensors() | {name: np.ones(6, np.float32)})
-    with pytest.raises(ValueError, match=r"x': '.*' (unknown|and 9 more missing)"):
-        gpt2.from_tensors(tensors)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        (LAYER, (6, 23)),
-        (LAYER, (24, 6)),
-        (LAYER, (6,)),
-        ("transformer.wpe.weight", (7, 5)),
-        ("transformer.wpe.weight", (7,)),
-        ("transformer.ln_f.bias", (1, 6)),
-    ],
-)
-def test_a_wrong_shape_is_named(name: str, shape: tuple[int, ...]) -> None:
-    tensors = gpt2_tensors() | {name: np.ones(shape, np.float32)}
-    with pytest.raises(ValueError, match=rf"'{name}' has shape .*check that"):
-        gpt2.from_tensors(tensors)
-
-
-@pytest.mark.parametrize(
-    ("read", "tensors", "message"),
-    [
-        (  # patches that are not square
-            vit.from_tensors,
-            vit_tensors() | {PATCHES: np.ones((6, 3, 4, 2), np.float32)},
-            r"has shape \(6, 3, 4, 2\), .* \(6, 3, 4, 4\)",
-        ),
-        (  # quantized weights
-            gpt2.from_tensors,
-            gpt2_tensors() | {LAYER: np.ones((6, 24), np.int8)},
-            f"'{LAYER}' has dtype int8, not of floats",
-        ),
-        (  # a head of its own
-            gpt2.from_tensors,
-            gpt2_tensors() | {"lm_head.weight": np.ones((11, 6), np.float32)},
-            r"'lm_head.weight' is not .* tied",
-        ),
-        # weights of the other model
-        (gpt2.from_tensors, vit_tensors(), "missing; check that these weights are of"),
-        (vit.from_tensors, gpt2_tensors(), "missing; check that these weights are of"),
-    ],
-)
-def test_weights_without_a_place_in_the_model_are_refused(
-    read: Callable, tensors: Arrays, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        read(tensors)
 
 
 def test_params_that_are_not_like_the_tensors_are_refused() -> None:
@@ -422,7 +352,7 @@ def test_params_that_are_not_like_the_tensors_are_refused() -> None:
     del params["block_0"]["query"]["bias"]
     with pytest.raises(ValueError, match="the params: 'block_0/query/bias' missing"):
         gpt2.to_tensors(params)
-    with pytest.raises(ValueError, match="the params: 'patches/kernel' missing"):
+    with pytest.raises(ValueError, match=r"the params: 'patches/kernel', .* missing"):
         vit.to_tensors(params)
     other = vit_tensors() | {"classifier.weight": np.ones((4, 6), np.float32)}
     params = vit.from_tensors(vit_tensors())
@@ -433,47 +363,63 @@ def test_params_that_are_not_like_the_tensors_are_refused() -> None:
 # -------------------------------------------------------- against another library
 
 
+GPT2_SETTINGS = {
+    "vocab_size": 11, "n_positions": 7, "n_embd": 6, "n_layer": 2, "n_head": 3,
+    "bos_token_id": None, "eos_token_id": None, "initializer_range": 0.5,
+}  # fmt: skip
+VIT_SETTINGS = {
+    "hidden_size": 6, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "intermediate_size": 24, "image_size": (8, 12), "patch_size": 4, "num_labels": 5,
+    "initializer_range": 0.5,
+}  # fmt: skip
+
+
 @pytest.mark.slow
-def test_gpt2_has_the_logits_of_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "settings", "module", "model", "inputs"),
+    [
+        ("GPT2", "LMHeadModel", GPT2_SETTINGS, gpt2, GPT2, TOKENS),
+        ("ViT", "ForImageClassification", VIT_SETTINGS, vit, VIT, IMAGES),
+    ],
+)
+def test_logits_and_files_are_those_of_transformers(
+    tmp_path: Path, name: str, kind: str, settings: dict, module: Any, model: Any,
+    inputs: np.ndarray,
+) -> None:  # fmt: skip
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=11, n_positions=7, n_embd=6, n_layer=2, n_head=3,
-        bos_token_id=None, eos_token_id=None, initializer_range=0.5,
-    )  # fmt: skip
-    theirs = transformers.GPT2LMHeadModel(config).eval()
+    network = getattr(transformers, f"{name}{kind}")
+    theirs = network(getattr(transformers, f"{name}Config")(**settings)).eval()
+
+    def assert_equal_logits(theirs: Any, params: chex.ArrayTree) -> None:
+        given = inputs if inputs.ndim == 2 else inputs.transpose(0, 3, 1, 2)
+        with torch.no_grad():
+            expected = theirs(torch.tensor(given)).logits.numpy()
+        logits = model.apply({"params": params}, inputs)
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+
     theirs.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     before = path.read_bytes()
     tensors = files.load(path)
-    params = gpt2.from_tensors(tensors)
-    with torch.no_grad():
-        expected = theirs(torch.tensor(TOKENS)).logits.numpy()
-    logits = GPT2.apply({"params": params}, TOKENS)
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    params = module.from_tensors(tensors)
+    assert_equal_logits(theirs, params)
 
-    again = gpt2.to_tensors(params, like=tensors)
+    again = module.to_tensors(params, like=tensors)
     assert_same_bytes(again, dict(tensors))
     files.save(path, again, tensors.metadata)
     assert path.read_bytes() == before
 
     pruned = jax.tree.map(lambda x: jnp.where(jnp.abs(x) > 0.3, x, 0.0), params)
-    files.save(path, gpt2.to_tensors(pruned, tensors), tensors.metadata)
-    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
-    with torch.no_grad():
-        expected = theirs(torch.tensor(TOKENS)).logits.numpy()
-    logits = GPT2.apply({"params": pruned}, TOKENS)
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    files.save(path, module.to_tensors(pruned, tensors), tensors.metadata)
+    assert_equal_logits(network.from_pretrained(tmp_path).eval(), pruned)
 
 
 @pytest.mark.slow
 def test_a_model_that_transformers_writes_in_several_files(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=11, n_positions=7, n_embd=6, n_layer=2, n_head=3,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+    config = transformers.GPT2Config(**GPT2_SETTINGS)
     theirs = transformers.GPT2LMHeadModel(config).bfloat16()
     theirs.save_pretrained(tmp_path, max_shard_size=1500)
     tensors = files.load(tmp_path / "model.safetensors.index.json")
@@ -483,34 +429,3 @@ def test_a_model_that_transformers_writes_in_several_files(tmp_path: Path) -> No
     for name, tensor in tensors.items():
         values = state[name].float().numpy()
         np.testing.assert_array_equal(tensor.astype(np.float32), values)
-
-
-@pytest.mark.slow
-def test_vit_has_the_logits_of_transformers(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=6, num_hidden_layers=2, num_attention_heads=3,
-        intermediate_size=24, image_size=(8, 12), patch_size=4, num_labels=5,
-        initializer_range=0.5,
-    )  # fmt: skip
-    theirs = transformers.ViTForImageClassification(config).eval()
-    theirs.save_pretrained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    before = path.read_bytes()
-    tensors = files.load(path)
-    params = vit.from_tensors(tensors)
-    with torch.no_grad():
-        images = torch.tensor(IMAGES.transpose(0, 3, 1, 2))
-        expected = theirs(images).logits.numpy()
-    logits = VIT.apply({"params": params}, IMAGES)
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
-
-    again = vit.to_tensors(params, like=tensors)
-    assert_same_bytes(again, dict(tensors))
-    files.save(path, again, tensors.metadata)
-    assert path.read_bytes() == before
-    again = transformers.ViTForImageClassification.from_pretrained(tmp_path).eval()
-    with torch.no_grad():
-        np.testing.assert_array_equal(again(images).logits.numpy(), expected)

@@ -1,7 +1,6 @@
 """Masks and parameters come back from their files, or an error says why not."""
 
 import resource
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +92,6 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     with pytest.raises(OSError, match="cannot be written"):
         io.save_arrays(PARAMS, tmp_path / "missing" / "params.npz")
-
-
-def test_others_may_read_the_file_as_any_other(tmp_path: Path) -> None:
-    path, other = tmp_path / "params.npz", tmp_path / "other"
-    io.save_arrays(PARAMS, path)
-    other.touch()
-    modes = [stat.S_IMODE(file.stat().st_mode) for file in (path, other)]
-    assert modes[0] == modes[1]
 
 
 @pytest.mark.parametrize("load", [io.load_mask, io.load_arrays])
