@@ -31,7 +31,7 @@ from snipjax.data.batching import (
 from snipjax.data.dataset import Dataset, facts, load, with_random_labels
 from snipjax.data.device import OnDevice, to_device
 from snipjax.data.preprocessing import mean_and_std, standardize
-from snipjax.data.sources import Arrays, DatasetError, Source, digest, hold_out
+from snipjax.data.sources import Arrays, DatasetError, Source, hold_out
 from snipjax.data.views import VIEWS, Crop, View, Views
 
 __all__ = [
@@ -47,7 +47,6 @@ __all__ = [
     "Views",
     "WeightedExamples",
     "batches",
-    "digest",
     "evaluation_batches",
     "facts",
     "hold_out",

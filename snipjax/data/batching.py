@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from snipjax.data import images, views
-from snipjax.data.decoding import exit_with_parent
 from snipjax.data.sources import Source, read, unreadable
 
 if TYPE_CHECKING:  # it takes a second to import, and arrays do without
@@ -272,7 +273,17 @@ def _let_grain_start_workers() -> None:
 
 
 def _begin_worker(parent: int, index: int, count: int) -> None:
-    """Leaves it to the parent when a worker ends, even if that is killed."""
+    """Leaves it to the parent when a worker ends, even if the parent is killed.
+
+    ``parent`` is its process id, from the parent itself: a worker that starts after its
+    death would take the process that adopted it for the parent.
+    """
     for to_a_whole_job in (signal.SIGINT, signal.SIGTERM):
         signal.signal(to_a_whole_job, signal.SIG_IGN)
-    exit_with_parent(parent)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import glob
 import hashlib
 import json
 import os
 import tempfile
-import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -20,8 +17,6 @@ import numpy as np
 from snipjax.data.sources import Arrays, Splits
 
 _LAYOUT = 2
-_UNFINISHED = ".unfinished"
-_SECONDS_TO_WRITE = 60 * 60  # a file, at most
 
 
 def fetch(name: str, version: str, decode: Callable[[], Splits]) -> Splits:
@@ -65,12 +60,11 @@ def fetch_directory(directory: Path, decode: Callable[[], Splits]) -> Splits:
 def _write(file: Path, fingerprint: str, splits: Splits) -> None:
     """Writes beside the final name and renames, so that no reader sees half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(file)
     arrays = {}
     for name, part in splits.parts.items():
         arrays[f"{name}_images"], arrays[f"{name}_labels"] = part.images, part.labels
     with tempfile.NamedTemporaryFile(
-        dir=file.parent, prefix=file.stem, suffix=_UNFINISHED, delete=False
+        dir=file.parent, prefix=file.stem, suffix=".unfinished", delete=False
     ) as unfinished:
         try:
             np.savez(
@@ -86,14 +80,6 @@ def _write(file: Path, fingerprint: str, splits: Splits) -> None:
         except BaseException:
             Path(unfinished.name).unlink()
             raise
-
-
-def _remove_abandoned(file: Path) -> None:
-    """Removes the halves of a file that killed processes wrote some time ago."""
-    for unfinished in file.parent.glob(f"{glob.escape(file.stem)}*{_UNFINISHED}"):
-        with contextlib.suppress(OSError):  # another process may be as fast
-            if time.time() - unfinished.stat().st_mtime > _SECONDS_TO_WRITE:
-                unfinished.unlink()
 
 
 def _read(file: Path, fingerprint: str) -> Splits | None:

@@ -131,21 +131,13 @@ def load(
 
 
 def facts(dataset: Dataset) -> dict[str, Any]:
-    """Returns plain values by which a dataset is known again, if it has not changed.
+    """Returns values for JSON by which a dataset is known again, if it has not changed.
 
     Images of files and records are not read: an image exchanged for another of the
     same name goes unseen.
 
-    Args:
-      dataset: the dataset.
-
-    Returns:
-      Nested dictionaries for JSON: the numbers of examples and of classes, the names of
-      the classes, and a digest of the examples of each part, where its source has one.
-
-    Example:
-      >>> facts(load("synthetic:10x8x8x3/5"))["examples"]
-      {'train': 10, 'validation': 1, 'test': 1}
+    >>> facts(load("synthetic:10x8x8x3/5"))["examples"]
+    {'train': 10, 'validation': 1, 'test': 1}
     """
     parts = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
     return {

@@ -187,17 +187,9 @@ def in_words(error: BaseException) -> str:
 
 
 def digest(*parts: Any) -> str:
-    """Returns a short text that differs for different parts.
+    """Returns 16 hexadecimal digits that differ for different parts.
 
-    Args:
-      *parts: texts, bytes or contiguous arrays.
-
-    Returns:
-      16 hexadecimal digits.
-
-    Example:
-      >>> digest("cat/1.jpg") == digest("cat/2.jpg")
-      False
+    The parts are texts, bytes or contiguous arrays.
     """
     sha = hashlib.sha256()
     for part in parts:

@@ -1,13 +1,22 @@
 """A home directory for each test, and small datasets in it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from snipjax import data
 from tests.data import builders
 
 TRAIN, TEST = builders.examples(50, seed=1), builders.examples(20, seed=2)
+
+
+def assert_is_tiny(dataset: data.Dataset) -> None:
+    whole = builders.joined(dataset.train, dataset.validation)
+    builders.assert_same(builders.in_written_order(whole), TRAIN)
+    builders.assert_same(builders.in_written_order(dataset.test), TEST)
+    assert (dataset.num_classes, dataset.class_names) == (3, ("0", "1", "2"))
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +30,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TFDS data directory with the dataset ``tiny``: ``TRAIN`` and ``TEST``."""
+    root = tmp_path_factory.mktemp("prepared")
     splits = {"train": builders.records(TRAIN), "test": builders.records(TEST)}
-    builders.prepare(tmp_path / "data", splits)
-    return tmp_path / "data"
+    builders.prepare(root, splits)
+    return root
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, prepared: Path) -> Path:
+    """A copy of ``prepared``, which a test may change."""
+    return Path(shutil.copytree(prepared, tmp_path / "data"))
 
 
 @pytest.fixture

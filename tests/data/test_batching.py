@@ -32,9 +32,9 @@ def order(total: int, num_steps: int, **settings: int) -> np.ndarray:
 
 
 class TestOrder:
-    @hypothesis.settings(max_examples=20)
+    @hypothesis.settings(max_examples=10)
     @hypothesis.given(
-        total=st.integers(1, 300), part=st.integers(1, 99), seed=st.integers(0, 2**40)
+        total=st.integers(1, 99), part=st.integers(1, 99), seed=st.integers(0, 2**40)
     )
     def test_every_example_comes_once_in_every_epoch(
         self, total: int, part: int, seed: int
@@ -46,34 +46,22 @@ class TestOrder:
             indices = labels[epoch * total : (epoch + 1) * total]
             np.testing.assert_array_equal(np.sort(indices), np.arange(total))
 
-    @hypothesis.settings(max_examples=20)
+    @hypothesis.settings(max_examples=10)
     @hypothesis.given(
-        total=st.integers(100, 400),
+        total=st.integers(25, 200),
         processes=st.sampled_from([2, 3, 4]),
         part=st.integers(1, 6),
         start=st.integers(0, 40),
     )
-    def test_the_parts_of_all_processes_are_the_batch_of_one(
+    def test_from_any_step_the_parts_of_all_processes_are_the_batch_of_one(
         self, total: int, processes: int, part: int, start: int
     ) -> None:
-        settings = {"batch_size": processes * part, "start_step": start}
-        whole = order(total, start + 3, **settings)
-        settings |= {"process_count": processes}
-        parts = [
-            order(total, start + 3, process_index=i, **settings)
-            for i in range(processes)
-        ]
+        settings = {"batch_size": processes * part, "num_steps": start + 3}
+        whole = order(total, **settings)
+        settings |= {"process_count": processes, "start_step": start}
+        parts = [order(total, process_index=i, **settings) for i in range(processes)]
         assert all(labels.shape == (3, part) for labels in parts)
-        np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
-
-    @hypothesis.settings(max_examples=10)
-    @hypothesis.given(start=st.integers(0, 33), size=st.integers(1, 40))
-    def test_a_stream_that_starts_later_goes_on_where_another_is(
-        self, start: int, size: int
-    ) -> None:
-        whole = order(300, 33, batch_size=size)
-        rest = order(300, 33, batch_size=size, start_step=start)
-        np.testing.assert_array_equal(rest.reshape(-1, size), whole[start:])
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole[start:])
 
     def test_epochs_and_seeds_have_orders_of_their_own(self) -> None:
         orders = [*order(200, 3, batch_size=200)]
@@ -131,14 +119,11 @@ class TestRandomness:
         return np.stack([batch.images for batch in stream])
 
     def test_views_do_not_depend_on_the_number_of_processes(self) -> None:
-        whole = self.images(batch_size=6, num_steps=4)
-        parts = [
-            self.images(batch_size=6, num_steps=4, process_index=i, process_count=3)
-            for i in range(3)
-        ]
-        np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
-        later = self.images(batch_size=6, num_steps=4, start_step=3)
-        np.testing.assert_array_equal(later, whole[3:])
+        settings = {"batch_size": 6, "num_steps": 4}
+        whole = self.images(**settings)
+        settings |= {"start_step": 2, "process_count": 3}
+        parts = [self.images(process_index=i, **settings) for i in range(3)]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole[2:])
 
     def test_an_example_is_seen_differently_in_every_epoch(self) -> None:
         first, second = self.images(batch_size=12, num_steps=2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from snipjax import data
-from tests.data.builders import refused, run_python
+from tests.data.builders import refused
 
 
 def batches(total: int) -> Iterator[dict[str, np.ndarray]]:
@@ -33,20 +33,6 @@ def test_a_sharding_is_that_of_every_leaf() -> None:
         batch = next(on_device)
     assert batch["x"].sharding == batch["y"].sharding == sharding
     np.testing.assert_array_equal(batch["y"], np.arange(8))
-
-
-@pytest.mark.slow
-def test_eight_devices_share_a_batch() -> None:
-    code = (
-        "import jax, numpy as np\n"
-        "from snipjax import data\n"
-        "sharding = jax.NamedSharding(jax.make_mesh((8,), ('data',)), jax.P('data'))\n"
-        "batch = next(data.to_device(iter([np.arange(16)]), sharding))\n"
-        "print([shard.data.tolist() for shard in batch.addressable_shards])\n"
-    )
-    flags = "--xla_force_host_platform_device_count=8"
-    expected = [[2 * i, 2 * i + 1] for i in range(8)]
-    assert run_python(code, XLA_FLAGS=flags).stdout == f"{expected}\n"
 
 
 def test_the_buffer_is_filled_ahead_and_no_more_is_taken() -> None:

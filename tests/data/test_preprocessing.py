@@ -43,12 +43,6 @@ class TestMeanAndStd:
         moments = data.mean_and_std(train, image_size=8, view=views.whole)
         assert_moments(moments, train.images[sample])
 
-    def test_of_a_stream_are_of_the_middle_where_no_view_is_given(self) -> None:
-        source = data.load("synthetic:200x32x32x3/5", stream=True).train
-        batches = data.evaluation_batches(source, batch_size=200, image_size=16)
-        moments = data.mean_and_std(source, image_size=16)
-        assert_moments(moments, next(batches).images)
-
     def test_of_a_stream_need_a_size(self) -> None:
         source = data.load("synthetic:200x32x32x3/5", stream=True).train
         with pytest.raises(ValueError, match="image_size"):
