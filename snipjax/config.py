@@ -50,22 +50,17 @@ def validate(config: ConfigDict) -> None:
 
 def check(config: ConfigDict, table: Sequence[Field]) -> None:
     """Raises a ``ValueError`` naming the first field that does not fit a table."""
-    check_fields(config, from_fields(table))
-    given = dict(fields(config))
-    for field in table:
-        _check_value(field, given[field.name])
-
-
-def check_fields(config: ConfigDict, like: ConfigDict) -> None:
-    """Raises a ``ValueError`` naming the first unknown, missing or mistyped field."""
-    known, given = dict(fields(like)), dict(fields(config))
+    given, known = dict(fields(config)), {field.name for field in table}
     for name in given:
         if name not in known:
-            raise ValueError(unknown_field(name, like))
-    for name, value in known.items():
-        if name not in given:
-            raise ValueError(f"config has no field '{name}'; start from config.default")
-        _check_type(name, given[name], value)
+            raise ValueError(unknown_field(name, from_fields(table)))
+    for field in table:
+        if field.name not in given:
+            raise ValueError(
+                f"config has no field '{field.name}'; start from config.default"
+            )
+        _check_type(field.name, given[field.name], field.default)
+        _check_value(field, given[field.name])
 
 
 def is_large(config: ConfigDict) -> bool:
