@@ -144,20 +144,6 @@ class TestInMemory:
         assert loaded.train.labels.dtype == np.int32
         assert_is_tiny(loaded)
 
-    def test_gray_palette_and_jpeg_files_get_the_channels_of_the_feature(
-        self, tmp_path: Path
-    ) -> None:
-        gray = builders.examples(1, shape=(5, 4, 1)).images[0]
-        palette = Image.fromarray(TRAIN.images[0]).quantize(8)
-        flat = np.full(builders.SHAPE, 200, np.uint8)
-        images = [builders.encoded(gray), palette, builders.encoded(flat, "jpeg")] * 3
-        splits = {"train": [{"image": image, "label": 0} for image in images]}
-        builders.prepare(tmp_path, splits)
-        loaded = data.load("tiny", tmp_path)
-        expected = [gray.repeat(3, -1), np.asarray(palette.convert("RGB")), flat]
-        found = {image.tobytes() for image in loaded.train.images}
-        assert found == {image.tobytes() for image in expected}
-
     @pytest.mark.parametrize(
         ("labels", "keys"), [(1, None), (2, ("image", "label")), (2, None)]
     )

@@ -1,7 +1,6 @@
 """The paper's networks have the published sizes, and are what it describes."""
 
 import functools
-import math
 from typing import Any
 
 import chex
@@ -124,7 +123,8 @@ RNG = np.random.default_rng(0)
 @functools.cache  # tracing is most of the time that these tests take
 def created(name: str) -> chex.ArrayTree:
     """The shapes of a network's variables."""
-    return shapes(models.create(name, num_classes=10), jnp.zeros(PARAMETERS[name][0]))
+    image, _ = PARAMETERS.get(name, (CIFAR, 0))
+    return shapes(models.create(name, num_classes=10), jnp.zeros(image))
 
 
 def is_printed(count: int, printed: str) -> bool:
@@ -158,13 +158,11 @@ def test_weights_and_biases_are_as_many_as_published(name: str) -> None:
         assert is_printed(masks.kept_count(parameters, sparsity), kept)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_all_but_batch_norm_is_prunable(name: str) -> None:
+@pytest.mark.parametrize("name", [*PARAMETERS, "resnet_50", "vit_ti_16"])
+def test_all_but_norms_is_prunable(name: str) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(created(name)["params"]):
-        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-        is_norm = names[-2].startswith("BatchNorm")
+        is_norm = "norm" in jax.tree_util.keystr(path).lower()
         assert masks.weights_and_biases(path, leaf) != is_norm
-        assert is_norm or names[-1] in ("kernel", "bias")
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -202,27 +200,6 @@ def test_logits_have_the_dtype_asked_for_and_kernels_the_initializer(name: str) 
     assert {*asked} == {*kernels}  # a scan asks more than once
     positions = name.startswith("vit")
     assert len(kernels) + positions == sum(leaf.ndim >= 2 for _, leaf in leaves)
-
-
-def test_weights_have_variance_1_over_fan_in_and_biases_are_zero() -> None:
-    model = models.create("lenet_300_100", num_classes=10)
-    params = model.init(jax.random.key(0), jnp.zeros(MNIST))["params"]
-    for layer, fan_in in zip(params.values(), (784, 300, 100)):
-        kernel = np.asarray(layer["kernel"])
-        deviation = kernel.std() * math.sqrt(fan_in)
-        assert deviation == pytest.approx(1.0, abs=3 / math.sqrt(2 * kernel.size))
-        # A normal truncated at two of its standard deviations has 0.8796 of one.
-        assert np.abs(kernel).max() * math.sqrt(fan_in) <= 2 / 0.8796 + 1e-3
-        assert not np.any(layer["bias"])
-
-
-def test_batch_norm_is_the_identity_at_initialization() -> None:
-    zeros = nn.initializers.zeros
-    model = wide_resnet.WideResNet(3, blocks=1, width=1, kernel_init=zeros)
-    variables = quickly_compiled(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    expected = {"mean": 0.0, "var": 1.0, "scale": 1.0, "bias": 0.0, "kernel": 0.0}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        assert bool(jnp.all(leaf == expected[path[-1].key]))
 
 
 @pytest.mark.parametrize("name", ["alexnet_s", "wrn_16_8"])
@@ -348,19 +325,6 @@ def test_new_cells_keep_the_logistic_of_one_of_their_state(
     carry, _ = cell.apply(params, carry, jnp.zeros((1, 4)))
     kept = jax.tree.leaves(carry)[0]
     np.testing.assert_allclose(kept, 0.5 / (1 + np.exp(-1)), rtol=1e-6)
-
-
-@pytest.mark.parametrize("cell", [recurrent.LSTMCell, recurrent.GRUCell])
-def test_every_kernel_of_a_new_recurrent_network_has_a_gradient(cell: Any) -> None:
-    model = recurrent.Recurrent(num_classes=10, units=16, cell=cell)
-    images = RNG.normal(size=(2, 28, 28, 1)).astype(np.float32)
-    params = quickly_compiled(model.init)(jax.random.key(1), images)["params"]
-
-    def loss_fn(params: chex.ArrayTree) -> chex.Array:
-        return -nn.log_softmax(model.apply({"params": params}, images))[:, 0].mean()
-
-    for gradient in jax.tree.leaves(quickly_compiled(jax.grad(loss_fn))(params)):
-        assert gradient.ndim < 2 or np.mean(gradient != 0) > 0.99
 
 
 # ------------------------------------------------------------------------ errors

@@ -89,16 +89,6 @@ def test_gpt2_has_as_many_parameters_as_published(
     assert size(shapes(model, jnp.zeros((1, 8), int))) == count
 
 
-@pytest.mark.parametrize(
-    ("model", "inputs"), [(LANGUAGE, TOKENS[:, :6]), (VIT, IMAGES)]
-)
-def test_parameters_may_be_of_bfloat16(model: nn.Module, inputs: np.ndarray) -> None:
-    variables = shapes(model, inputs, param_dtype=jnp.bfloat16)
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(variables))
-    logits = jax.eval_shape(model.apply, variables, inputs)
-    assert logits.dtype == jnp.float32
-
-
 def is_jaxpr(parameter: Any) -> bool:
     return hasattr(parameter, "eqns")
 
@@ -125,29 +115,6 @@ def test_softmax_norms_and_loss_are_of_float32() -> None:
         assert all(x.invars[0].aval.dtype == jnp.float32 for x in of_name)
     assert jax.eval_shape(loss_fn, params, TOKENS).dtype == jnp.float32
     assert equations(jaxpr, "dot_general")[0].invars[0].aval.dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("model", "inputs", "count"),
-    [
-        (LANGUAGE, TOKENS[:, :6], 5 * 2 * 32),
-        (VIT, IMAGES, 5 * 2 * 32),
-        # The first norm, two in each block and one in the second's shortcut.
-        (BASIC, IMAGES, 2 * (3 * 4 + 3 * 8)),
-        # Norms of 4, 4 and 16 channels, then of 8, 8 and 32; both have a shortcut.
-        (BOTTLENECK, IMAGES, 2 * (4 + (4 + 4 + 16 + 16) + (8 + 8 + 32 + 32))),
-    ],
-)
-def test_weights_and_biases_are_all_but_the_norms(
-    model: nn.Module, inputs: np.ndarray, count: int
-) -> None:
-    params = shapes(model, inputs)["params"]
-    left_out = [
-        leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if not masks.weights_and_biases(path, leaf)
-    ]
-    assert size(left_out) == count
 
 
 def test_what_adds_to_the_residual_stream_starts_smaller_in_a_transformer() -> None:
