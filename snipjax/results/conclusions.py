@@ -178,8 +178,8 @@ def _on_a_network(rows: Sequence[Row]) -> Iterable[str]:
         rivals = [row for row in rivals if row.asked >= ours.asked - 5e-4]
         lower = [label(row) for row in rivals if row.error < ours.error]
         yield (
-            f"SNIP has {ours.error:.2f}% at {share(ours.asked)}%; of "
-            f"{counted(rivals, 'row')} of other methods pruned at least as much, "
+            f"Pruned at least as much as SNIP at {share(ours.asked)}%, which has "
+            f"{ours.error:.2f}%: {counted(rivals, 'row')} of other methods, "
             f"{len(lower)} with a lower error{_in_parentheses(lower)}."
         )
     line = line_to_beat(rows[0].dataset, rows[0].model)
