@@ -10,12 +10,32 @@ import types
 
 __version__ = "0.1.0"
 
-_MODULES = ("initializers", "masks", "models", "optim", "pruning", "saliency")
+_CORE = ("masks", "optim", "pruning", "saliency")
+_TRAIN = (
+    "config",
+    "data",
+    "experiment",
+    "initializers",
+    "io",
+    "methods",
+    "models",
+    "ops",
+    "results",
+    "sweep",
+    "training",
+)
+_MODULES = (*_CORE, *_TRAIN)
 
 
 def __getattr__(name: str) -> types.ModuleType:
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if name in _CORE:
+                raise
+            message = f"snipjax.{name} needs {error.name}: pip install 'snipjax[train]'"
+            raise ModuleNotFoundError(message, name=error.name) from None
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 

@@ -1,5 +1,6 @@
 """Pruning in one call: saliency, selection, and the pruned parameters."""
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from snipjax import masks, saliency
 from snipjax._src import checks, trees
@@ -20,7 +22,7 @@ def prune(
     loss_fn: LossFn,
     params: chex.ArrayTree,
     batch: Any,
-    sparsity: float,
+    sparsity: float | None = None,
     *,
     criterion: Criterion = saliency.snip,
     select: Select = masks.global_topk,
@@ -42,7 +44,8 @@ def prune(
       batch: any pytree of arrays that ``loss_fn`` takes; or several of those, as an
         iterator or stacked as ``num_batches`` tells. The criterion then sees the mean
         of their losses, in memory that does not grow with their number.
-      sparsity: share of prunable connections to prune, in [0, 1).
+      sparsity: share of prunable connections to prune, in [0, 1); None for a selection
+        with a density of its own.
       criterion: ``(loss_fn, params, batch, *, key) -> scores``, a traceable function.
       select: ``(scores, sparsity, prunable) -> mask``.
       prunable: predicate ``(key_path, leaf) -> bool``, or pytree of bools like
@@ -78,7 +81,7 @@ def prune(
     Lee, Ajanthan, Torr, ICLR 2019, algorithm 1; rounds as in de Jorge et al.,
     "Progressive Skeletonization", ICLR 2021.
     """
-    scores, mask = _score_and_mask(
+    scores, mask = score_and_mask(
         loss_fn,
         params,
         batch,
@@ -91,7 +94,7 @@ def prune(
         key=key,
         mask=mask,
     )
-    _warn(scores, mask, stacklevel=4)
+    warn_if_weak(scores, mask, stacklevel=3)
     return masks.apply(mask, params), mask
 
 
@@ -99,7 +102,7 @@ def score_and_mask(
     loss_fn: LossFn,
     params: chex.ArrayTree,
     batch: Any,
-    sparsity: float,
+    sparsity: float | None = None,
     *,
     criterion: Criterion = saliency.snip,
     select: Select = masks.global_topk,
@@ -120,7 +123,8 @@ def score_and_mask(
       params: pytree of floating-point arrays.
       batch: any pytree of arrays that ``loss_fn`` takes, or several of those, as an
         iterator or stacked as ``num_batches`` tells.
-      sparsity: share of prunable connections to prune, in [0, 1).
+      sparsity: share of prunable connections to prune, in [0, 1); None for a selection
+        with a density of its own.
       criterion: ``(loss_fn, params, batch, *, key) -> scores``, a traceable function.
       select: ``(scores, sparsity, prunable) -> mask``.
       prunable: predicate ``(key_path, leaf) -> bool``, or pytree of bools.
@@ -140,10 +144,6 @@ def score_and_mask(
         finite (naming the leaf), batches of different shapes or a leading axis that is
         not ``num_batches``.
 
-    Warns:
-      UserWarning: if a leaf other than a bias keeps no connection, or connections of
-        score zero had to be kept.
-
     Example:
       >>> loss_fn = lambda params, x: jnp.sum(params["w"] * x)
       >>> params = {"w": jnp.array([[1.0, -3.0]])}
@@ -151,24 +151,85 @@ def score_and_mask(
       >>> scores["w"].tolist(), mask["w"].tolist()
       ([[0.25, 0.75]], [[False, True]])
     """
-    given = [params]
-    del params  # or a caller that has no use for them any more would keep them here
-    scores, mask = _score_and_mask(
-        loss_fn,
-        given.pop(),
-        batch,
-        sparsity,
-        criterion=criterion,
-        select=select,
-        prunable=prunable,
-        num_batches=num_batches,
-        rounds=rounds,
-        key=key,
-        mask=mask,
-        jit=jit,
-    )
-    _warn(scores, mask, stacklevel=4)
+    checks.check_positive_integer(rounds, "rounds")
+    if sparsity is not None:
+        masks.kept_count(0, sparsity)
+    elif rounds > 1:
+        raise ValueError(f"sparsity is None, but rounds={rounds} need one to shrink to")
+    if isinstance(batch, Iterator):
+        batch, num_batches = _stack(batch, num_batches)
+    batch = _as_arrays(batch)
+    if num_batches is not None:
+        _check_leading_axis(batch, num_batches)
+        loss_fn = mean_loss(loss_fn)
+    checks.check_floating(params, "params")
+    treedef = jax.tree.structure(params)
+    is_prunable = jax.tree.unflatten(treedef, masks.are_prunable(params, prunable))
+
+    @jit
+    def score(params: chex.ArrayTree, batch: Any, key: Any) -> Scores:
+        return criterion(loss_fn, params, batch, key=key)
+
+    for number in range(1, rounds + 1):
+        # Frees the scores and the masked parameters of the last round.
+        scores = None
+        params = params if mask is None else masks.apply(mask, params)
+        if key is None or number == 1:
+            scores = score(params, batch, key)
+        else:
+            scores = score(params, batch, jax.random.fold_in(key, number))
+        checks.check_same_shapes(scores, params, "the criterion's scores", "params")
+        target = sparsity
+        if number < rounds and sparsity is not None:
+            target = 1 - (1 - sparsity) ** (number / rounds)
+        else:
+            del params
+        ranked = scores if mask is None else _pruned_last(scores, mask)
+        selected = select(ranked, target, is_prunable)
+        if mask is not None:
+            selected = jax.tree.map(jnp.logical_and, selected, mask)
+        mask = selected
     return scores, mask
+
+
+def warn_if_weak(scores: Scores, mask: Mask, *, stacklevel: int = 2) -> None:
+    """Warns of leaves without connections, and of kept connections of score zero.
+
+    Args:
+      scores: pytree of arrays, by which the mask was selected.
+      mask: pytree like ``scores``.
+      stacklevel: as in :func:`warnings.warn`.
+
+    Warns:
+      UserWarning: if a leaf other than a bias keeps no connection, or connections of
+        score zero had to be kept.
+
+    Example:
+      >>> scores, mask = {"w": jnp.zeros((1, 2))}, {"w": jnp.array([[True, False]])}
+      >>> warn_if_weak(scores, mask)  # doctest: +SKIP
+      UserWarning: 1 connections are kept, but only 0 have a score above zero; ...
+    """
+    if trees.is_traced((scores, mask)):
+        return
+    masks.warn_if_disconnected(mask, stacklevel=stacklevel + 1)
+    pairs = [
+        (jnp.asarray(s), jnp.asarray(keep))
+        for s, keep in zip(jax.tree.leaves(scores), jax.tree.leaves(mask))
+        if jnp.ndim(keep)
+    ]
+    kept = sum(counting.counts(counting.is_true, [keep for _, keep in pairs]))
+    positive = sum(counting.counts(counting.is_positive, [s for s, _ in pairs]))
+    if positive >= kept:
+        return
+    kept_zeros = sum(int(jnp.sum((s == 0) & keep)) for s, keep in pairs)
+    if kept_zeros and any(jnp.any((s == 0) & ~keep) for s, keep in pairs):
+        warnings.warn(
+            f"{kept:,} connections are kept, but only {positive:,} have a score above "
+            f"zero; {kept_zeros:,} of score zero were taken because they come first. "
+            "Parameters initialized at zero, half precision or inputs that are not "
+            "used may be the reason; prune more, or initialize otherwise",
+            stacklevel=stacklevel,
+        )
 
 
 def mean_loss(loss_fn: LossFn) -> LossFn:
@@ -196,23 +257,25 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
         return loss
 
     def apart(params: chex.ArrayTree, batch: Any) -> tuple[chex.ArrayTree, Any]:
-        # Or XLA would take what it makes of the parameters alone, such as a copy of
-        # another dtype, out of the loop, and have it for all of them at once.
+        # The barrier keeps casts of the parameters inside the loop, one at a time.
         return jax.lax.optimization_barrier((params, batch))
 
-    @jax.custom_jvp
-    def mean(params: chex.ArrayTree, batches: Any) -> chex.Array:
-        losses = jax.lax.map(lambda batch: checked(*apart(params, batch)), batches)
-        return jnp.mean(losses)
+    # Differentiated again, each batch is computed again instead of stored.
+    @jax.checkpoint
+    def one(params: chex.ArrayTree, batch: Any) -> chex.Array:
+        return checked(*apart(params, batch))
 
-    @mean.defjvp
+    @jax.checkpoint
+    def value_and_grad(params: chex.ArrayTree, batch: Any) -> Any:
+        return jax.value_and_grad(checked)(*apart(params, batch))
+
+    def plain_mean(params: chex.ArrayTree, batches: Any) -> chex.Array:
+        return jnp.mean(jax.lax.map(lambda batch: one(params, batch), batches))
+
+    mean = jax.custom_jvp(plain_mean)
+
     def mean_jvp(primals: Any, tangents: Any) -> tuple[chex.Array, chex.Array]:
         params, batches = primals
-
-        # Differentiated again, what a batch takes is computed again when it is needed.
-        @jax.checkpoint
-        def value_and_grad(params: chex.ArrayTree, batch: Any) -> Any:
-            return jax.value_and_grad(checked)(*apart(params, batch))
 
         def add(total: chex.ArrayTree, batch: Any) -> tuple[chex.ArrayTree, chex.Array]:
             loss, gradient = value_and_grad(params, batch)
@@ -228,69 +291,34 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
         )
         total, losses = jax.lax.scan(add, zeros, batches)
         terms = jax.tree.map(
-            lambda g, t: jnp.sum(g / len(losses) * t.astype(g.dtype)),
+            lambda g, t: 0.0 if _is_zero(t) else jnp.sum(g / len(losses) * t),
             total,
             tangents[0],
         )
-        tangent = jnp.asarray(sum(jax.tree.leaves(terms)), losses.dtype)
-        return jnp.mean(losses), tangent
+        tangent = sum(jax.tree.leaves(terms))
+        if not all(map(_is_zero, jax.tree.leaves(tangents[1]))):
+            # The derivative by the inputs, as of adversarial examples.
+            moved = jax.tree.map(_instantiated, tangents[1])
+            of_batches = functools.partial(plain_mean, params)
+            tangent += jax.jvp(of_batches, (batches,), (moved,))[1]
+        return jnp.mean(losses), jnp.asarray(tangent, losses.dtype)
 
+    mean.defjvp(mean_jvp, symbolic_zeros=True)
     return mean
 
 
-def _score_and_mask(
-    loss_fn: LossFn,
-    params: chex.ArrayTree,
-    batch: Any,
-    sparsity: float,
-    *,
-    criterion: Criterion,
-    select: Select,
-    prunable: Prunable,
-    num_batches: int | None,
-    rounds: int,
-    key: chex.PRNGKey | None,
-    mask: Mask | None,
-    jit: Callable[..., Callable[..., Any]] = jax.jit,
-) -> tuple[Scores, Mask]:
-    masks.kept_count(0, sparsity)
-    checks.check_positive_integer(rounds, "rounds")
-    if isinstance(batch, Iterator):
-        batch, num_batches = _stack(batch, num_batches)
-    batch = _as_arrays(batch)
-    if num_batches is not None:
-        _check_leading_axis(batch, num_batches)
-        loss_fn = mean_loss(loss_fn)
-    checks.check_floating(params, "params")
-
-    @jit
-    def score(params: chex.ArrayTree, batch: Any, key: Any) -> Scores:
-        return criterion(loss_fn, params, batch, key=key)
-
-    for number in range(1, rounds + 1):
-        # The parameters and scores of the round before are gone when a program runs.
-        scores = None
-        params = params if mask is None else masks.apply(mask, params)
-        if key is None or number == 1:
-            scores = score(params, batch, key)
-        else:
-            scores = score(params, batch, jax.random.fold_in(key, number))
-        checks.check_same_structure(scores, params, "the criterion's scores", "params")
-        if number == rounds:
-            del params
-        # The last is given as it is, not but for rounding.
-        target = (
-            sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)
-        )
-        before = mask
-        mask = select(scores if mask is None else _last(scores, mask), target, prunable)
-        if before is not None:
-            mask = jax.tree.map(jnp.logical_and, mask, before)
-    return scores, mask
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
 
 
-def _last(scores: Scores, mask: Mask) -> Scores:
-    """Scores with pruned connections below all others."""
+def _instantiated(tangent: Any) -> Any:
+    if not _is_zero(tangent):
+        return tangent
+    return np.zeros(tangent.shape, tangent.dtype)
+
+
+def _pruned_last(scores: Scores, mask: Mask) -> Scores:
+    """Returns scores in which pruned connections come after all others."""
     return jax.tree.map(
         lambda keep, s: jnp.where(keep, s, jnp.finfo(jnp.result_type(s)).min),
         mask,
@@ -353,28 +381,3 @@ def _check_leading_axis(batch: Any, num_batches: int) -> None:
                 f"batch leaf '{name}' has shape {shape}, but num_batches={num_batches} "
                 "asks for that many along its leading axis; stack the batches there"
             )
-
-
-def _warn(scores: Scores, mask: Mask, *, stacklevel: int) -> None:
-    """Warns of leaves without connections, and of kept connections of score zero."""
-    if trees.is_traced((scores, mask)):
-        return
-    masks.warn_if_disconnected(mask, stacklevel=stacklevel)
-    pairs = [
-        (jnp.asarray(s), jnp.asarray(keep))
-        for s, keep in zip(jax.tree.leaves(scores), jax.tree.leaves(mask))
-        if jnp.ndim(keep)
-    ]
-    kept = sum(counting.counts(counting.is_true, [keep for _, keep in pairs]))
-    positive = sum(counting.counts(counting.is_positive, [s for s, _ in pairs]))
-    if positive >= kept:
-        return
-    kept_zeros = sum(int(jnp.sum((s == 0) & keep)) for s, keep in pairs)
-    if kept_zeros and any(jnp.any((s == 0) & ~keep) for s, keep in pairs):
-        warnings.warn(
-            f"{kept:,} connections are kept, but only {positive:,} have a score above "
-            f"zero; {kept_zeros:,} of score zero were taken because they come first. "
-            "Parameters initialized at zero, half precision or inputs that are not "
-            "used may be the reason; prune more, or initialize otherwise",
-            stacklevel=stacklevel - 1,
-        )

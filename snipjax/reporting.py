@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snipjax import io, masks
+from snipjax import io, masks, pruning
 from snipjax._src import trees
 from snipjax.assembly import Setup
 from snipjax.training import console, distributed, loop, rundir
@@ -79,8 +79,8 @@ def report_pruning(
     write_masks(place, mask, session)
     if len(place.seeds) > 1:
         check_finite(place.seeds, scores)
-        for one in place.networks(mask):
-            masks.warn_if_disconnected(one)
+    for one, its_scores in zip(place.networks(mask), place.networks(scores)):
+        pruning.warn_if_weak(its_scores, one)
     first = next(place.networks(mask))
     rows = masks.summary(first)
     each = " of each" if len(place.seeds) > 1 else ""

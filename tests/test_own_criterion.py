@@ -41,7 +41,7 @@ def own(**fields: Any) -> ConfigDict:
 
 PLACES: dict[str, dict[str, Any]] = {
     "one network": {"steps": 2, "num_batches": 2, "rounds": 3},
-    "four seeds at once": {"seeds": 4},
+    "four seeds at once": {"seeds": 4, "num_batches": 2, "rounds": 3},
     "a mesh": {"steps": 2, "num_batches": 2, "mesh": "data=4,model=2", "rounds": 3},
 }
 

@@ -106,6 +106,37 @@ def test_other_criteria() -> None:
     chex.assert_trees_all_equal(mask, masks.global_topk(scores, 0.5))
 
 
+def test_a_selection_with_a_density_of_its_own_needs_no_sparsity() -> None:
+    def above_the_mean(scores: Any, sparsity: Any, prunable: Any) -> chex.ArrayTree:
+        assert sparsity is None
+        return masks.select_leaves(
+            scores,
+            sparsity,
+            prunable,
+            lambda leaves, _: [s > s.mean() for _, s in leaves],
+        )
+
+    params, batch = regression_weights(), batch_of(7)
+    scores, mask = pruning.score_and_mask(
+        linear_regression, params, batch, select=above_the_mean
+    )
+    np.testing.assert_array_equal(mask["w"], scores["w"] > scores["w"].mean())
+    with pytest.raises(ValueError, match="sparsity is None"):
+        pruning.prune(linear_regression, params, batch)
+
+
+def test_predicates_see_the_parameters() -> None:
+    params = {"w": jnp.ones((2, 2), jnp.bfloat16), "v": jnp.ones((2, 2))}
+    _, mask = pruning.score_and_mask(
+        linear,
+        params,
+        {"w": 1.0, "v": 1.0},
+        0.5,
+        prunable=lambda path, leaf: leaf.dtype == jnp.bfloat16,
+    )
+    assert [jnp.ndim(keep) for keep in (mask["v"], mask["w"])] == [0, 2]
+
+
 def test_the_original_params_are_untouched_and_not_donated() -> None:
     params = regression_weights()
     before = np.array(params["w"])
@@ -232,6 +263,7 @@ def test_the_mean_loss_has_every_derivative() -> None:
             jax.jvp(lambda p: loss_fn(p, batches), (params,), (tangent,)),
             product,
             jax.grad(lambda p: jnp.sum(flatten_traced(grad(p, batches)) ** 2))(params),
+            jax.grad(loss_fn, argnums=(0, 1))(params, batches),
         )
 
     def flatten_traced(tree: chex.ArrayTree) -> chex.Array:
@@ -440,8 +472,8 @@ SETTINGS = {
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize(
     "criterion",
-    [saliency.snip, functools.partial(saliency.obd, num_samples=2), saliency.random],
-    ids=["snip", "obd", "random"],
+    [saliency.snip, functools.partial(saliency.obd, num_samples=2)],
+    ids=["snip", "obd"],
 )
 def test_every_setting_of_jax(setting: Callable, criterion: Any) -> None:
     params = {"w": jnp.ones((3, 2), jnp.bfloat16), "b": jnp.ones(2)}
@@ -610,14 +642,20 @@ def test_a_saliency_that_is_not_finite_names_its_leaf(dtype: str, scale: float) 
         pruning.prune(loss_fn, params, np.array(scale, dtype), 0.5)
 
 
-def test_a_criterion_whose_scores_are_not_like_params() -> None:
-    with pytest.raises(ValueError, match=r"the criterion's scores.*missing leaves: w"):
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [(lambda w: {"v": w}, "missing leaves: w"), (lambda w: {"w": w[0]}, "has shape")],
+)
+def test_a_criterion_whose_scores_are_not_like_params(
+    change: Callable, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=f"the criterion's scores.*{problem}"):
         pruning.prune(
             None,
             regression_weights(),
             None,
             0.5,
-            criterion=lambda loss_fn, params, batch, key: {"v": params["w"]},
+            criterion=lambda loss_fn, params, batch, key: change(params["w"]),
         )
 
 
@@ -632,26 +670,25 @@ def warnings_of(function: Callable, *args: Any, **options: Any) -> list[str]:
     return [str(warning.message) for warning in said]
 
 
-@pytest.mark.parametrize("function", [pruning.prune, pruning.score_and_mask])
-def test_a_layer_without_connections_is_reported_by_name(function: Any) -> None:
+def test_a_layer_without_connections_is_reported_by_name() -> None:
     params = {"first": jnp.ones((2, 2)), "last": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     x = {"first": 1.0, "last": 1e-6, "bias": 1e-6}
     prunable = masks.weights_and_biases
-    (said,) = warnings_of(function, linear, params, x, 0.6, prunable=prunable)
+    (said,) = warnings_of(pruning.prune, linear, params, x, 0.6, prunable=prunable)
     assert said.startswith("no connection of 'last' is kept")
+    assert not warnings_of(
+        pruning.score_and_mask, linear, params, x, 0.6, prunable=prunable
+    )
 
 
-@pytest.mark.parametrize("function", [pruning.prune, pruning.score_and_mask])
 @pytest.mark.parametrize(
     ("select", "zeros"), [(masks.global_topk, 2), (masks.layerwise_topk, 4)]
 )
-def test_kept_connections_of_score_zero_are_counted(
-    function: Any, select: Any, zeros: int
-) -> None:
+def test_kept_connections_of_score_zero_are_counted(select: Any, zeros: int) -> None:
     # As with LoRA, of which one matrix is zero and the other has no gradient.
     params = {"a": jnp.ones((2, 3)), "c": jnp.ones((2, 2)), "e": jnp.ones((1, 2))}
     x = {"a": 0.0, "c": 1.0, "e": 0.0}
-    said = warnings_of(function, linear, params, x, 0.5, select=select)
+    said = warnings_of(pruning.prune, linear, params, x, 0.5, select=select)
     (message,) = [text for text in said if "score" in text]
     assert message.startswith("6 connections are kept, but only 4 have a score above")
     assert f"{zeros} of score zero" in message

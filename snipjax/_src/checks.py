@@ -90,6 +90,20 @@ def check_same_structure(
     )
 
 
+def check_same_shapes(
+    tree: chex.ArrayTree, like: chex.ArrayTree, noun: str, like_noun: str
+) -> None:
+    """Raises a ``ValueError`` if the two pytrees differ in structure or shapes."""
+    check_same_structure(tree, like, noun, like_noun)
+    pairs = zip(trees.named_leaves(tree), jax.tree.leaves(like))
+    for (name, leaf), other in pairs:
+        if jnp.shape(leaf) != jnp.shape(other):
+            raise ValueError(
+                f"{noun} leaf '{name}' has shape {jnp.shape(leaf)}, but {like_noun} "
+                f"has {jnp.shape(other)} there; make them equal"
+            )
+
+
 def check_positive_integer(value: Any, noun: str) -> None:
     """Raises a ``ValueError`` unless the value is an integer of at least 1."""
     is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)

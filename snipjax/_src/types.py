@@ -25,5 +25,5 @@ KeyPath: TypeAlias = tuple[Any, ...]
 Predicate: TypeAlias = Callable[[KeyPath, Any], bool]
 Prunable: TypeAlias = Predicate | Any
 
-# (scores, sparsity, prunable) -> mask
-Select: TypeAlias = Callable[[Scores, float, Prunable], Mask]
+# (scores, sparsity, prunable) -> mask; one with a density of its own takes None too
+Select: TypeAlias = Callable[[Scores, Any, Prunable], Mask]

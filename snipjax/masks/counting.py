@@ -33,7 +33,7 @@ def count(
     arrays lie on one CPU.
     """
     if not in_pieces:
-        # Or XLA would take keys and indices out of a loop, and have those of all.
+        # The barrier keeps XLA from hoisting all keys and indices out of the loop.
         leaves, one = jax.lax.optimization_barrier((leaves, jnp.uint32(1)))
         return jnp.stack(
             [
@@ -86,7 +86,7 @@ def is_positive(xp: Any, x: Any) -> Any:
 
 
 def is_not_finite(xp: Any, x: Any) -> Any:
-    # Of each entry: the largest of many need not be NaN where one of them is.
+    # Tests each entry, because XLA's maximum on a CPU can lose a NaN.
     return ~xp.isfinite(x)
 
 

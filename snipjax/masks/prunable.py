@@ -19,6 +19,7 @@ _KERNEL = re.compile(r"(.*_)?(kernel|weights?|w)_?\d*", re.IGNORECASE)
 _BIAS = re.compile(r"(.*_)?bias(es)?_?\d*(_.*)?", re.IGNORECASE)
 # A leaf of these names is a bias only if it is a vector: a matrix "b" may be a weight.
 _B, _NUMBER = re.compile(r"(.*_)?b_?\d*"), re.compile(r"\d+")
+_ATTENTION_BIAS = re.compile(r"b_?[qkvo]")
 _NORMALIZATION = re.compile(r"(batch|layer|group|instance|rms)_?norm(_.*)?")
 _ABBREVIATIONS = ("bn", "ln", "gn")
 
@@ -31,7 +32,8 @@ def kernels(path: KeyPath, leaf: chex.Array) -> bool:
     and ``flax.linen.scan`` stacks the vectors of its layers. Biases and normalization
     are known by their names, as :func:`is_bias` and :func:`is_normalization` tell.
     A leaf of three or more dimensions of which at most one is longer than 1, such as
-    ``[1, 1, 1, C]``, must have the name of a kernel to be one.
+    ``[1, 1, 1, C]``, must have the name of a kernel to be one. Leaves without names,
+    such as a list of Keras variables, need a dict of them by ``variable.path``.
 
     Args:
       path: key path of the leaf.
@@ -48,7 +50,7 @@ def kernels(path: KeyPath, leaf: chex.Array) -> bool:
     shape = jnp.shape(leaf)
     if len(shape) < 2 or is_bias(path, leaf) or is_normalization(path):
         return False
-    is_named = _KERNEL.fullmatch(_last_name(path)) is not None
+    is_named = _KERNEL.fullmatch(_names(path)[-1]) is not None
     return is_named or len(shape) == 2 or _long_axes(leaf) >= 2
 
 
@@ -76,15 +78,17 @@ def weights_and_biases(path: KeyPath, leaf: chex.Array) -> bool:
 def is_bias(path: KeyPath, leaf: chex.Array) -> bool:
     """Returns whether a leaf is a bias, by its name.
 
-    The name is ``bias``, ``qkv_bias``, ``bias_1`` or alike. A leaf called ``b`` or
-    ``b1`` is a bias if at most one axis is longer than 1, or if Haiku's ``layer_stack``
-    stacks it; a leaf with a number for a name, if it has one dimension.
+    The name is ``bias``, ``qkv_bias``, ``bias_1``, ``b_q`` or alike. A leaf called
+    ``b`` or ``b1`` is a bias if at most one axis is longer than 1, or if Haiku's
+    ``layer_stack`` stacks it; a leaf with a number for a name, if it has one dimension.
 
     Example:
       >>> is_bias((jax.tree_util.DictKey("bias"),), jnp.ones((8, 64)))
       True
     """
-    name = _last_name(path)
+    name = _names(path)[-1]
+    if _ATTENTION_BIAS.fullmatch(name):
+        return True
     if _B.fullmatch(name):
         is_stacked = "layer_stack" in trees.path_name(path) and jnp.ndim(leaf) == 2
         return is_stacked or _long_axes(leaf) <= 1
@@ -95,19 +99,22 @@ def is_bias(path: KeyPath, leaf: chex.Array) -> bool:
 def is_normalization(path: KeyPath) -> bool:
     """Returns whether a leaf belongs to a normalization layer, by its name.
 
-    A part of the path is called ``BatchNorm_0``, ``layer_norm``, ``norm2``,
-    ``layernorm_before``, ``conv1_bn``, ``gn_root``, ``ln_f`` or alike, or the leaf is
-    called ``scale`` or ``offset``. A leaf called ``kernel`` never does.
+    Its module is called ``BatchNorm_0``, ``layer_norm``, ``norm2``,
+    ``layernorm_before``, ``conv1_bn``, ``gn_root``, ``ln_f`` or alike, or the leaf
+    itself is, or it is called ``scale`` or ``offset``. A leaf called ``kernel`` never
+    belongs to one, nor does a module inside of one: ``pre_norm/linear/w`` is a weight.
 
     Example:
       >>> is_normalization(tuple(map(jax.tree_util.DictKey, ("ln_f", "bias"))))
       True
     """
-    *modules, name = trees.path_name(path).split("/")
+    *modules, name = _names(path)
     if name == "kernel":
         return False
+    # In lists, modules have numbers for names.
+    module = [part for part in modules if not _NUMBER.fullmatch(part)][-1:]
     is_leaf_named = name.lower() in ("scale", "offset")
-    return is_leaf_named or any(map(_names_normalization, (*modules, name)))
+    return is_leaf_named or any(map(_names_normalization, (*module, name)))
 
 
 def excluding(prunable: Predicate, *patterns: str) -> Predicate:
@@ -208,8 +215,9 @@ def _check_patterns(prunable: Predicate, names: list[str]) -> None:
         prunable = prunable.prunable
 
 
-def _last_name(path: KeyPath) -> str:
-    return trees.path_name(path).split("/")[-1]
+def _names(path: KeyPath) -> list[str]:
+    """Returns the names along a path; keys of files have dots, ``layer1.0.weight``."""
+    return re.split("[/.]", trees.path_name(path))
 
 
 def _long_axes(leaf: chex.Array) -> int:
@@ -225,6 +233,6 @@ def _names_normalization(part: str) -> bool:
     return (
         words[0] in _ABBREVIATIONS
         or words[-1] in _ABBREVIATIONS
-        or words[-1].endswith(("norm", "normalization"))
+        or words[-1].endswith(("norm", "norms", "normalization"))
         or _NORMALIZATION.fullmatch(part) is not None
     )

@@ -276,9 +276,9 @@ def _hinted(hints: Hints, search: Search, guess: chex.Array) -> chex.Array:
 
 
 def _start(leaves: list[chex.Array], k: chex.Array, limits: Limits | None) -> Search:
-    # Of floats, which XLA reduces several times faster than their keys; but it takes
-    # subnormal ones for zero. A NaN, of which traced scores cannot be cleared, leaves
-    # the bracket as wide as it can be.
+    # Reduces floats, which XLA does several times faster than keys, but it takes
+    # subnormal ones for zero. A NaN, which only traced scores can have here, leaves
+    # the bracket at full width.
     dtype = jnp.result_type(*leaves)
     tiny = jnp.finfo(dtype).tiny
     least = jnp.min(jnp.stack([jnp.min(leaf.astype(dtype)) for leaf in leaves]))
@@ -287,7 +287,7 @@ def _start(leaves: list[chex.Array], k: chex.Array, limits: Limits | None) -> Se
     high = counting.ordered_bits(jnp.maximum(most, tiny), dtype)
     low = jnp.where(jnp.isnan(least), jnp.zeros_like(low), low)
     high = jnp.where(jnp.isnan(most), jnp.full_like(high, 2**32 - 2), high)
-    # That varies from device to device as the scores do.
+    # A zero that varies over devices as the scores do, for shard_map.
     zero = (low ^ low).astype(jnp.uint32)
     at_low = jnp.uint32(sum(leaf.size for leaf in leaves)) + zero
     at_high = zero if limits is None else zero + jnp.sum(limits.least)

@@ -1,6 +1,7 @@
 """Selections: from scores to the mask of the connections with the largest scores."""
 
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -13,7 +14,7 @@ from snipjax.masks.mask import kept_count
 from snipjax.masks.prunable import are_prunable, kernels
 
 # From the prunable leaves with their key paths, and a sparsity, to the leaves' masks.
-Rule = Callable[[list[tuple[KeyPath, chex.Array]], float], list[chex.Array]]
+Rule = Callable[[list[tuple[KeyPath, chex.Array]], Any], list[chex.Array]]
 
 
 def global_topk(scores: Scores, sparsity: float, prunable: Prunable = kernels) -> Mask:
@@ -87,7 +88,7 @@ def layerwise_topk(
 
 
 def select_leaves(
-    scores: Scores, sparsity: float, prunable: Prunable, rule: Rule
+    scores: Scores, sparsity: float | None, prunable: Prunable, rule: Rule
 ) -> Mask:
     """Returns the mask that a rule makes of the prunable leaves.
 
@@ -96,7 +97,8 @@ def select_leaves(
 
     Args:
       scores: pytree of floating-point arrays.
-      sparsity: share of connections to prune, in [0, 1).
+      sparsity: share of connections to prune, in [0, 1); None for a rule with a
+        density of its own.
       prunable: predicate ``(key_path, leaf) -> bool``, or pytree of bools like
         ``scores``; scalars are never prunable.
       rule: ``(leaves, sparsity) -> masks``, from ``(key_path, leaf)`` of every prunable
@@ -117,7 +119,8 @@ def select_leaves(
       >>> select_leaves({"w": jnp.array([[1.0, 3.0]])}, 0.5, kernels, not_least)
       {'w': Array([[False,  True]], dtype=bool)}
     """
-    kept_count(0, sparsity)
+    if sparsity is not None:
+        kept_count(0, sparsity)
     checks.check_floating(scores, "scores")
     paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(scores)
     is_prunable = are_prunable(scores, prunable)

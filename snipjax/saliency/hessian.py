@@ -20,8 +20,8 @@ def hessian_product(
 ) -> Callable[[chex.ArrayTree], chex.ArrayTree]:
     """Returns the function that multiplies a pytree with the Hessian of the loss.
 
-    The products are in float32 or wider. Each takes the gradient again, and keeps
-    nothing for the next, so that memory does not grow with what the loss goes through.
+    The products are in float32 or wider. Each recomputes the
+    gradient and stores nothing for the next, so memory is constant.
     """
     wide = jax.tree.map(lambda w: w.astype(at_least_float32(w)), params)
 

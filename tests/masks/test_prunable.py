@@ -48,8 +48,19 @@ KERNELS = {
     "embedding": (10, 4),
     "first": (3, 4),
     "b": (3, 4),
+    # modules inside of modules named after a norm
+    "pre_norm/linear/w": (3, 4),
+    "prenorm/fn/to_qkv/weight": (3, 4),
+    "spectral_norm/layer/weight": (3, 4),
+    "bn_block/conv/w": (3, 3, 4, 4),
+    "layer1.0.conv1.weight": (4, 3, 1, 1),  # keys of files
 }
 OTHERS = {
+    "attention/bq": (2, 8),
+    "attention/b_q": (2, 8),
+    "layer1.0.bn1.weight": (4, 16),
+    "layer1.0.bn1.bias": (4, 16),
+    "norms/0/weight": (4, 16),
     "Dense_0/bias": (8,),
     "query/bias": (2, 8),  # attention, [heads, width]
     "blocks/ln/scale": (4, 16),  # stacked by nn.scan
