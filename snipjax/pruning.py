@@ -291,7 +291,9 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
         )
         total, losses = jax.lax.scan(add, zeros, batches)
         terms = jax.tree.map(
-            lambda g, t: 0.0 if _is_zero(t) else jnp.sum(g / len(losses) * t),
+            lambda g, t: (
+                0.0 if _is_zero(t) else jnp.sum(g / len(losses) * t.astype(g.dtype))
+            ),
             total,
             tangents[0],
         )
