@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from snipjax.data import cache, decoding, digits, download, folders, synthetic, tfds
+from snipjax.data import download, folders, memory, synthetic, tfds
 from snipjax.data.sources import (
     Arrays,
     Source,
+    Splits,
     Subset,
     hold_out,
     source_digest,
@@ -101,18 +103,20 @@ def load(
     """
     kind, colon, rest = str(name).partition(":")
     if name == "digits":
-        splits = digits.splits()
+        # Importing scikit-learn takes seconds, so that they are cached too.
+        version = importlib.metadata.version("scikit-learn")
+        splits = memory.fetch("digits", version, _digits)
     elif colon and kind in ("folder", "synthetic"):
         splits = (folders if kind == "folder" else synthetic).splits(rest)
-        splits = splits if stream else decoding.in_memory(splits)
+        splits = splits if stream else memory.in_memory(splits)
     else:
         directory = download.find_or_prepare(name, data_dir, any_shape=stream)
         if stream:
             splits = tfds.splits(directory, any_shape=True)
         else:
-            splits = cache.fetch_directory(
+            splits = memory.fetch_directory(
                 directory,
-                lambda: decoding.in_memory(tfds.splits(directory, any_shape=False)),
+                lambda: memory.in_memory(tfds.splits(directory, any_shape=False)),
             )
     parts = dict(splits.parts)
     if "test" not in parts and "validation" in parts:
@@ -182,6 +186,15 @@ def with_random_labels(dataset: Dataset) -> Dataset:
     )
     train = Arrays(dataset.train.images, labels.astype(np.int32))
     return dataset._replace(train=train)
+
+
+def _digits() -> Splits:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = digits.images.astype(np.uint8)[..., np.newaxis]
+    train = Arrays(images, digits.target.astype(np.int32))
+    return Splits({"train": train}, num_classes=10)
 
 
 def _hold_out(source: Source, fraction: float) -> tuple[Source, Source]:

@@ -128,25 +128,14 @@ class Splits(NamedTuple):
 
 
 def hold_out(total: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of the examples that stay and of those held out, both sorted.
+    """Returns the sorted indices of the examples that stay and of the ones held out.
 
     Held out are the first ``round(total * fraction)`` of
     ``np.random.RandomState(0).permutation(total)``, a stream that NumPy has frozen.
 
-    Args:
-      total: the number of examples.
-      fraction: the share of them to hold out, in (0, 1).
-
-    Returns:
-      Two int64 arrays that together have each of ``range(total)`` once.
-
-    Raises:
-      ValueError: one of the two would be empty.
-
-    Example:
-      >>> rest, held = hold_out(5, 0.4)
-      >>> rest.tolist(), held.tolist()
-      ([1, 3, 4], [0, 2])
+    >>> rest, held = hold_out(5, 0.4)
+    >>> rest.tolist(), held.tolist()
+    ([1, 3, 4], [0, 2])
     """
     if not (0 < fraction < 1 and 0 < round(total * fraction) < total):
         raise ValueError(

@@ -20,7 +20,7 @@ import requests
 import tensorflow_datasets as tfds
 
 from snipjax import data
-from snipjax.data import decoding, download
+from snipjax.data import download, memory
 from tests.data import builders
 from tests.data.builders import refused
 
@@ -93,7 +93,7 @@ class TestDownloading:
         assert "it/s" not in capfd.readouterr().err
 
         monkeypatch.setattr(Downloaded, "URL", "http://127.0.0.1:1/gone")
-        monkeypatch.setattr(decoding, "in_memory", pytest.fail)
+        monkeypatch.setattr(memory, "in_memory", pytest.fail)
         data.load("snipjax_downloaded", tmp_path / "new" / "data")
 
     def test_a_failed_download_says_why_and_how_to_do_it_elsewhere(

@@ -66,16 +66,23 @@ def test_leaves_come_to_the_host_one_after_the_other(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["mask.npz"]
 
 
-def test_a_mask_that_is_no_mask_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'Dense_0/bias' has dtype float32"):
-        io.save_mask(PARAMS, tmp_path / "mask.npz")
+@pytest.mark.parametrize(
+    ("save", "tree", "message"),
+    [
+        (io.save_mask, PARAMS, "'Dense_0/bias' has dtype float32"),
+        (
+            io.save_arrays,
+            {"a": {"b": np.ones(1)}, "a/b": np.ones(2)},
+            "are called 'a/b'",
+        ),
+    ],
+)
+def test_a_tree_that_cannot_be_read_again_is_not_written(
+    tmp_path: Path, save: Any, tree: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        save(tree, tmp_path / "x.npz")
     assert not list(tmp_path.iterdir())
-
-
-def test_two_leaves_of_one_name_are_refused(tmp_path: Path) -> None:
-    tree = {"a": {"b": np.ones(1)}, "a/b": np.ones(2), "c": np.ones(3)}
-    with pytest.raises(ValueError, match="two leaves are called 'a/b'"):
-        io.save_arrays(tree, tmp_path / "x.npz")
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
@@ -94,44 +101,35 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> 
         io.save_arrays(PARAMS, tmp_path / "missing" / "params.npz")
 
 
-@pytest.mark.parametrize("load", [io.load_mask, io.load_arrays])
-class TestAFileOfAnotherNetwork:
-    def written(self, tmp_path: Path, change: dict[str, Any]) -> Path:
-        mask = masks.ones(PARAMS, prunable=lambda path, leaf: True)
-        io.save_mask(mask | change, tmp_path / "mask.npz")
-        return tmp_path / "mask.npz"
-
-    def test_has_other_shapes(self, tmp_path: Path, load: Any) -> None:
-        kernel = {"kernel": jnp.ones((2, 3), bool), "bias": jnp.ones(2, bool)}
-        path = self.written(tmp_path, {"Dense_1": kernel})
-        with pytest.raises(
-            ValueError, match=r"npz'.*'Dense_1/kernel' has shape \(2, 3\).*\(3, 2\)"
-        ):
-            load(path, PARAMS)
-
-    def test_has_other_leaves(self, tmp_path: Path, load: Any) -> None:
-        change = {
-            "Dense_1": {"kernel": jnp.ones((3, 2), bool), "scale": jnp.array(True)}
-        }
-        path = self.written(tmp_path, change)
-        message = "missing leaves: Dense_1/bias; unknown leaves: Dense_1/scale"
-        with pytest.raises(ValueError, match=message):
-            load(path, PARAMS)
+ONES = masks.ones(PARAMS, prunable=lambda path, leaf: True)
+SHAPES = {"Dense_1": {"kernel": jnp.ones((2, 3), bool), "bias": jnp.ones(2, bool)}}
+LEAVES = {"Dense_1": {"kernel": jnp.ones((3, 2), bool), "scale": jnp.array(True)}}
+OTHER_SHAPE = r"npz'.*'Dense_1/kernel' has shape \(2, 3\).*\(3, 2\)"
+OTHER_LEAVES = "missing leaves: Dense_1/bias; unknown leaves: Dense_1/scale"
 
 
-def test_only_a_mask_has_scalars_for_arrays(tmp_path: Path) -> None:
-    io.save_mask(masks.ones(PARAMS), tmp_path / "mask.npz")
-    assert io.load_mask(tmp_path / "mask.npz", PARAMS)["Dense_0"]["bias"].shape == ()
-    with pytest.raises(ValueError, match=r"'Dense_0/bias' has shape \(\), not \(3,\)"):
-        io.load_arrays(tmp_path / "mask.npz", PARAMS)
-
-
-def test_parameters_are_no_mask(tmp_path: Path) -> None:
-    io.save_arrays(PARAMS, tmp_path / "params.npz")
-    with pytest.raises(
-        ValueError, match=r"params\.npz' does not fit.*float32, not bool"
-    ):
-        io.load_mask(tmp_path / "params.npz", PARAMS)
+@pytest.mark.parametrize(
+    ("tree", "load", "message"),
+    [
+        (ONES | SHAPES, io.load_mask, OTHER_SHAPE),
+        (ONES | SHAPES, io.load_arrays, OTHER_SHAPE),
+        (ONES | LEAVES, io.load_mask, OTHER_LEAVES),
+        (ONES | LEAVES, io.load_arrays, OTHER_LEAVES),
+        # Only a mask has scalars for arrays, and parameters are no mask.
+        (
+            masks.ones(PARAMS),
+            io.load_arrays,
+            r"'Dense_0/bias' has shape \(\), not \(3,",
+        ),
+        (PARAMS, io.load_mask, r"npz' does not fit.*float32, not bool"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(
+    tmp_path: Path, tree: Any, load: Any, message: str
+) -> None:
+    io.save_arrays(tree, tmp_path / "file.npz")
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "file.npz", PARAMS)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from snipjax import data
-from snipjax.data import cache, decoding
+from snipjax.data import memory
 from snipjax.data.sources import Splits
 from tests.data import builders
 from tests.data.builders import assert_same, in_written_order
@@ -28,7 +28,7 @@ def files(home: Path) -> list[Path]:
 
 
 def fetch() -> Splits:
-    return cache.fetch("small", "version", lambda: SMALL)
+    return memory.fetch("small", "version", lambda: SMALL)
 
 
 def test_the_second_start_reads_the_file_of_the_first(
@@ -36,7 +36,7 @@ def test_the_second_start_reads_the_file_of_the_first(
 ) -> None:
     load(data_dir)
     assert [file.name[:11] for file in files(home)] == ["tiny-1.0.0-"]
-    monkeypatch.setattr(decoding, "in_memory", pytest.fail)
+    monkeypatch.setattr(memory, "in_memory", pytest.fail)
     assert_is_tiny(load(data_dir))
     assert_is_tiny(data.load("tiny:1.0.0", data_dir))
 
