@@ -7,7 +7,7 @@ Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -17,19 +17,14 @@ import optax
 
 from snipjax import masks
 from snipjax.methods import layers, phases
-from snipjax.methods import settings as checks
 from snipjax.methods.dense import start
-from snipjax.methods.problem import (
-    History,
-    Outcome,
-    Problem,
-    joined,
-)
+from snipjax.methods.problem import History, Outcome, Problem, joined
+from snipjax.methods.settings import Settings, bounded
 from snipjax.training import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class DNS:
+class DNS(Settings):
     """Hyperparameters of :func:`dns`.
 
     Attributes:
@@ -41,27 +36,24 @@ class DNS:
       upper: factor of the threshold b, from which on they are spliced.
       learning_rate: learning rate of both phases, as a share of dense training's.
       decays: number of decays of the learning rate in each of both phases.
-
-    Raises:
-      ValueError: if a field is out of range.
     """
 
     surgery: float = 0.75
     recovery: float = 0.5
-    gamma: float = 10.0
-    power: float = 1.0
+    gamma: float = bounded(10.0, least=0)
+    power: float = bounded(1.0, least=0)
     lower: float = 0.9
-    upper: float = 1.1
+    upper: float = bounded(1.1, least=0)
     learning_rate: float = 0.3
-    decays: int = 1
+    decays: int = bounded(1, least=0)
 
     def __post_init__(self) -> None:
-        checks.check_positive(self, "surgery recovery lower learning_rate")
-        checks.check_not_negative(self, "gamma power upper")
-        checks.check(
-            self, "upper", lambda b: self.lower <= b, f"at least lower, {self.lower}"
-        )
-        checks.check_integers(self, "decays", least=0)
+        super().__post_init__()
+        if self.upper < self.lower:
+            raise ValueError(
+                f"upper is {self.upper}; it must be at least lower, {self.lower}, "
+                "e.g. 1.1"
+            )
 
 
 class Surgery(NamedTuple):
@@ -97,54 +89,42 @@ def dns(
     to the logarithm of the layer's size, and at every update as large as it takes for
     T to reach the sparsity. Then ``W -= learning rate * dL/d(W * T)``, for all of W.
 
-    Args:
-      problem: the network, its data and its training.
-      sparsity: the sparsity to reach, of all prunable connections together.
-      settings: hyperparameters.
-      pretrained: outcome of dense training, which is done if it is None.
-
-    Returns:
-      The parameters of the evaluation, during recovery, with the least error on
-      validation; the mask; and the history.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
-        network.
-
-    Example:
-      >>> params, mask, history = dns(problem, 0.98)  # doctest: +SKIP
+    It returns the best network of the recovery. Arguments, returns and errors:
+    :mod:`snipjax.methods`.
 
     Guo, Yao, Chen, NeurIPS 2016.
     """
     pretrained = start(problem, sparsity, pretrained)
     params, mask = pretrained.params, masks.ones(pretrained.params, problem.prunable)
-    mean, scale = mean_and_scale(params, mask)
+    operate = functools.partial(
+        spliced,
+        *mean_and_scale(params, mask),
+        sparsity=sparsity,
+        prunable=problem.prunable,
+        lower=settings.lower,
+        upper=settings.upper,
+    )
     num_steps = problem.share(settings.surgery)
     rate, decays = settings.learning_rate, settings.decays
     optimizer = phases.optimizer(problem, num_steps, rate, decays)
 
-    def operate(params: chex.ArrayTree, mask: chex.ArrayTree) -> chex.ArrayTree:
-        return spliced(
-            params,
-            mask,
-            mean,
-            scale,
-            sparsity=sparsity,
-            prunable=problem.prunable,
-            lower=settings.lower,
-            upper=settings.upper,
-        )
-
     def step(carry: Surgery, batch: Any, key: chex.PRNGKey) -> tuple[Surgery, Metrics]:
-        return surgery_step(
-            carry,
-            batch,
-            key,
-            problem=problem,
-            optimizer=optimizer,
-            chance=update_chance(carry.number / num_steps, settings),
-            operate=operate,
+        params = carry.params
+
+        def cut(mask: chex.ArrayTree) -> tuple[chex.ArrayTree, chex.Array]:
+            updated = operate(params, mask)
+            return updated, carry.prunes + loses_any(mask, updated)
+
+        mask, prunes = jax.lax.cond(
+            jax.random.uniform(key) < update_chance(carry.number / num_steps, settings),
+            cut,
+            lambda mask: (mask, carry.prunes),
+            carry.mask,
         )
+        grads, metrics = problem.gradient(masks.apply(mask, params), batch)
+        updates, opt_state = optimizer.update(grads, carry.opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return Surgery(params, opt_state, mask, carry.number + 1, prunes), metrics
 
     zero = jnp.zeros((), jnp.int32)
     surgery = phases.Phase(problem, step, lambda carry: (carry.params, carry.mask))
@@ -182,39 +162,6 @@ def update_chance(time: chex.Numeric, settings: DNS) -> chex.Numeric:
     return (1 + settings.gamma * time) ** -settings.power
 
 
-def surgery_step(
-    carry: Surgery,
-    batch: Any,
-    key: chex.PRNGKey,
-    *,
-    problem: Problem,
-    optimizer: optax.GradientTransformation,
-    chance: chex.Numeric,
-    operate: Callable[[chex.ArrayTree, chex.ArrayTree], chex.ArrayTree],
-) -> tuple[Surgery, Metrics]:
-    """Returns weights and mask after one step, and the metrics before it.
-
-    The mask is updated by ``operate(W, T)`` with probability ``chance``. The optimizer
-    sees ``dL/d(W * T)``, and all of W. The metrics are those of W * T.
-    """
-    params = carry.params
-
-    def cut(mask: chex.ArrayTree) -> tuple[chex.ArrayTree, chex.Array]:
-        updated = operate(params, mask)
-        return updated, carry.prunes + loses_any(mask, updated)
-
-    mask, prunes = jax.lax.cond(
-        jax.random.uniform(key) < chance,
-        cut,
-        lambda mask: (mask, carry.prunes),
-        carry.mask,
-    )
-    grads, metrics = problem.gradient(masks.apply(mask, params), batch)
-    updates, opt_state = optimizer.update(grads, carry.opt_state, params)
-    params = optax.apply_updates(params, updates)
-    return Surgery(params, opt_state, mask, carry.number + 1, prunes), metrics
-
-
 def mean_and_scale(
     params: chex.ArrayTree, mask: chex.ArrayTree
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
@@ -229,10 +176,10 @@ def mean_and_scale(
 
 
 def spliced(
-    params: chex.ArrayTree,
-    mask: chex.ArrayTree,
     mean: chex.ArrayTree,
     scale: chex.ArrayTree,
+    params: chex.ArrayTree,
+    mask: chex.ArrayTree,
     *,
     sparsity: float,
     prunable: masks.Prunable,

@@ -8,6 +8,7 @@ CVPR 2018.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -17,24 +18,19 @@ import optax
 
 from snipjax import masks
 from snipjax.methods import phases
-from snipjax.methods import settings as checks
 from snipjax.methods.dense import start
 from snipjax.methods.dns import loses_any
-from snipjax.methods.problem import (
-    History,
-    Outcome,
-    Problem,
-    joined,
-)
+from snipjax.methods.problem import History, Outcome, Problem, joined
+from snipjax.methods.settings import Settings, bounded
 from snipjax.training import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class LC:
+class LC(Settings):
     """Hyperparameters of :func:`lc`.
 
     Attributes:
-      iterations: number of times that L and C are done.
+      iterations: number of L steps, each with a C step after it.
       learning: steps of each L, as a share of those of dense training.
       pull: mu of the first L times its learning rate times its steps, over
         1 - momentum. So it suits a training of any length.
@@ -42,23 +38,14 @@ class LC:
       learning_rate: learning rate of the first L, as a share of dense training's; at
         most 1 / mu is taken, as the paper advises.
       decays: number of decays of the learning rate, in all.
-
-    Raises:
-      ValueError: if a field is out of range.
     """
 
     iterations: int = 40
     learning: float = 0.03
     pull: float = 0.16
-    growth: float = 1.1
+    growth: float = bounded(1.1, least=1)
     learning_rate: float = 0.5
-    decays: int = 1
-
-    def __post_init__(self) -> None:
-        checks.check_integers(self, "iterations")
-        checks.check_positive(self, "learning pull learning_rate growth")
-        checks.check(self, "growth", lambda growth: growth >= 1, "at least 1")
-        checks.check_integers(self, "decays", least=0)
+    decays: int = bounded(1, least=0)
 
 
 class Augmented(NamedTuple):
@@ -92,24 +79,8 @@ def lc(
            lambda <- lambda - mu (w - theta)
 
     It begins with ``lambda = 0`` and the largest pretrained weights as theta, which
-    is the network that is evaluated.
-
-    Args:
-      problem: the network, its data and its training.
-      sparsity: the sparsity to reach, of all prunable connections together.
-      settings: hyperparameters.
-      pretrained: outcome of dense training, which is done if it is None.
-
-    Returns:
-      Theta at the evaluation with the least error on validation, its mask, and the
-      history.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
-        network.
-
-    Example:
-      >>> params, mask, history = lc(problem, 0.99)  # doctest: +SKIP
+    is the network that is evaluated and returned. Arguments, returns and errors:
+    :mod:`snipjax.methods`.
 
     Carreira-Perpinan, Idelbayev, CVPR 2018.
     """
@@ -128,12 +99,11 @@ def lc(
         return jnp.minimum(first_rate * decayed, 1 / mu_at(number))
 
     optimizer = problem.optimizer(rate_at)
+    project = functools.partial(projected, sparsity=sparsity, prunable=problem.prunable)
 
     def compress(carry: Augmented) -> Augmented:
-        mu = mu_at(carry.number - 1)  # that of the L step just done
-        theta, mask = projected(
-            carry.weights, carry.multipliers, mu, sparsity, problem.prunable
-        )
+        mu = mu_at(carry.number - 1)  # of the L step before
+        theta, mask = project(carry.weights, carry.multipliers, mu)
         return carry._replace(
             theta=theta,
             mask=mask,
@@ -159,13 +129,7 @@ def lc(
 
     weights, watch = pretrained.params, phases.Stopwatch()
     zeros, zero = jax.tree.map(jnp.zeros_like, weights), jnp.zeros((), jnp.int32)
-    theta, mask = watch(
-        lambda weights, zeros: projected(
-            weights, zeros, 1.0, sparsity, problem.prunable
-        ),
-        weights,
-        zeros,
-    )
+    theta, mask = watch(project, weights, zeros, mu=1.0)
     phase = phases.Phase(problem, step, lambda carry: (carry.theta, carry.mask))
     fitted = phase(
         Augmented(weights, optimizer.init(weights), theta, zeros, mask, zero, zero),
@@ -183,12 +147,11 @@ def lc(
 def penalized(
     grads: chex.ArrayTree, carry: Augmented, mu: chex.Numeric
 ) -> chex.ArrayTree:
-    """Returns the gradient of the loss and the penalty: L step.
+    """Returns the gradient of an L step, with the penalty on the prunable leaves.
 
-    The penalty is ``mu / 2 ||w - theta - lambda / mu||^2``, over the leaves that are
-    prunable; the others are free.
+    The penalty is ``mu / 2 ||w - theta - lambda / mu||^2``.
     """
-    # Minus the penalty's gradient is what lambda becomes.
+    # Minus the penalty's gradient is the next lambda.
     force = updated(carry.multipliers, carry.weights, carry.theta, mu)
     return jax.tree.map(
         lambda keep, g, f: g - f if jnp.ndim(keep) else g, carry.mask, grads, force
@@ -202,10 +165,9 @@ def projected(
     sparsity: float,
     prunable: masks.Prunable,
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-    """Returns the sparse network nearest to ``weights - multipliers / mu``: C step.
+    """Returns the sparse network nearest to ``weights - multipliers / mu``: a C step.
 
-    Of all networks with as many weights that are not zero, it has the least squared
-    distance: it keeps the largest in magnitude, whatever their layer.
+    The nearest in squared distance keeps the largest in magnitude, whatever the layer.
     """
     shifted = jax.tree.map(lambda w, m: w - m / mu, weights, multipliers)
     mask = masks.global_topk(jax.tree.map(jnp.abs, shifted), sparsity, prunable)

@@ -27,15 +27,10 @@ import jax.numpy as jnp
 
 from snipjax import masks
 from snipjax.methods import phases
-from snipjax.methods import settings as checks
 from snipjax.methods.linear_sites import Layer, Network, Site, check_covered, trace
 from snipjax.methods.problem import Outcome, Problem
-from snipjax.methods.rounds import (
-    Removal,
-    Rounds,
-    prune_and_retrain,
-    round_sparsity,
-)
+from snipjax.methods.rounds import Removal, Round, Rounds, prune_and_retrain
+from snipjax.methods.settings import bounded
 
 _UNITS_AT_ONCE = 16
 _FACTORED_AT_ONCE = 128
@@ -56,15 +51,9 @@ class LOBS(Rounds):
     """
 
     learning_rate: float = 1.0
-    block: float = 0.3
+    block: float = bounded(0.3, above=0, below=1)
     damping: float = 1e-3
     num_batches: int = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.check_integers(self, "num_batches")
-        checks.check_positive(self, "damping")
-        checks.check(self, "block", lambda b: 0 < b < 1, "a share between 0 and 1")
 
 
 class Surgery(NamedTuple):
@@ -105,24 +94,9 @@ def lobs(
     damped Hessian; ``output_error`` is the error in the network's output, and
     ``output_bound`` follows from the bounds of the layers (:func:`output_bound`).
 
-    Args:
-      problem: the network, its data and its training. Every prunable parameter must be
-        the kernel of a matrix product or of a convolution, or the bias added to it.
-      sparsity: the sparsity to reach, of all prunable connections together.
-      settings: hyperparameters.
-      pretrained: outcome of dense training, which is done if it is None.
-
-    Returns:
-      The parameters of the last round's evaluation with the least error on
-      validation, the mask, and the history.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), ``pretrained`` is of another
-        network, a prunable parameter is used in another way, or a convolution has
-        groups.
-
-    Example:
-      >>> params, mask, history = lobs(problem, 0.985)  # doctest: +SKIP
+    Every prunable parameter must be the kernel of a matrix product or of a convolution
+    without groups, or the bias added to it; another one is a ``ValueError``. Arguments,
+    returns and errors: :mod:`snipjax.methods`.
 
     Dong, Chen, Pan, NeurIPS 2017, algorithm 1 and theorems 3.1 and 3.2.
     """
@@ -138,19 +112,18 @@ def lobs(
                 "groups"
             )
 
+    mean_over_batches = functools.partial(
+        phases.mean_over_batches, problem, num_batches=settings.num_batches
+    )
+
     def measured(
         examples: chex.ArrayTree, params: chex.ArrayTree, key: chex.PRNGKey
     ) -> tuple[Arrays, Arrays]:
-        return phases.mean_over_batches(
-            problem,
-            lambda batch, key: (
-                layer_hessians(network, params, batch),
-                output_gains(network, params, batch, key),
-            ),
-            examples,
-            key=key,
-            num_batches=settings.num_batches,
-        )
+        def one(batch: Any, key: chex.PRNGKey) -> tuple[Arrays, Arrays]:
+            hessians = layer_hessians(network, params, batch)
+            return hessians, output_gains(network, params, batch, key)
+
+        return mean_over_batches(one, examples, key=key)
 
     @jax.jit
     def output_error(
@@ -165,25 +138,17 @@ def lobs(
             changes = [jnp.sum(jnp.square(b - a), dtype=jnp.float32) for a, b in pairs]
             return sum(changes, jnp.float32(0)) / _num_examples(batch)
 
-        mean = phases.mean_over_batches(
-            problem, squared, examples, key=key, num_batches=settings.num_batches
-        )
-        return jnp.sqrt(mean)
+        return jnp.sqrt(mean_over_batches(squared, examples, key=key))
 
-    def remove(
-        params: chex.ArrayTree,
-        mask: chex.ArrayTree,
-        number: int,
-        key: chex.PRNGKey,
-        watch: phases.Stopwatch,
-    ) -> Removal:
+    def remove(params: chex.ArrayTree, mask: chex.ArrayTree, this: Round) -> Removal:
+        watch, key = this.watch, this.key
         hessians, gains = watch(measured, problem.train, params, key)
-        sparsities = _sparsities(sparsity, number, settings)
+        sparsities = _sparsities(sparsity, this, settings)
         damped = watch(_damped, hessians, settings.damping)
         cut, mask, prunes = _cut(
             network, params, mask, damped, gains, sparsities, problem.prunable, watch
         )
-        row = phases.evaluated(problem, cut, mask, f"prune {number}")
+        row = phases.evaluated(problem, cut, mask, f"prune {this.number}")
         bounds = []
         for layer, hessian, wide in zip(network.layers, hessians, damped):
             change = layer.matrix(cut) - layer.matrix(params)
@@ -281,11 +246,10 @@ def operate(
     r"""Returns the weights that do best without the pruned ones, and their costs.
 
     The weights :math:`w` of every unit minimize
-    :math:`\tfrac{1}{2} (w - w_0)^T H (w - w_0)` among all that are 0 where pruned:
-    the sum of optimal brain surgeon's updates, one after the other. The costs are
-    :math:`w_q^2 / (2 [H_K^{-1}]_{qq})` of each that is kept. The Hessian is positive
-    definite, ``[inputs, inputs]``; weights and mask are ``[inputs, units]``. The static
-    ``size`` is at least as large as any unit keeps, or None if all keep all.
+    :math:`\tfrac{1}{2} (w - w_0)^T H (w - w_0)` among all that are 0 where pruned. The
+    costs are :math:`w_q^2 / (2 [H_K^{-1}]_{qq})` of each that is kept. The Hessian is
+    positive definite, ``[inputs, inputs]``; weights and mask are ``[inputs, units]``.
+    The static ``size`` is at least as large as any unit keeps, or None if all keep all.
     """
     if size is None:
         inverse_diagonal = jnp.sum(_inverse_root(hessian) ** 2, axis=0)
@@ -340,13 +304,14 @@ def output_bound(
     return error
 
 
-def _sparsities(sparsity: float, number: int, settings: LOBS) -> list[float]:
+def _sparsities(sparsity: float, this: Round, settings: LOBS) -> list[float]:
+    """Returns the sparsity after each block of a round."""
     share = (1 - sparsity) ** (1 / settings.rounds)  # of a round
     blocks = max(1, math.ceil(math.log(share) / math.log1p(-settings.block)))
-    powers = [number - 1 + i / blocks for i in range(1, blocks + 1)]
+    powers = [this.number - 1 + i / blocks for i in range(1, blocks + 1)]
     sparsities = [1 - share**power for power in powers]
-    if number == settings.rounds:
-        sparsities[-1] = round_sparsity(sparsity, number, settings.rounds)
+    if this.number == settings.rounds:
+        sparsities[-1] = this.sparsity
     return sparsities
 
 
@@ -375,7 +340,7 @@ def _cut(
     def scores(
         mask: chex.ArrayTree, surgeries: list[Surgery], gains: Arrays
     ) -> chex.ArrayTree:
-        """Sensitivities, as they reach the output; -1 of what is pruned."""
+        """Returns sensitivities as they reach the output, -1 where pruned."""
         scored = jax.tree.map(jnp.zeros_like, params)
         for layer, surgery, gain in zip(layers, surgeries, gains):
             scored = layer.with_matrix(scored, surgery.sensitivities * gain)
@@ -395,7 +360,7 @@ def _cut(
 def _damped(hessians: Arrays, damping: chex.Numeric) -> Arrays:
     def one(hessian: chex.Array) -> chex.Array:
         mean = jnp.trace(hessian) / len(hessian)
-        # Not of a layer, either, whose inputs are all 0.
+        # Positive even for a layer whose inputs are all 0.
         mean = jnp.maximum(mean, jnp.finfo(jnp.float32).tiny / damping)
         return hessian + damping * mean * jnp.eye(len(hessian))
 

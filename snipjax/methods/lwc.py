@@ -10,6 +10,7 @@ Networks", NeurIPS 2015.
 """
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -17,14 +18,8 @@ import jax.numpy as jnp
 
 from snipjax import masks
 from snipjax.methods import layers
-from snipjax.methods.phases import Stopwatch
 from snipjax.methods.problem import Outcome, Problem
-from snipjax.methods.rounds import (
-    Removal,
-    Rounds,
-    prune_and_retrain,
-    round_sparsity,
-)
+from snipjax.methods.rounds import Removal, Round, Rounds, prune_and_retrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,49 +39,16 @@ def lwc(
 
         |w| <= quality * log(1 + size(layer)) * std(layer)
 
-    The density of the rounds shrinks geometrically to its target. The quality of a
-    round is the one that keeps exactly as many connections.
-
-    Args:
-      problem: the network, its data and its training.
-      sparsity: the sparsity to reach, of all prunable connections together.
-      settings: hyperparameters.
-      pretrained: outcome of dense training, which is done if it is None.
-
-    Returns:
-      The parameters of the last round's evaluation with the least error on
-      validation, the mask, and the history.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
-        network.
-
-    Example:
-      >>> params, mask, history = lwc(
-      ...     problem, 0.9, LWC(rounds=2))  # doctest: +SKIP
+    The quality of a round is the one that keeps exactly as many connections as the
+    round is to have. Arguments, returns and errors: :mod:`snipjax.methods`.
 
     Han, Pool, Tran, Dally, NeurIPS 2015.
     """
+    weakest = functools.partial(weakest_removed, prunable=problem.prunable)
 
-    def weakest(
-        params: chex.ArrayTree, mask: chex.ArrayTree, *, sparsity: float
-    ) -> chex.ArrayTree:
-        return weakest_removed(
-            params, mask, sparsity=sparsity, prunable=problem.prunable
-        )
-
-    def remove(
-        params: chex.ArrayTree,
-        mask: chex.ArrayTree,
-        number: int,
-        key: chex.PRNGKey,
-        watch: Stopwatch,
-    ) -> Removal:
-        del key
-        target = round_sparsity(sparsity, number, settings.rounds)
-        before = masks.sparsity(mask)
-        mask = watch(weakest, params, mask, sparsity=target)
-        return Removal(params, mask, int(masks.sparsity(mask) > before))
+    def remove(params: chex.ArrayTree, mask: chex.ArrayTree, this: Round) -> Removal:
+        mask = this.watch(weakest, params, mask, sparsity=this.sparsity)
+        return Removal(params, mask)
 
     return prune_and_retrain(
         problem, sparsity, settings, remove, pretrained=pretrained, keys_per_round=1

@@ -4,6 +4,7 @@ LeCun, Denker, Solla, "Optimal Brain Damage", NIPS 1989.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import chex
@@ -12,14 +13,8 @@ import jax.numpy as jnp
 
 from snipjax import masks, saliency
 from snipjax.methods import phases
-from snipjax.methods import settings as checks
 from snipjax.methods.problem import Outcome, Problem
-from snipjax.methods.rounds import (
-    Removal,
-    Rounds,
-    prune_and_retrain,
-    round_sparsity,
-)
+from snipjax.methods.rounds import Removal, Round, Rounds, prune_and_retrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +27,6 @@ class OBD(Rounds):
 
     num_batches: int = 500
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.check_integers(self, "num_batches")
-
 
 def obd(
     problem: Problem,
@@ -47,62 +38,29 @@ def obd(
 
     A round estimates the diagonal ``h`` of the curvature on the training set, removes
     for good the connections of the least :math:`h_j w_j^2 / 2` of all layers together,
-    and trains the others. The density of the rounds shrinks geometrically to its
-    target.
+    and trains the others.
 
     If the loss returns logits, of which it is the cross entropy, the curvature is the
     Gauss-Newton matrix (:func:`gauss_newton_diagonal`). Otherwise it is the Hessian of
-    the loss, by :func:`snipjax.saliency.obd`.
-
-    Args:
-      problem: the network, its data and its training.
-      sparsity: the sparsity to reach, of all prunable connections together.
-      settings: hyperparameters.
-      pretrained: outcome of dense training, which is done if it is None.
-
-    Returns:
-      The parameters of the last round's evaluation with the least error on
-      validation, the mask, and the history.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
-        network.
-
-    Example:
-      >>> params, mask, history = obd(problem, 0.92)  # doctest: +SKIP
+    the loss, by :func:`snipjax.saliency.obd`. Arguments, returns and errors:
+    :mod:`snipjax.methods`.
 
     LeCun, Denker, Solla, "Optimal Brain Damage", NIPS 1989, section 2.3.
     """
+    least_salient = functools.partial(
+        least_salient_removed, problem, num_batches=settings.num_batches
+    )
 
-    def least_salient(
-        examples: chex.ArrayTree,
-        params: chex.ArrayTree,
-        mask: chex.ArrayTree,
-        key: chex.PRNGKey,
-        *,
-        sparsity: float,
-    ) -> chex.ArrayTree:
-        return least_salient_removed(
-            problem,
-            examples,
+    def remove(params: chex.ArrayTree, mask: chex.ArrayTree, this: Round) -> Removal:
+        mask = this.watch(
+            least_salient,
+            problem.train,
             params,
             mask,
-            key,
-            sparsity=sparsity,
-            num_batches=settings.num_batches,
+            this.key,
+            sparsity=this.sparsity,
         )
-
-    def remove(
-        params: chex.ArrayTree,
-        mask: chex.ArrayTree,
-        number: int,
-        key: chex.PRNGKey,
-        watch: phases.Stopwatch,
-    ) -> Removal:
-        target = round_sparsity(sparsity, number, settings.rounds)
-        before = masks.sparsity(mask)
-        mask = watch(least_salient, problem.train, params, mask, key, sparsity=target)
-        return Removal(params, mask, int(masks.sparsity(mask) > before))
+        return Removal(params, mask)
 
     return prune_and_retrain(problem, sparsity, settings, remove, pretrained=pretrained)
 
@@ -123,17 +81,16 @@ def gauss_newton_diagonal(
     :math:`v`, has mean :math:`\mathrm{diag}(G)`: Hutchinson's estimator on a factor
     of the matrix. So one gradient of the batch gives an estimate without bias that
     is never negative. It is the diagonal of the Hessian where the logits are
-    piecewise linear in every single parameter, as with ReLU and max-pooling, apart
-    from kinks; weights that a convolution shares are taken together, which LeCun's
-    backward recursion does not do.
+    piecewise linear in every single parameter, as with ReLU and max-pooling. Weights
+    that a convolution shares are taken together, unlike in LeCun's recursion.
     """
 
-    def logits_by(params: chex.ArrayTree) -> chex.Array:
+    def logits(params: chex.ArrayTree) -> chex.Array:
         _, aux = problem.loss(params, batch)
         return jnp.asarray(aux.logits, jnp.float32)
 
-    logits, pull_back = jax.vjp(logits_by, params)
-    p = jax.nn.softmax(logits)
+    outputs, pull_back = jax.vjp(logits, params)
+    p = jax.nn.softmax(outputs)
     signed = jnp.sqrt(p) * jax.random.rademacher(key, p.shape, p.dtype)
     signed -= p * jnp.sum(signed, axis=-1, keepdims=True)
     (gradient,) = pull_back(signed / jnp.sqrt(len(p)))
@@ -153,7 +110,11 @@ def least_salient_removed(
     """Returns the mask without the connections that the loss will miss least."""
     params = masks.apply(mask, params)
 
+    _, aux = jax.eval_shape(problem.loss, params, problem.example_batch())
+
     def scores(batch: Any, key: chex.PRNGKey) -> chex.ArrayTree:
+        if aux.logits is not None:
+            return gauss_newton_diagonal(problem, params, batch, key)
         return saliency.obd(
             lambda params, batch: problem.loss(params, batch)[0],
             params,
@@ -162,16 +123,8 @@ def least_salient_removed(
             num_samples=1,
         )
 
-    def diagonal(batch: Any, key: chex.PRNGKey) -> chex.ArrayTree:
-        return gauss_newton_diagonal(problem, params, batch, key)
-
-    _, aux = jax.eval_shape(problem.loss, params, problem.example_batch())
     mean = phases.mean_over_batches(
-        problem,
-        scores if aux.logits is None else diagonal,
-        examples,
-        key=key,
-        num_batches=num_batches,
+        problem, scores, examples, key=key, num_batches=num_batches
     )
     if aux.logits is not None:
         mean = jax.tree.map(lambda h, w: h * w**2 / 2, mean, params)

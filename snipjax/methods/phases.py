@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import chex
@@ -59,12 +58,12 @@ class Fitted(NamedTuple):
 
 
 class Phase:
-    """A way of training: a step function, and the network that a carry stands for.
+    """A way of training, described by three pure functions.
 
-    Three pure functions describe it: ``step`` is ``(carry, prepared batch, key) ->
-    (carry, metrics)``; ``deployed`` is ``carry -> (params, mask)``, the network to
-    evaluate; ``measure`` is ``carry -> {name: value}``. Measured scalars become columns
-    of the rows; other values may be any pytree.
+    ``step`` is ``(carry, prepared batch, key) -> (carry, metrics)``; ``deployed`` is
+    ``carry -> (params, mask)``, the network to evaluate; ``measure`` is ``carry ->
+    {name: value}``. Measured scalars become columns of the rows; other values may be
+    any pytree.
     """
 
     def __init__(
@@ -109,8 +108,7 @@ class Phase:
     ) -> Fitted:
         """Returns the end of ``num_steps`` steps, evaluated on the way.
 
-        With 0 steps, the carry is evaluated. ``name`` is the word for the phase in the
-        rows of the history.
+        With 0 steps, the carry is evaluated. ``name`` is the phase in the rows.
         """
         seconds = self._watch.seconds
         rows: list[dict[str, Any]] = []
@@ -133,12 +131,8 @@ class Phase:
 
         def measure(carry: Any) -> dict[str, list[Any]]:
             _, mask, measured = latest[0]
-            columns = {"sparsity": [masks.sparsity(mask)]}
-            return columns | {
-                name: [value.item()]
-                for name, value in measured.items()
-                if isinstance(value, jax.Array) and value.ndim == 0
-            }
+            scalars = {k: [v.item()] for k, v in measured.items() if _is_scalar(v)}
+            return {"sparsity": [masks.sparsity(mask)], **scalars}
 
         def evaluated(row: Mapping[str, list[Any]]) -> None:
             columns = {
@@ -148,7 +142,7 @@ class Phase:
             rows.append({"phase": name, **columns})
 
         # The caller's arrays are not ours to donate.
-        carry = jax.tree.map(lambda x: jnp.array(x, copy=True), carry)
+        carry = _copied(carry)
         every = self._problem.eval_every
         carry, progress = loop.train(
             carry,
@@ -159,7 +153,16 @@ class Phase:
         params, mask, measured = progress.snapshot
         seconds = self._watch.seconds - seconds
         history = History(tuple(rows), 0, num_steps, seconds)
-        return Fitted(carry, params, mask, MappingProxyType(measured), history)
+        return Fitted(carry, params, mask, measured, history)
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, jax.Array) and value.ndim == 0
 
 
 class SparseState(NamedTuple):
@@ -175,8 +178,6 @@ class SparsePhase(Phase):
     def __init__(
         self, problem: Problem, optimizer: optax.GradientTransformation
     ) -> None:
-        self._optimizer = optimizer
-
         def step(
             state: SparseState, batch: Any, key: chex.PRNGKey
         ) -> tuple[SparseState, training.Metrics]:
@@ -187,14 +188,16 @@ class SparsePhase(Phase):
             updates, opt_state = sparse.update(grads, opt_state, params)
             return SparseState(optax.apply_updates(params, updates), opt_state), metrics
 
+        @jax.jit
+        def start(params: chex.ArrayTree, mask: chex.ArrayTree) -> SparseState:
+            """Returns the carry before the first step."""
+            params = masks.apply(mask, params)
+            return SparseState(params, optim.sparse(optimizer, mask).init(params))
+
         super().__init__(
             problem, step, lambda state: (state.params, state.opt_state.mask)
         )
-
-    def start(self, params: chex.ArrayTree, mask: chex.ArrayTree) -> SparseState:
-        """Returns the carry before the first step."""
-        params = masks.apply(mask, params)
-        return SparseState(params, optim.sparse(self._optimizer, mask).init(params))
+        self.start = start
 
 
 def evaluated(

@@ -53,17 +53,13 @@ def quantize(
 def bits_per_weight(
     params: chex.ArrayTree, mask: chex.ArrayTree, mixture: Mixture
 ) -> float:
-    r"""Returns the bits that the quantized network takes, over its connections.
+    """Returns the bits that the quantized network takes, over its connections.
 
-    Like the paper, after Han et al., this counts the component of every entry kept,
-    the gap to it from the one before (longer ones than 256 being cut by zeros that are
-    stored too), each in a Huffman code of its own, and the codebook, 32 bits for every
-    mean in use. It differs in that a leaf is one list, so that there are no pointers
-    to rows. The tables of the codes and leaves that are not prunable do not count.
-    All bits are divided by the number of prunable connections, pruned ones too.
-
-    Raises:
-      ValueError: if nothing is prunable.
+    Like the paper, after Han et al., this counts the component of every entry kept, the
+    gap to it from the one before (longer ones than 256 being cut by zeros that are
+    stored too), each in a Huffman code of its own, and a codebook of 32 bits for every
+    mean in use. Unlike there, a leaf is one list, without pointers to rows. The tables
+    of the codes and leaves that are not prunable do not count.
 
     Example:
       >>> mixture = Mixture(jnp.array([0.0, -1.0, 1.0]), jnp.zeros(3), jnp.zeros(3))

@@ -7,18 +7,14 @@ from typing import Any, NamedTuple
 import chex
 
 from snipjax import masks
-from snipjax.methods import phases, settings
+from snipjax.methods import phases
 from snipjax.methods.dense import start
-from snipjax.methods.problem import (
-    History,
-    Outcome,
-    Problem,
-    joined,
-)
+from snipjax.methods.problem import History, Outcome, Problem, joined
+from snipjax.methods.settings import Settings, bounded
 
 
 @dataclasses.dataclass(frozen=True)
-class Rounds:
+class Rounds(Settings):
     """Hyperparameters of pruning and retraining.
 
     Attributes:
@@ -26,72 +22,69 @@ class Rounds:
       retraining: steps of a round, as a share of those of dense training.
       learning_rate: learning rate of retraining, as a share of dense training's.
       decays: number of decays of the learning rate in each round.
-
-    Raises:
-      ValueError: if a field is out of range.
     """
 
     rounds: int = 4
     retraining: float = 0.25
     learning_rate: float = 0.1
-    decays: int = 2
+    decays: int = bounded(2, least=0)
 
-    def __post_init__(self) -> None:
-        settings.check_integers(self, "rounds")
-        settings.check_positive(self, "retraining learning_rate")
-        settings.check_integers(self, "decays", least=0)
+
+class Round(NamedTuple):
+    """A round of pruning: its number, the sparsity to reach, and a key of its own."""
+
+    number: int
+    sparsity: float
+    key: chex.PRNGKey
+    watch: phases.Stopwatch
 
 
 class Removal(NamedTuple):
     """The network after the pruning of a round.
 
     The parameters are perhaps changed to make up for the pruned ones. The mask keeps
-    nothing that was pruned before.
+    nothing that was pruned before. By default ``prunes`` is 1 if it removes any.
     """
 
     params: chex.ArrayTree
     mask: chex.ArrayTree
-    prunes: int
+    prunes: int | None = None
     rows: tuple[dict[str, Any], ...] = ()
-
-
-# (params, mask, number of the round, PRNG key, stopwatch) -> Removal
-Remove = Callable[
-    [chex.ArrayTree, chex.ArrayTree, int, chex.PRNGKey, phases.Stopwatch], Removal
-]
 
 
 def prune_and_retrain(
     problem: Problem,
     sparsity: float,
-    hyperparameters: Rounds,
-    remove: Remove,
+    settings: Rounds,
+    remove: Callable[[chex.ArrayTree, chex.ArrayTree, Round], Removal],
     *,
     pretrained: Outcome | None,
     keys_per_round: int = 2,
 ) -> Outcome:
     """Removes connections and trains the others, round after round.
 
-    Every round starts from the best network by validation of the round before. The
-    pruning of a round is ``remove(params, mask, number, key, watch)``; the stopwatch
-    measures its seconds. ``keys_per_round`` is 1 if ``remove`` draws nothing, so that
-    only retraining has keys.
+    The density of the rounds shrinks geometrically to its target. Every round starts
+    from the best network by validation of the round before. ``keys_per_round`` is 1 if
+    ``remove`` draws nothing, so that only retraining has keys.
     """
     pretrained = start(problem, sparsity, pretrained)
     params, mask = pretrained.params, masks.ones(pretrained.params, problem.prunable)
-    num_steps = problem.share(hyperparameters.retraining)
-    retrain = phases.SparsePhase(
-        problem,
-        phases.optimizer(
-            problem, num_steps, hyperparameters.learning_rate, hyperparameters.decays
-        ),
+    num_steps = problem.share(settings.retraining)
+    optimizer = phases.optimizer(
+        problem, num_steps, settings.learning_rate, settings.decays
     )
+    retrain = phases.SparsePhase(problem, optimizer)
     history, watch = pretrained.history, phases.Stopwatch()
-    for number in range(1, hyperparameters.rounds + 1):
-        seconds = watch.seconds
+    for number in range(1, settings.rounds + 1):
+        seconds, before = watch.seconds, masks.sparsity(mask)
+        target = round_sparsity(sparsity, number, settings.rounds)
         key = problem.phase_key(keys_per_round * number - 1)
-        params, mask, prunes, rows = remove(params, mask, number, key, watch)
+        params, mask, prunes, rows = remove(
+            params, mask, Round(number, target, key, watch)
+        )
         masks.warn_if_disconnected(mask)
+        if prunes is None:
+            prunes = int(masks.sparsity(mask) > before)
         removed = History(rows, prunes, seconds=watch.seconds - seconds)
         fitted = retrain(
             retrain.start(params, mask),

@@ -1,42 +1,42 @@
-"""Checks of the methods' hyperparameters, which are fields of frozen dataclasses."""
+"""Hyperparameters of the methods: the fields of frozen dataclasses, with bounds."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+import operator
 from typing import Any
 
+_COMPARISONS = {
+    "least": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "most": ("at most", operator.le),
+    "below": ("below", operator.lt),
+}
 
-def check(
-    settings: Any, names: str, is_right: Callable[[Any], bool], requirement: str
-) -> None:
-    """Raises a ``ValueError`` naming the first of some fields that is out of range.
 
-    The default of the field is given as an example of a right value.
+def bounded(default: float, **bounds: float) -> Any:
+    """Returns a field with the bounds ``least``, ``above``, ``most`` and ``below``."""
+    return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Checks that the fields of a subclass are finite numbers within their bounds.
+
+    By default an integer is at least 1, and another number above 0.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    for name in names.split():
-        value = getattr(settings, name)
-        if not is_right(value):
-            raise ValueError(
-                f"{name} is {value}; it must be {requirement}, e.g. {defaults[name]}"
-            )
 
-
-def check_integers(settings: Any, names: str, least: int = 1) -> None:
-    """Raises a ``ValueError`` for a field that is no integer, or too small."""
-    check(
-        settings,
-        names,
-        lambda value: isinstance(value, int) and value >= least,
-        f"an integer of at least {least}",
-    )
-
-
-def check_positive(settings: Any, names: str) -> None:
-    """Raises a ``ValueError`` for a field that is not positive and finite."""
-    check(settings, names, lambda value: 0 < value < math.inf, "positive and finite")
-
-
-def check_not_negative(settings: Any, names: str) -> None:
-    """Raises a ``ValueError`` for a field that is negative or not finite."""
-    check(settings, names, lambda value: 0 <= value < math.inf, "at least 0 and finite")
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, words, bounds = getattr(self, field.name), "finite", {"above": 0.0}
+            is_right = math.isfinite(value)
+            if isinstance(field.default, int):
+                words, bounds = "an integer", {"least": 1}
+                is_right = isinstance(value, int)
+            for name, bound in field.metadata.get("bounds", bounds).items():
+                text, compare = _COMPARISONS[name]
+                words += f" and {text} {bound}"
+                is_right = is_right and compare(value, bound)
+            if not is_right:
+                raise ValueError(
+                    f"{field.name} is {value}; it must be {words}, e.g. {field.default}"
+                )

@@ -22,7 +22,6 @@ ICML 2017.
 
 import dataclasses
 import hashlib
-import math
 from typing import Any, NamedTuple
 
 import chex
@@ -33,16 +32,10 @@ import optax
 from snipjax import masks
 from snipjax._src import trees
 from snipjax.methods import phases
-from snipjax.methods import settings as checks
 from snipjax.methods.dense import start
 from snipjax.methods.linear_sites import Network, Site, check_covered, trace
-from snipjax.methods.problem import (
-    Aux,
-    History,
-    Outcome,
-    Problem,
-    joined,
-)
+from snipjax.methods.problem import Aux, History, Outcome, Problem, joined
+from snipjax.methods.settings import Settings, bounded
 from snipjax.training import Metrics
 
 _K1, _K2, _K3 = 0.63576, 1.87320, 1.48695
@@ -51,7 +44,7 @@ _EPSILON = 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
-class SparseVD:
+class SparseVD(Settings):
     r"""Hyperparameters of :func:`sparse_vd`.
 
     Attributes:
@@ -60,21 +53,13 @@ class SparseVD:
       learning_rate: learning rate of Adam at the first step; it falls to zero.
       initial_log_variance: log variance of every weight at the start.
       threshold: threshold of :math:`\log \alpha`; 3 is a dropout rate of 0.95.
-
-    Raises:
-      ValueError: if a field is out of range.
     """
 
     share: float = 0.5
-    warm_up: float = 0.3
+    warm_up: float = bounded(0.3, least=0, most=1)
     learning_rate: float = 2e-3
-    initial_log_variance: float = -10.0
-    threshold: float = 3.0
-
-    def __post_init__(self) -> None:
-        checks.check_positive(self, "share learning_rate")
-        checks.check(self, "warm_up", lambda share: 0 <= share <= 1, "in [0, 1]")
-        checks.check(self, "initial_log_variance threshold", math.isfinite, "finite")
+    initial_log_variance: float = bounded(-10.0)
+    threshold: float = bounded(3.0)
 
 
 class Posterior(NamedTuple):
@@ -110,23 +95,9 @@ def sparse_vd(
     ``kept_by_rule``, the number of connections that the rule alone would keep. The
     weights kept are the means; there is no training after pruning.
 
-    Args:
-      problem: the network, its data and its training. Every prunable parameter must be
-        the kernel of a matrix product or of a convolution, or the bias added to it.
-      sparsity: the least sparsity to reach.
-      settings: hyperparameters.
-      pretrained: outcome of dense training, which is done if it is None.
-
-    Returns:
-      The parameters and mask of the evaluation with the least error on validation,
-      and the history, of pretraining too.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), ``pretrained`` is of another
-        network, or a prunable parameter is used in another way.
-
-    Example:
-      >>> params, mask, history = sparse_vd(problem, 0.985)  # doctest: +SKIP
+    Every prunable parameter must be the kernel of a matrix product or of a convolution,
+    or the bias added to it; another one is a ``ValueError``. Arguments, returns and
+    errors: :mod:`snipjax.methods`; ``sparsity`` is the least to reach.
 
     Molchanov, Ashukha, Vetrov, ICML 2017.
     """
@@ -188,14 +159,12 @@ def initial_posterior(
 ) -> Posterior:
     """Returns a posterior around trained weights, with noise on the prunable ones."""
     leaves = zip(trees.named_leaves(params), jax.tree.leaves(mask))
-    return Posterior(
-        params,
-        {
-            name: jnp.full_like(leaf, log_variance)
-            for (name, leaf), keep in leaves
-            if jnp.ndim(keep)
-        },
-    )
+    log_variances = {
+        name: jnp.full_like(leaf, log_variance)
+        for (name, leaf), keep in leaves
+        if jnp.ndim(keep)
+    }
+    return Posterior(params, log_variances)
 
 
 def objective(
@@ -238,24 +207,20 @@ def noisy_loss(
     Kingma, Salimans, Welling, "Variational Dropout and the Local Reparameterization
     Trick", NeurIPS 2015, equation 6; Molchanov et al., ICML 2017, section 4.4.
     """
-    variances: list[chex.Array] = []
-    for name, mean in trees.named_leaves(posterior.means):
-        has_noise = name in posterior.log_variances
-        variances.append(
-            jnp.exp(posterior.log_variances[name])
-            if has_noise
-            else jnp.zeros_like(mean)
-        )
-    names = [name for name, _ in trees.named_leaves(posterior.means)]
+    log_variances = posterior.log_variances
+    named = list(trees.named_leaves(posterior.means))
+
+    def weights_variance(leaf: int) -> chex.Array:
+        name, mean = named[leaf]
+        has_noise = name in log_variances
+        return jnp.exp(log_variances[name]) if has_noise else jnp.zeros_like(mean)
 
     def at(site: Site) -> chex.Array:
         layer, mean = site.layer, site.outputs
         leaves = [leaf for leaf in (layer.kernel, layer.bias) if leaf is not None]
-        if not any(names[leaf] in posterior.log_variances for leaf in leaves):
+        if not any(named[leaf][0] in log_variances for leaf in leaves):
             return mean
-        variance = site.apply(
-            jnp.square(site.inputs), *(variances[leaf] for leaf in leaves)
-        )
+        variance = site.apply(jnp.square(site.inputs), *map(weights_variance, leaves))
         noise = _standard_normal(_site_key(key, site), mean)
         return mean + jnp.sqrt(variance + _EPSILON) * noise
 
@@ -288,26 +253,22 @@ def kl_from_log_alpha(log_alpha: chex.Array) -> chex.Array:
 def kl_divergence(posterior: Posterior) -> chex.Array:
     """Returns the sum of the KL divergences of all weights with noise."""
     means = dict(trees.named_leaves(posterior.means))
-    return sum(
-        (
-            jnp.sum(kl_from_log_alpha(log_alpha(means[name], log_variance)))
-            for name, log_variance in posterior.log_variances.items()
-        ),
-        start=jnp.float32(0),
-    )
+    terms = [
+        jnp.sum(kl_from_log_alpha(log_alpha(means[name], log_variance)))
+        for name, log_variance in posterior.log_variances.items()
+    ]
+    return sum(terms, start=jnp.float32(0))
 
 
 def negative_log_alpha(posterior: Posterior) -> chex.ArrayTree:
     """Returns scores for pruning, a pytree like the parameters; 0 without noise."""
-    leaves, treedef = jax.tree.flatten(posterior.means)
-    names = [name for name, _ in trees.named_leaves(posterior.means)]
     scores = [
         -log_alpha(mean, posterior.log_variances[name])
         if name in posterior.log_variances
         else jnp.zeros_like(mean)
-        for name, mean in zip(names, leaves)
+        for name, mean in trees.named_leaves(posterior.means)
     ]
-    return jax.tree.unflatten(treedef, scores)
+    return jax.tree.unflatten(jax.tree.structure(posterior.means), scores)
 
 
 def _site_key(key: chex.PRNGKey, site: Site) -> chex.PRNGKey:
@@ -317,10 +278,10 @@ def _site_key(key: chex.PRNGKey, site: Site) -> chex.PRNGKey:
 
 
 def _standard_normal(key: chex.PRNGKey, like: chex.Array) -> chex.Array:
-    """Draws in a loop of two rounds, for what is in a loop is computed once.
+    """Returns normal numbers, drawn in a loop of two rounds.
 
-    Outside of it, XLA for the CPU draws again wherever the numbers are used: forward,
-    backward and in pooling, which took half of a training step.
+    Outside of a loop, XLA for the CPU draws them again wherever they are used: forward,
+    backward and in pooling.
     """
     num_rows = -(-like.shape[0] // 2)
 

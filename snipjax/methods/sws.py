@@ -30,29 +30,24 @@ import optax
 
 from snipjax import masks
 from snipjax.methods import phases
-from snipjax.methods import settings as checks
 from snipjax.methods.dense import start
 from snipjax.methods.mixtures import (
     Free,
+    Mixture,
     initial_mixture,
     log_odds,
     negative_log_hyper_prior,
     negative_log_prior,
     with_zero_component,
 )
-from snipjax.methods.problem import (
-    Aux,
-    History,
-    Outcome,
-    Problem,
-    joined,
-)
+from snipjax.methods.problem import Aux, History, Outcome, Problem, joined
 from snipjax.methods.quantization import bits_per_weight, quantize
+from snipjax.methods.settings import Settings, bounded
 from snipjax.training import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class SWS:
+class SWS(Settings):
     r"""Hyperparameters of :func:`sws`.
 
     Attributes:
@@ -69,15 +64,12 @@ class SWS:
       learning_rate: learning rate of the weights.
       means_learning_rate: learning rate of the components' means.
       mixture_learning_rate: learning rate of log precisions and logits of proportions.
-
-    Raises:
-      ValueError: if a field is out of range.
     """
 
     share: float = 0.5
-    num_components: int = 17
-    zero_proportion: float = 0.99
-    strength: float = 0.1
+    num_components: int = bounded(17, least=3)  # one for weights of each sign
+    zero_proportion: float = bounded(0.99, above=0, below=1)
+    strength: float = bounded(0.1, least=0)
     initial_std: float = 0.05
     zero_shape: float = 5000.0
     zero_rate: float = 2.0
@@ -86,16 +78,6 @@ class SWS:
     learning_rate: float = 5e-4
     means_learning_rate: float = 1e-4
     mixture_learning_rate: float = 3e-3
-
-    def __post_init__(self) -> None:
-        checks.check_positive(self, "share initial_std zero_shape zero_rate shape rate")
-        checks.check_positive(
-            self, "learning_rate means_learning_rate mixture_learning_rate"
-        )
-        checks.check_not_negative(self, "strength")
-        # One for weights of each sign.
-        checks.check_integers(self, "num_components", least=3)
-        checks.check(self, "zero_proportion", lambda p: 0 < p < 1, "between 0 and 1")
 
 
 class State(NamedTuple):
@@ -123,24 +105,8 @@ def sws(
 
     The last row of the history, of the phase "quantized", has the errors of the
     network returned once it is quantized, and the ``bits_per_weight`` it then takes.
-    Parameters are returned as they were before.
-
-    Args:
-      problem: the network, its data and its training.
-      sparsity: the least sparsity to reach.
-      settings: hyperparameters.
-      pretrained: outcome of dense training, which is done if it is None.
-
-    Returns:
-      The parameters and mask of the evaluation with the least error on validation,
-      and the history, of pretraining too.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), or ``pretrained`` is of another
-        network.
-
-    Example:
-      >>> params, mask, history = sws(problem, 0.956)  # doctest: +SKIP
+    Parameters are returned as they were before. Arguments, returns and errors:
+    :mod:`snipjax.methods`; ``sparsity`` is the least to reach.
 
     Ullrich, Meeds, Welling, ICLR 2017.
     """
@@ -158,6 +124,9 @@ def sws(
         ("params", Free("means", "others", "others")),
     )
 
+    def whole(free: Free) -> Mixture:
+        return with_zero_component(free, settings.zero_proportion)
+
     def step(state: State, batch: Any, key: chex.PRNGKey) -> tuple[State, Metrics]:
         del key
 
@@ -165,7 +134,7 @@ def sws(
             params: chex.ArrayTree, free: Free
         ) -> tuple[chex.Array, tuple[chex.Array, Aux]]:
             loss, aux = problem.loss(params, batch)
-            mixture = with_zero_component(free, settings.zero_proportion)
+            mixture = whole(free)
             complexity = negative_log_prior(_prunable(params, everything), mixture)
             complexity += negative_log_hyper_prior(mixture, shapes, rates)
             factor = settings.strength / problem.num_examples
@@ -179,7 +148,7 @@ def sws(
         return State(params, free, opt_state), metrics
 
     def odds(state: State) -> chex.ArrayTree:
-        mixture = with_zero_component(state.free, settings.zero_proportion)
+        mixture = whole(state.free)
         return jax.tree.map(lambda w: log_odds(w, mixture), state.params)
 
     def deployed(state: State) -> tuple[chex.ArrayTree, chex.ArrayTree]:
@@ -191,8 +160,7 @@ def sws(
 
     def measure(state: State) -> dict[str, Any]:
         by_rule = [jnp.sum(score > 0) for score in _prunable(odds(state), everything)]
-        mixture = with_zero_component(state.free, settings.zero_proportion)
-        return {"kept_by_rule": sum(by_rule), "mixture": mixture}
+        return {"kept_by_rule": sum(by_rule), "mixture": whole(state.free)}
 
     free = initial_mixture(
         _prunable(pretrained.params, everything),
