@@ -19,6 +19,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks import collectives
+
 _COMPILED, _LARGEST = 64, 4096
 # Every fourth guess is by bisection, from the eighth on: snipjax/masks/selection.py.
 _ROUNDS = 8 + 4 * 32
@@ -33,7 +35,7 @@ def programs(setup: Any) -> dict[str, list[Any]]:
     import jax
 
     from snipjax import assembly, build, saliency
-    from snipjax.training import collectives, on_mesh, sharding
+    from snipjax.training import on_mesh, sharding
 
     task, mesh, config = setup.task, setup.mesh, setup.config
     state = assembly.abstract_state(setup)
@@ -76,7 +78,6 @@ def on_more(exchanged: Sequence[Any], data: int, model: int, more: int) -> list[
 
 def row(devices: int, exchanged: dict[str, list[Any]], how: str) -> str:
     """Returns a line of the table."""
-    from snipjax.training import collectives
 
     sent = {
         name: collectives.bytes_per_device(all_) for name, all_ in exchanged.items()

@@ -61,7 +61,7 @@ def training_step(
     """
     model, examples = models.create(name, 10), batch(name)
     sample = variables(name)
-    optimizer = training.paper_optimizer(0.1)
+    optimizer = training.sgd(0.1)
     if make_mask is not None:
         optimizer = optim.sparse(optimizer, make_mask(sample["params"]))
     state = training.init_state(sample, optimizer, jax.random.key(1))
@@ -81,7 +81,7 @@ def training_step(
 def training_steps(name: str, count: int) -> Callable[[], Any]:
     """Returns a function that takes steps in one program, as train.py does."""
     model, examples = models.create(name, 10), batch(name)
-    optimizer = training.paper_optimizer(0.1)
+    optimizer = training.sgd(0.1)
     state = training.init_state(variables(name), optimizer, jax.random.key(1))
 
     def body(state: training.TrainState, _: None) -> tuple[training.TrainState, Any]:

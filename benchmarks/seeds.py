@@ -34,7 +34,7 @@ def member(key: jax.Array) -> training.TrainState:
 
 
 def _optimizer(mask: Any) -> Any:
-    return optim.sparse(training.paper_optimizer(0.1), mask)
+    return optim.sparse(training.sgd(0.1), mask)
 
 
 def steps(state: training.TrainState, examples: training.Batch) -> Any:

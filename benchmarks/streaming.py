@@ -24,7 +24,7 @@ _VIEW = data.VIEWS["translate_flip"].train
 def training_step(name: str, num_classes: int, batch: Any) -> Callable[[Any], Any]:
     """Returns a function that takes a step on a batch of images as they are stored."""
     model = models.create(name, num_classes)
-    optimizer = training.paper_optimizer(0.01)
+    optimizer = training.sgd(0.01)
     mean, std = data.mean_and_std(
         data.Arrays(np.asarray(batch.images), np.asarray(batch.labels))
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snipjax.training.collectives import Collective, bytes_per_device, collectives
+from benchmarks.collectives import Collective, bytes_per_device, collectives
 
 HEADER = "HloModule jit_f, is_scheduled=true, num_partitions=8\n"
 
