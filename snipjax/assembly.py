@@ -1,8 +1,6 @@
 """The parts of an experiment that a configuration names, and Algorithm 1's two halves.
 
-:func:`score` goes from a sample of the weights to a mask, :func:`start` from a mask to
-the state before the first step of training. Both are for one network; a placement has
-them for all networks of a run.
+:func:`score` and :func:`start` are for one network; a placement has them for all.
 """
 
 import functools
@@ -42,8 +40,8 @@ class Setup(NamedTuple):
     """The parts of an experiment, the same for every seed.
 
     ``init`` is ``(key, name of an initializer) -> variables``. ``facts`` are plain
-    values by which to know the data again. ``arrays`` has the data on the device,
-    unless they are streamed; ``stream`` and ``mesh`` are for a network that is split.
+    values by which to know the data again. There are either ``arrays``, the data on the
+    device, or a ``stream`` and a ``mesh``, for a network that is split.
     """
 
     config: ConfigDict
@@ -74,7 +72,24 @@ def algorithm(setup: Setup) -> tuple[Callable[..., Any], ...]:
 
 def make_keys(seed: chex.Numeric) -> Keys:
     """Returns the keys of an experiment's parts."""
-    return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+    return _split(jax.random.key(seed))
+
+
+# Compiled as wholes: as many operations one by one take seconds to compile.
+_split = jax.jit(lambda key: Keys(*jax.random.split(key, len(Keys._fields))))
+_choose = jax.jit(jax.random.choice, static_argnames=("shape", "replace"))
+
+
+@functools.partial(jax.jit, static_argnames="optimizer")
+def _masked_state(
+    variables: chex.ArrayTree,
+    mask: chex.ArrayTree,
+    key: chex.PRNGKey,
+    *,
+    optimizer: Any,
+) -> TrainState:
+    variables = {**variables, "params": masks.apply(mask, variables["params"])}
+    return init_state(variables, optim.sparse(optimizer, mask), key)
 
 
 def score(
@@ -114,27 +129,23 @@ def start(setup: Setup, seed: chex.Numeric, mask: chex.ArrayTree) -> TrainState:
         variables = setup.init(keys.fresh_init, config.init.trained)
     else:
         variables = setup.init(keys.scored_init, config.init.scored)
-    variables = {**variables, "params": masks.apply(mask, variables["params"])}
-    return init_state(
-        variables, optim.sparse(setup.task.optimizer, mask), keys.training
-    )
+    return _masked_state(variables, mask, keys.training, optimizer=setup.task.optimizer)
 
 
 def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
     """Returns the mini-batch for saliency, or a stack of several.
 
-    From arrays the batch is preprocessed. From a stream it has uint8 images, and the
-    configuration's seed.
+    The images are preprocessed, or uint8 if they are from a stream.
     """
     config = setup.config.prune
     if setup.stream is not None and setup.mesh is not None:
         return setup.stream.first(setup.mesh, config.batch_size, config.num_batches)
     assert setup.arrays is not None
     train = setup.arrays.train
-    indices = jax.random.choice(
+    indices = _choose(
         make_keys(seed).saliency_batch,
         scorable(setup.config, train.labels),
-        (config.batch_size * config.num_batches,),
+        shape=(config.batch_size * config.num_batches,),
         replace=False,
     )
     batch = Batch(setup.task.preprocess(train.images[indices]), train.labels[indices])
@@ -146,10 +157,7 @@ def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
 
 
 def scored_loss(setup: Setup, variables: chex.ArrayTree) -> Callable[..., chex.Array]:
-    """Returns ``(params, mini-batch for saliency) -> loss``.
-
-    The variables of the sample that is scored give the batch statistics.
-    """
+    """Returns ``(params, batch) -> loss`` with the batch statistics of a sample."""
     task = setup.task
     loss = _SCORED_LOSS[setup.config.prune.batch_norm](
         task.model, variables.get("batch_stats", {}), loss=task.loss
@@ -157,10 +165,10 @@ def scored_loss(setup: Setup, variables: chex.ArrayTree) -> Callable[..., chex.A
     if setup.stream is None:
         return loss
 
-    def of_uint8(params: chex.ArrayTree, batch: Batch) -> chex.Array:
+    def streamed(params: chex.ArrayTree, batch: Batch) -> chex.Array:
         return loss(params, Batch(task.preprocess(batch.images), batch.labels))
 
-    return task.transform(of_uint8)
+    return task.transform(streamed)
 
 
 def abstract_state(setup: Setup) -> TrainState:
@@ -180,35 +188,11 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Setup:
     build.model(config, 1)  # a wrong name is said before loading
     mesh = None
     if schema.is_large(config):
-        mesh = sharding.make_mesh(
-            schema.mesh_axes(config.mesh) if config.mesh else None
-        )
+        axes = schema.mesh_axes(config.mesh) if config.mesh else None
+        mesh = sharding.make_mesh(axes)
         for name in ("train", "prune"):
             size, field = config[name].batch_size, f"{name}.batch_size"
             sharding.check_divides(mesh, size, field)
-    dataset = _loaded(config, data_dir)
-    check_batch_sizes(config, dataset)
-    setup = (
-        _in_memory(config, dataset)
-        if mesh is None
-        else _streamed(config, dataset, mesh)
-    )
-    _check_network(setup)
-    return setup
-
-
-def _check_network(setup: Setup) -> None:
-    """Raises a ``ValueError`` for a network that does not fit the data or method."""
-    config, state = setup.config, abstract_state(setup)  # it takes the images
-    if build.method(config) and jax.tree.leaves(state.batch_stats):
-        raise ValueError(
-            f"config.model.name is {config.model.name}, a network with batch norm, but "
-            f"{config.prune.method} does not follow its statistics; choose a network "
-            "without, e.g. lenet_5_caffe"
-        )
-
-
-def _loaded(config: ConfigDict, data_dir: str | None) -> data.Dataset:
     name, started = config.dataset.name, time.monotonic()
     console.say(f"loading {name}")
     dataset = build.dataset(config, data_dir)
@@ -217,105 +201,96 @@ def _loaded(config: ConfigDict, data_dir: str | None) -> data.Dataset:
         f"{len(dataset.train):,} examples to train on, "
         f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test"
     )
-    return dataset
+    check_batch_sizes(config, dataset)
+    if mesh is None:
+        setup = _in_memory(config, dataset)
+    else:
+        setup = _streamed(config, dataset, mesh)
+    state = abstract_state(setup)  # the network takes the images
+    if build.method(config) and jax.tree.leaves(state.batch_stats):
+        raise ValueError(
+            f"config.model.name is {config.model.name}, a network with batch norm, but "
+            f"{config.prune.method} does not follow its statistics; choose a network "
+            "without, e.g. lenet_5_caffe"
+        )
+    return setup
 
 
 def _in_memory(config: ConfigDict, dataset: data.Dataset) -> Setup:
     mean, std = data.mean_and_std(dataset.train)
-    task = _task(config, dataset, mean, std)
-    shape = dataset.train.images.shape[1:]
-    return Setup(
-        config,
-        dataset,
-        task,
-        init=_initialization(task.model, shape),
-        facts=_facts(dataset, shape, mean, std),
-        arrays=side_by_side.Arrays(*map(_on_device, dataset[1:4])),
-    )
+    parts = dataset.train, dataset.validation, dataset.test
+    arrays = [Batch(jnp.asarray(x.images), jnp.asarray(x.labels)) for x in parts]
+    model, shape = build.model(config, dataset.num_classes), parts[0].images.shape[1:]
+    setup = _setup(config, dataset, model, shape, mean, std)
+    return setup._replace(arrays=side_by_side.Arrays(*arrays))
 
 
 def _streamed(config: ConfigDict, dataset: data.Dataset, mesh: Mesh) -> Setup:
     views = data.VIEWS[config.dataset.view]
     size = image_size(config, dataset)
     mean, std = data.mean_and_std(dataset.train, image_size=size, view=views.evaluation)
-    task = _task(config, dataset, mean, std)
-    transforms: list[training.Transform] = [
-        functools.partial(sharding.fully_sharded, mesh)
-    ]
+    model = build.model(config, dataset.num_classes)
+    remat: training.Transform = _unchanged
     if config.train.remat:
-        model, remat = rematerialized(task.model)
-        transforms.append(remat)
-        task = task._replace(model=model)
-    task = task._replace(
-        transform=lambda loss_fn: functools.reduce(
-            lambda f, transform: transform(f), transforms, loss_fn
-        )
-    )
-    shape = (size, size, dataset.train.channels)
-    return Setup(
+        model, remat = rematerialized(model)
+    setup = _setup(
         config,
         dataset,
-        task,
-        init=_initialization(
-            task.model, shape, functools.partial(sharding.constrained, mesh)
-        ),
-        facts=_facts(dataset, shape, mean, std),
-        stream=on_mesh.Stream(
-            dataset, size, views, config.seed, config.dataset.workers
-        ),
-        mesh=mesh,
+        model,
+        (size, size, dataset.train.channels),
+        mean,
+        std,
+        place=functools.partial(sharding.constrained, mesh),
+        transform=lambda loss_fn: remat(sharding.fully_sharded(mesh, loss_fn)),
     )
+    workers = config.dataset.workers
+    stream = on_mesh.Stream(dataset, size, views, config.seed, workers)
+    return setup._replace(stream=stream, mesh=mesh)
 
 
-def _task(
-    config: ConfigDict, dataset: data.Dataset, mean: np.ndarray, std: np.ndarray
-) -> Task:
-    return Task(
-        model=build.model(config, dataset.num_classes),
+def _unchanged(x: Any) -> Any:
+    return x
+
+
+def _setup(
+    config: ConfigDict,
+    dataset: data.Dataset,
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    mean: np.ndarray,
+    std: np.ndarray,
+    *,
+    place: Callable[[chex.ArrayTree], chex.ArrayTree] = _unchanged,
+    transform: training.Transform = _unchanged,
+) -> Setup:
+    task = Task(
+        model=model,
         optimizer=build.optimizer(config),
         batch_size=config.train.batch_size,
         preprocess=functools.partial(data.standardize, mean=mean, std=std),
         augment=build.augment(config),
         loss=build.loss(config),
+        transform=transform,
     )
 
-
-def _initialization(
-    model: nn.Module,
-    image_shape: tuple[int, int, int],
-    place: Callable[[chex.ArrayTree], chex.ArrayTree] = lambda tree: tree,
-) -> Callable[[chex.PRNGKey, str], chex.ArrayTree]:
     @functools.partial(jax.jit, static_argnames="initializer")
     def init(key: chex.PRNGKey, initializer: str) -> chex.ArrayTree:
         sampled = build.with_initializer(model, initializer)
         # A model's sample depends on the images' shape alone.
         return place(sampled.init(key, jnp.zeros((1, *image_shape)), train=False))
 
-    return init
-
-
-def _facts(
-    dataset: data.Dataset,
-    image_shape: tuple[int, int, int],
-    mean: np.ndarray,
-    std: np.ndarray,
-) -> dict[str, Any]:
-    return data.facts(dataset) | {
+    facts = data.facts(dataset) | {
         "image_shape": list(image_shape),
         "mean": [rounded(float(value)) for value in mean],
         "std": [rounded(float(value)) for value in std],
     }
-
-
-def _on_device(examples: data.Arrays) -> Batch:
-    return Batch(jnp.asarray(examples.images), jnp.asarray(examples.labels))
+    return Setup(config, dataset, task, init, facts)
 
 
 def image_size(config: ConfigDict, dataset: data.Dataset) -> int:
     """Returns height and width of the images in a batch of a stream.
 
-    A size of 0 in the configuration is the size of the images, if they are arrays and
-    square.
+    By default it is the size of the images, if they are square arrays.
     """
     if config.dataset.image_size:
         return config.dataset.image_size
@@ -348,7 +323,7 @@ def scorable(config: ConfigDict, labels: chex.Array) -> np.ndarray:
 
 
 def check_batch_sizes(config: ConfigDict, dataset: data.Dataset) -> None:
-    """Raises a ``ValueError`` if there are fewer examples than a batch takes."""
+    """Checks that there are as many examples as a batch takes."""
     training.epoch_length(len(dataset.train), config.train.batch_size)
     size, count = config.prune.batch_size, config.prune.num_batches
     available, of_class = len(dataset.train), ""

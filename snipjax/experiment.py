@@ -20,7 +20,7 @@ from snipjax import config as schema
 from snipjax.assembly import Setup
 from snipjax.training import checkpoints, console, distributed, loop, rundir, sessions
 from snipjax.training.events import Events
-from snipjax.training.placement import Placement
+from snipjax.training.placement import Placement, variables
 from snipjax.training.sessions import Session
 from snipjax.training.side_by_side import groups, number_that_fits
 from snipjax.training.state import Metrics, TrainState
@@ -103,19 +103,16 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Session]:
             f"config.vary is {config.vary}, which asks for several runs; use "
             "snipjax.sweep.run_all"
         )
-    fields = dict(schema.fields(config))
-    differences = functools.partial(_differences, config.to_dict())
-    with sessions.opened(workdir, fields, differences) as session:
+
+    def differences(written: Mapping[str, Any]) -> list[str]:
+        elsewhere = ["dataset.workers"]  # fields that a run may go on with
+        if written["mesh"] or written["dataset"]["stream"]:  # not a run in memory
+            elsewhere.append("mesh")
+        lines = schema.differences(config.to_dict(), dict(written))
+        return [line for line in lines if line.split(":")[0] not in elsewhere]
+
+    with sessions.opened(workdir, dict(schema.fields(config)), differences) as session:
         yield session
-
-
-def _differences(config: dict[str, Any], written: Mapping[str, Any]) -> list[str]:
-    """Returns lines on fields that differ, except the devices a run may go on with."""
-    elsewhere = ["dataset.workers"]
-    if written["mesh"] or written["dataset"]["stream"]:  # not a run in memory
-        elsewhere.append("mesh")
-    lines = schema.differences(config, dict(written))
-    return [line for line in lines if line.split(":")[0] not in elsewhere]
 
 
 def begin(
@@ -131,7 +128,7 @@ def begin(
             f"devices: {setup.mesh.shape['data']} along data, "
             f"{setup.mesh.shape['model']} along model; processes: {jax.process_count()}"
         )
-    # Not before all that can be wrong with a configuration has been looked at.
+    # After everything that can be wrong with a configuration.
     session.write(rundir.CONFIG, config.to_dict())
     session.write(rundir.DATA, setup.facts)
     return setup, session.read(rundir.NETWORKS) or []
@@ -142,8 +139,8 @@ def remaining_seeds(
 ) -> Iterator[range]:
     """Yields the seeds of each group of networks that is not finished.
 
-    A run keeps the groups it began with, on whatever machine it goes on. The caller
-    adds entries to ``networks``, and this function writes them before the next group.
+    A run keeps the groups it began with, on whatever machine it goes on. The entries
+    that the caller adds to ``networks`` are written before the next group.
     """
     config = setup.config
     spans = session.read(rundir.GROUPS)
@@ -171,15 +168,12 @@ def saved_work(place: Placement, session: Session) -> Iterator[SavedWork]:
     began, seeds = time.monotonic(), place.seeds
     directory = session.directory / "checkpoints" / f"seeds-{seeds[0]}-{seeds[-1]}"
     with checkpoints.open_directory(directory) as manager:
-        variables = {
-            "params": place.like.params,
-            "batch_stats": place.like.batch_stats,
-        }
-        like = {"state": place.like, "snapshot": variables}
+        like: Any = {"state": place.like, "snapshot": variables(place.like)}
         restored = checkpoints.restore_latest(manager, like)
         saved, last_step = SavedWork(manager, began), 0
         if restored is not None:
-            tree, progress = _from_json(*restored)
+            tree, plain = restored
+            progress = _progress(plain, tree["snapshot"])
             saved = saved._replace(state=tree["state"], progress=progress)
             last_step = progress.step
             console.say(f"resuming from step {last_step:,} in {session.directory}")
@@ -252,7 +246,7 @@ def save(manager: Any, state: TrainState, progress: loop.Progress) -> None:
     """Starts to write a checkpoint of a state and the progress of its training."""
     best = progress.snapshot
     if best is None:
-        best = {"params": state.params, "batch_stats": state.batch_stats}
+        best = variables(state)
     plain = {
         **progress._asdict(),
         "snapshot": None,
@@ -264,12 +258,10 @@ def save(manager: Any, state: TrainState, progress: loop.Progress) -> None:
     checkpoints.save(manager, progress.step, {"state": state, "snapshot": best}, plain)
 
 
-def _from_json(
-    tree: dict[str, Any], plain: Mapping[str, Any]
-) -> tuple[dict[str, Any], loop.Progress]:
+def _progress(plain: Mapping[str, Any], snapshot: Any) -> loop.Progress:
     recent = tuple(
         (num_steps, Metrics(np.array(loss), np.array(error)))
         for num_steps, loss, error in plain["recent"]
     )
-    snapshot = None if plain["best"] is None else tree["snapshot"]
-    return tree, loop.Progress(**{**plain, "recent": recent, "snapshot": snapshot})
+    snapshot = None if plain["best"] is None else snapshot
+    return loop.Progress(**{**plain, "recent": recent, "snapshot": snapshot})

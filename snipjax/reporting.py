@@ -117,11 +117,12 @@ def sample_scores(
     leaves = zip(jax.tree.leaves(scores), jax.tree.leaves(mask))
     pairs = [(scores, keep) for scores, keep in leaves if keep.ndim]
     stride = -(-sum(keep.size for _, keep in pairs) // _DRAWN)
-    drawn = [
-        distributed.on_host(scores).ravel()[::stride].copy() for scores, _ in pairs
-    ]
-    least_kept = jax.jit(lambda s, keep: jnp.min(jnp.where(keep, s, jnp.inf)))
-    least = min(float(least_kept(scores, keep)) for scores, keep in pairs)
+    drawn, least = [], math.inf
+    for scores, keep in pairs:  # one leaf at a time on the host
+        whole = distributed.on_host(scores).ravel()
+        kept = distributed.on_host(keep).ravel()
+        drawn.append(whole[::stride].copy())
+        least = min(least, float(np.min(whole, where=kept, initial=np.inf)))
     threshold = np.array(least if math.isfinite(least) else 0.0, np.float32)
     return {"scores": np.concatenate(drawn), "threshold": threshold}
 

@@ -20,7 +20,7 @@ from snipjax.training.step import preparation
 
 Method = tuple[Callable[..., methods.Outcome], Any]
 
-# The columns of metrics that several networks would have in common.
+# The columns of metrics that have one value for all networks.
 _COMMON = ("phase", "step", "seconds", "steps_per_second")
 
 

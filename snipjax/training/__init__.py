@@ -2,7 +2,7 @@
 
 from snipjax.training.augment import flip_and_translate
 from snipjax.training.losses import Loss, batch_loss, cross_entropy, inference_loss
-from snipjax.training.optimizers import paper_optimizer
+from snipjax.training.optimizers import sgd
 from snipjax.training.state import Batch, Metrics, TrainState, init_state
 from snipjax.training.step import (
     Augment,
@@ -35,7 +35,7 @@ __all__ = [
     "init_state",
     "metric_sums",
     "over_batches",
-    "paper_optimizer",
     "preparation",
+    "sgd",
     "train_step",
 ]

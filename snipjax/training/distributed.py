@@ -23,12 +23,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 T = TypeVar("T")
 
-# What errors of an exchange say, by Gloo on CPUs, NCCL on GPUs, and JAX's coordinator.
+# Words in the errors of an exchange: Gloo's on CPUs, NCCL's on GPUs, the coordinator's.
 _LOST = re.compile("gloo|nccl|coordination|unavailable|deadline|heartbeat", re.I)
 
+_HEARTBEAT_SECONDS, _CONNECT_SECONDS = 20, 120
 _AGREEING_MS = 10_000  # for a thread that has met the others to meet them again
 
-# What launchers set where there are several processes; jax.distributed knows the rest.
+# Variables of launchers of several processes; jax.distributed knows the rest.
 _LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _ADDRESS = "JAX_COORDINATOR_ADDRESS"
 _KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
@@ -38,18 +39,13 @@ def initialize(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
-    *,
-    heartbeat_seconds: int = 20,
-    connect_seconds: int = 120,
 ) -> None:
     """Joins the processes that run the same command, before any other use of JAX.
 
-    Without arguments, it does so where a launcher has started several processes, of
-    Slurm, Open MPI or a Kubernetes job, and nothing otherwise. When a process dies the
+    The address is ``<host>:<port>`` of process 0, by default
+    ``$JAX_COORDINATOR_ADDRESS``. Without arguments, the processes of Slurm, Open MPI or
+    a Kubernetes job are joined, and a process alone does nothing. When one dies the
     others end too: at their next exchange, or once its heartbeats are missed.
-
-    The address is ``<host>:<port>`` of process 0, free there; by default
-    ``$JAX_COORDINATOR_ADDRESS``.
     """
     coordinator_address = coordinator_address or os.environ.get(_ADDRESS)
     given: dict[str, Any] = {
@@ -68,18 +64,18 @@ def initialize(
         )
     else:
         _check(*given.values())
-    # On CPUs with several devices in a process, steps that are under way at once wait
-    # for each other's threads, for ever.
+    # On CPUs with several devices in a process, steps under way at once would wait for
+    # each other's threads forever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             coordinator_address,
             num_processes,
             process_id,
-            initialization_timeout=connect_seconds,
-            heartbeat_timeout_seconds=heartbeat_seconds,
-            # Who fails does not wait for the others, nor they for it.
-            shutdown_timeout_seconds=heartbeat_seconds,
+            initialization_timeout=_CONNECT_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            # A process that fails does not wait for the others, nor they for it.
+            shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         raise ValueError(
@@ -97,8 +93,7 @@ def is_first() -> bool:
 def on_host(array: chex.Array) -> np.ndarray:
     """Returns an array as a NumPy array, with parts from all processes, which call it.
 
-    It is whole on each host then, but not kept there with the array, as JAX would
-    keep it: take one leaf of a pytree at a time.
+    The array does not keep the copy, as it does with ``np.asarray``.
     """
     if not isinstance(array, jax.Array):
         return np.asarray(array)
@@ -133,7 +128,7 @@ def by_all(function: Callable[[], T]) -> T:
     value, error = None, None
     try:
         value = function()
-    except Exception as raised:  # what it is, this process raises again
+    except Exception as raised:  # raised again below
         error = raised
     failed = _of_all(np.array(error is not None))
     if failed.any():
@@ -148,7 +143,7 @@ def check_same(facts: Mapping[str, Any]) -> None:
     digests = _of_all(digest)
     if (digests == digests[0]).all():
         return
-    # Arrays are of one length in all processes, and texts are not.
+    # Unlike texts, arrays have one length in all processes.
     length = np.max(_of_all(np.array(text.size)))
     padded = np.pad(text, (0, length - text.size), constant_values=ord(" "))
     found = different([json.loads(text.tobytes()) for text in _of_all(padded)])
@@ -182,14 +177,16 @@ def meeting(name: str) -> Callable[..., None]:
     returns at once where there is one process. Each work has a name of its own, the
     same in all processes.
 
-    The steps of a work are taken by all processes in one order, and they wait for each
-    other at each. One that fails leaves steps out. So all meet at the n-th step that
-    they come to, whichever it is, however long one may take. There they learn whether
-    it is the same for all: those at one step meet again, and who waits ten seconds for
-    that waits for one that failed, and raises an ``OSError``. One that comes while it
-    handles an error of its own goes on with that.
+    All processes take the steps of a work in one order, and wait for each other at
+    each; one that fails leaves steps out. So all meet at the n-th step that they come
+    to, however long it may take, and then learn whether it is the same for all: those
+    at one step meet again, and a process that waits ten seconds for that raises an
+    ``OSError``, since another has failed. A process that comes while it handles an
+    error of its own goes on with that.
     """
-    barrier, numbers = barrier_of_all(), itertools.count()
+    from orbax.checkpoint import multihost  # seconds to import, for few to need
+
+    barrier, numbers = multihost.get_barrier_sync_fn(), itertools.count()
     parted: list[str] = []
 
     def meet(*, key: str, timeout_ms: int) -> None:
@@ -211,21 +208,10 @@ def meeting(name: str) -> Callable[..., None]:
     return meet
 
 
-def barrier_of_all() -> Callable[..., None]:
-    """Returns a barrier of all processes, ``(key=<name>, timeout_ms=<limit>)``.
-
-    It returns at once where there is one process.
-    """
-    from orbax.checkpoint import multihost  # seconds to import, for few to need
-
-    return multihost.get_barrier_sync_fn()
-
-
 def let_others_end(seconds: float = 3.0) -> None:
     """Waits a moment before the first process ends because of an error.
 
-    The others meet in it: without it they are aborted, even while they are about to
-    say what was wrong.
+    Without it the others are aborted, even while they are about to tell their error.
     """
     if jax.distributed.is_initialized() and is_first():
         time.sleep(seconds)

@@ -73,20 +73,7 @@ def batch_loss(
 ) -> Callable[[chex.ArrayTree, Batch], chex.Array]:
     """Returns ``(params, batch) -> loss`` with batch norm over the batch itself.
 
-    New statistics are dropped.
-
-    Args:
-      model: a Flax module, called with ``train``.
-      batch_stats: the statistics of its batch norms, ``{}`` without any.
-      loss: ``(logits, labels) -> scalar``, the mean over examples.
-
-    Example:
-      >>> from snipjax import models
-      >>> model = models.create("lenet_300_100", num_classes=2)
-      >>> batch = Batch(jnp.zeros((3, 2, 2, 1)), jnp.array([0, 1, 1]))
-      >>> params = model.init(jax.random.key(0), batch.images)["params"]
-      >>> round(float(batch_loss(model, {})(params, batch)), 4)
-      0.6931
+    Arguments are as in :func:`inference_loss`. New statistics are dropped.
     """
 
     def loss_fn(params: chex.ArrayTree, batch: Batch) -> chex.Array:

@@ -7,24 +7,19 @@ import optax
 from snipjax import masks
 
 
-def paper_optimizer(
-    learning_rate: float,
-    *,
-    decay_factor: float = 0.1,
-    decay_every: int = 25_000,
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
 ) -> optax.GradientTransformation:
-    """Returns the paper's optimizer: SGD with momentum, weight decay and steps.
+    """Returns the paper's optimizer: SGD with momentum and weight decay.
 
     It descends the loss plus ``weight_decay / 2`` times the squared norm of weights and
-    biases (:func:`snipjax.masks.weights_and_biases`). The learning rate is multiplied
-    by ``decay_factor`` every ``decay_every`` steps.
+    biases (:func:`snipjax.masks.weights_and_biases`).
 
     Args:
-      learning_rate: the learning rate of the first steps.
-      decay_factor: the factor of each decay.
-      decay_every: the number of steps between two decays.
+      learning_rate: a number, or a schedule ``step -> number``; the paper divides 0.1
+        by 10 every 25,000 steps.
       momentum: the momentum of SGD, without Nesterov's correction.
       weight_decay: twice the factor of the squared norm in the loss.
 
@@ -33,23 +28,13 @@ def paper_optimizer(
 
     Example:
       >>> params = {"w": jnp.array([1.0, 2.0])}
-      >>> optimizer = paper_optimizer(0.1, weight_decay=0.5)
+      >>> optimizer = sgd(0.1, weight_decay=0.5)
       >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
       >>> updates  # -0.1 * (gradient + 0.5 * params)
       {'w': Array([-0.15, -0.3 ], dtype=float32)}
 
     Lee, Ajanthan, Torr, ICLR 2019, appendix A.
     """
-    schedule = optax.exponential_decay(
-        learning_rate, decay_every, decay_factor, staircase=True
-    )
-    return sgd(schedule, momentum, weight_decay)
-
-
-def sgd(
-    learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: float
-) -> optax.GradientTransformation:
-    """Returns SGD of the loss plus half the decay times the squared norm."""
     return optax.chain(_penalty(weight_decay), optax.sgd(learning_rate, momentum))
 
 

@@ -76,7 +76,11 @@ class Placement(NamedTuple):
     portable: Callable[[Any], Any]
 
 
+def variables(state: Any) -> dict[str, chex.ArrayTree]:
+    """Returns the variables of a state: parameters and batch statistics."""
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
 def snapshot(state: TrainState) -> dict[str, chex.ArrayTree]:
     """Returns a copy of the variables of a state."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), variables)
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), variables(state))

@@ -37,10 +37,10 @@ def claim(
 
     Nothing is written to it. While the block runs, other processes are refused. A new
     directory that is still empty when the block ends is removed again, so that a
-    refused run leaves none behind; directories above it stay.
+    refused run leaves none behind.
 
     ``differences`` compares the configuration in the directory with this run's.
-    ``describes_itself`` tells whether the finished parts of a directory say how they
+    ``describes_itself`` tells whether the finished parts of a directory tell how they
     were made, so that it is a run even if its configuration is lost.
     """
     try:
@@ -62,10 +62,7 @@ def claim(
 
 
 def check_data(workdir: Path, differences: Differences) -> None:
-    """Raises a ``ValueError`` if a run was started on other data.
-
-    A directory without a file ``data.json`` is in order.
-    """
+    """Raises a ``ValueError`` if a run was started on other data."""
     path = workdir / DATA
     found = differences(read_json(path)) if path.exists() else []
     if found:
@@ -80,25 +77,17 @@ def check_data(workdir: Path, differences: Differences) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON, replacing the file at once."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    with files.replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path, remedy: str | None = None) -> Any:
-    """Returns the value of a JSON file of a run.
-
-    The remedy for a damaged file is by default to remove its directory.
-    """
+    """Returns the value of a JSON file of a run."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         remedy = remedy or f"remove '{path.parent}' to start again"
         raise ValueError(f"'{path}' is damaged ({error}); {remedy}") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, replacing it at once."""
-    with files.replacing(path) as partial:
-        partial.write_text(text)
 
 
 def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
@@ -124,7 +113,8 @@ def truncate_metrics(workdir: Path, seeds: Sequence[int], last_step: int) -> Non
         for row in read_metrics(workdir)
         if row["seeds"] != list(seeds) or row["step"] <= last_step
     ]
-    write_text(workdir / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    with files.replacing(workdir / METRICS) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _unusable(workdir: Path, reason: str) -> ValueError:

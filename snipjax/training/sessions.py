@@ -1,7 +1,9 @@
-"""A run's use of its directory, by one process or by several together."""
+"""A run's use of its directory, by one process or by several, until asked to stop."""
 
 import contextlib
 import hashlib
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +12,39 @@ import jax
 
 import snipjax
 from snipjax.training import distributed, rundir
-from snipjax.training.stopping import StopRequest, stop_requests
+
+
+class StopRequest:
+    """A request to stop by an interrupt or a termination.
+
+    It raises ``KeyboardInterrupt`` at once, unless it ``waits``: then the first signal
+    is only noted. It is noted also where it raises, for an exception can get lost:
+    Python drops those raised in callbacks of the garbage collector, and JAX has one.
+    """
+
+    def __init__(self) -> None:
+        self.is_made, self.waits = False, False
+
+    def handle(self, number: int, frame: Any) -> None:
+        is_first, self.is_made = not self.is_made, True
+        if not (is_first and self.waits):
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Yields the request that signals make while the block runs in the main thread."""
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, stop.handle) for number in signals]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(signals, previous):
+            signal.signal(number, handler)
 
 
 class Session(NamedTuple):
@@ -27,9 +61,7 @@ class Session(NamedTuple):
     def read(self, name: str) -> Any:
         """Returns the value of a JSON file that the run wrote, or None without it."""
         path = self.directory / name
-        if not distributed.any_of(path.exists()):
-            return None
-        return rundir.read_json(path)
+        return rundir.read_json(path) if distributed.any_of(path.exists()) else None
 
     def write(self, name: str, value: Any) -> None:
         """Writes a value as a JSON file of the run."""
@@ -46,12 +78,14 @@ def opened(
     code. Signals are noted while it lasts; its end raises a ``KeyboardInterrupt`` for
     one that nothing has raised for.
     """
-    with (
-        distributed.lost_peers(),
-        _claimed(workdir, fields, differences),
-        distributed.one_voice(workdir) as output,
-        stop_requests() as stop,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distributed.lost_peers())
+        if jax.process_count() > 1:
+            distributed.check_same(start_facts(workdir, fields))
+        claim = rundir.claim(workdir, differences)
+        distributed.by_first(lambda: stack.enter_context(claim))
+        output = stack.enter_context(distributed.one_voice(workdir))
+        stop = stack.enter_context(stop_requests())
         yield Session(workdir, output, stop)
         if stop.is_made:  # too late for this run, but not for the ones after it
             raise KeyboardInterrupt
@@ -68,16 +102,3 @@ def start_facts(workdir: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
         "the version of snipjax": f"{snipjax.__version__} {digest.hexdigest()[:16]}",
         "the version of JAX": jax.__version__,
     }
-
-
-@contextlib.contextmanager
-def _claimed(
-    workdir: Path, fields: Mapping[str, Any], differences: rundir.Differences
-) -> Iterator[None]:
-    """Claims the directory in the first process, for all of them."""
-    if jax.process_count() > 1:
-        distributed.check_same(start_facts(workdir, fields))
-    with contextlib.ExitStack() as stack:
-        claim = rundir.claim(workdir, differences)
-        distributed.by_first(lambda: stack.enter_context(claim))
-        yield

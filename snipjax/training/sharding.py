@@ -6,7 +6,7 @@ and whatever has its shape, over ``model``; XLA's partitioner (GSPMD) does the r
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-_SMALL = 1024  # entries; to exchange fewer takes as long as to exchange one
+SMALL = 1024  # entries; to exchange fewer takes as long as to exchange one
 # By default XLA for the CPU starts what it can as early as it can: it gathers all
 # parameters before the first layer needs one, and keeps every whole gradient until it
 # reduces them all at once.
@@ -24,18 +24,15 @@ _LITTLE_MEMORY: dict[str, str | bool] = {
 }
 
 
-def make_mesh(
-    axes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
     """Returns a mesh, of GSPMD's automatic kind, with the axes ``data`` and ``model``.
 
     By default all devices are along ``data``. Several processes must use all devices.
     """
-    devices = list(jax.devices() if devices is None else devices)
-    axes = (
-        {"data": 1, "model": 1, **axes} if axes else {"data": len(devices), "model": 1}
-    )
-    size, text = math.prod(axes.values()), _text(axes)
+    devices = jax.devices()
+    axes = {"data": 1 if axes else len(devices), "model": 1, **(axes or {})}
+    size = math.prod(axes.values())
+    text = ",".join(f"{name}={length}" for name, length in axes.items())
     if size > len(devices):
         remedy = "make it smaller"
         if devices[0].platform == "cpu":
@@ -61,7 +58,7 @@ def make_mesh(
     )
 
 
-def tree_shardings(mesh: Mesh, tree: chex.ArrayTree, *, small: int = _SMALL) -> Any:
+def tree_shardings(mesh: Mesh, tree: chex.ArrayTree) -> Any:
     """Returns the shardings of a pytree's leaves, by one rule for all of a state.
 
     A leaf is split over ``model`` along its largest dimension that the axis divides,
@@ -74,13 +71,9 @@ def tree_shardings(mesh: Mesh, tree: chex.ArrayTree, *, small: int = _SMALL) -> 
     """
 
     def sharding(leaf: chex.Array) -> NamedSharding:
-        shape = np.shape(leaf)
-        dimensions = [
-            (size, axis)
-            for axis, size in enumerate(shape)
-            if size % mesh.shape["model"] == 0
-        ]
-        if math.prod(shape) < small or not dimensions:
+        sizes, parts = np.shape(leaf), mesh.shape["model"]
+        dimensions = [(n, axis) for axis, n in enumerate(sizes) if n % parts == 0]
+        if math.prod(sizes) < SMALL or not dimensions:
             return replicated(mesh)
         _, axis = max(dimensions)
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, "model"))
@@ -123,11 +116,10 @@ def gathered(mesh: Mesh, tree: chex.ArrayTree) -> chex.ArrayTree:
 def fully_sharded(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function of parameters that lie on a mesh, to be differentiated.
 
-    Each parameter is gathered where it is used, and again in the backward pass: what
-    the forward pass leaves for it are the outputs of products and convolutions, never
-    a gathered parameter, so that a device need not hold them all at any time.
-
-    Where the mesh splits no parameter, it is the very ``function``.
+    Each parameter is gathered where it is used, and again in the backward pass. The
+    forward pass leaves it the outputs of products and convolutions, never a gathered
+    parameter, so that a device need not hold them all at any time. Where the mesh
+    splits no parameter, it is the very ``function``.
 
     Rajbhandari et al., "ZeRO", SC 2020, stage 3.
     """
@@ -139,7 +131,7 @@ def fully_sharded(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any
 
     policy = jax.checkpoint_policies.dots_saveable
     remembering = jax.checkpoint(of_sharded, policy=policy)
-    # The backward pass gathers anew from these. Inside of a loop XLA would choose to
+    # The backward pass gathers anew from these. Inside a loop XLA would choose to
     # remember them gathered.
     return lambda params, *args: remembering(constrained(mesh, params), *args)
 
@@ -221,7 +213,3 @@ def _gathered_backward(mesh: Mesh, _: None, grad: chex.Array) -> tuple[chex.Arra
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
-
-
-def _text(axes: Mapping[str, int]) -> str:
-    return ",".join(f"{name}={size}" for name, size in axes.items())

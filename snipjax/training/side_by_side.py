@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -41,10 +41,8 @@ def side_by_side(
 
     All devices have as many networks. A CPU's device takes its own one after the other
     inside one program: there batched products of matrices are slower than as many
-    single ones. Elsewhere they go under `jax.vmap`.
-
-    A state has a network for each seed along the leading axis of every leaf but the
-    step.
+    single ones. Elsewhere they go under `jax.vmap`. A state has a network for each seed
+    along the leading axis of every leaf but the step.
     """
     mesh = network_mesh(len(seeds))
     prepare = preparation(task.preprocess, task.augment)
@@ -96,9 +94,8 @@ def side_by_side(
                 loss=task.loss,
             )
 
-        return on_devices(functools.partial(over_networks, network), _NETWORKS)(
-            state, examples
-        )
+        networks = functools.partial(over_networks, network)
+        return on_devices(networks, _NETWORKS)(state, examples)
 
     programs = loop.Programs(
         train_steps=lambda state, step, num_steps: train_steps(
@@ -108,14 +105,22 @@ def side_by_side(
             "val": evaluation(state, arrays.validation),
             "test": evaluation(state, arrays.test),
         },
-        snapshot=snapshot,
+        snapshot=jax.jit(snapshot),
         choose=choose,
     )
 
-    def each(tree: Any) -> Iterator[Any]:
+    @jax.jit
+    def one(tree: Any, index: chex.Array) -> Any:
         # The step is a scalar, which all have in common.
-        for index in range(len(seeds)):
-            yield jax.tree.map(lambda x: x[index] if x.ndim else x, tree)  # noqa: B023
+        return jax.tree.map(lambda x: x[index] if x.ndim else x, tree)
+
+    def start(function: Callable[..., TrainState], mask: chex.ArrayTree) -> TrainState:
+        on_device = jnp.asarray(seeds, jnp.uint32)
+        if len(seeds) > 1:
+            return jax.vmap(function, out_axes=AXES)(on_device, mask)
+        # By the program that the sample for saliency was drawn with.
+        state = function(on_device[0], one(mask, 0))
+        return TrainState(state.step, *expanded(state[1:]))
 
     def stacked(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype)
@@ -124,11 +129,9 @@ def side_by_side(
         seeds=seeds,
         like=TrainState(like.step, *jax.tree.map(stacked, like[1:])),
         score=functools.partial(for_each_seed, seeds),
-        start=lambda start, mask: jax.vmap(start, out_axes=AXES)(
-            jnp.asarray(seeds, jnp.uint32), mask
-        ),
+        start=start,
         training=lambda step: contextlib.nullcontext(programs),
-        networks=each,
+        networks=lambda tree: (one(tree, index) for index in range(len(seeds))),
         put=functools.partial(spread, mesh),
         # A run may go on with other devices.
         portable=lambda tree: jax.device_put(tree, jax.local_devices()[0]),
@@ -160,17 +163,19 @@ def for_each_seed(
     """
     on_device = jnp.asarray(seeds, jnp.uint32)
     if len(seeds) == 1:
-        result = function(on_device[0], batch(on_device[0]))
-        expand = jax.jit(
-            lambda tree: jax.tree.map(lambda x: x[None], tree), donate_argnums=0
-        )
-        return expand(result)
+        return expanded(function(on_device[0], batch(on_device[0])))
     if jax.default_backend() != "cpu":
         return jax.jit(jax.vmap(function))(on_device, jax.vmap(batch)(on_device))
     compiled = jax.jit(function)
     # Blocking, or the host could run ahead and make the mini-batches of all.
     results = [jax.block_until_ready(compiled(seed, batch(seed))) for seed in on_device]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def expanded(tree: Any) -> Any:
+    """Returns the state, or another tree, of one network with a leading axis."""
+    return jax.tree.map(lambda x: x[None], tree)
 
 
 def network_mesh(networks: int) -> Mesh:

@@ -36,21 +36,9 @@ def init_state(
     optimizer: optax.GradientTransformation,
     key: chex.PRNGKey,
 ) -> TrainState:
-    """Returns the state before the first step.
+    """Returns the state before the first step of a network's Flax variables.
 
-    Args:
-      variables: Flax variables, with ``params`` and perhaps ``batch_stats``.
-      optimizer: e.g. of :func:`snipjax.optim.sparse`.
-      key: PRNG key of the training run: order of the examples and augmentation.
-
-    Returns:
-      The state at step 0.
-
-    Example:
-      >>> variables = {"params": {"w": jnp.ones(2)}}
-      >>> state = init_state(variables, optax.sgd(0.1), jax.random.key(0))
-      >>> int(state.step)
-      0
+    The key gives the order of the examples and augmentation.
     """
     params = variables["params"]
     return TrainState(

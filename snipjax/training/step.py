@@ -72,18 +72,7 @@ def train_step(
 
 
 def preparation(preprocess: Preprocess, augment: Augment | None = None) -> Prepare:
-    """Returns the function that preprocesses and augments the images of a batch.
-
-    Args:
-      preprocess: takes stored images to the inputs of the model.
-      augment: ``(key, preprocessed images) -> images``.
-
-    Example:
-      >>> prepare = preparation(lambda images: images / 255)
-      >>> batch = Batch(jnp.full((1, 1, 1, 1), 255), jnp.array([0]))
-      >>> float(prepare(jax.random.key(0), batch).images.sum())
-      1.0
-    """
+    """Returns ``(key, stored batch) -> preprocessed and augmented batch``."""
 
     def prepare(key: chex.PRNGKey, batch: Batch) -> Batch:
         images = preprocess(batch.images)
@@ -105,10 +94,9 @@ def over_batches(
 ) -> tuple[Any, Any]:
     """Runs a step function on mini-batches in a random order, in one program.
 
-    Every epoch takes the examples in an order that depends on the key and the epoch,
-    and leaves out the rest that does not fill a batch. The randomness of a step depends
-    on the key and its number. So any division of the steps into calls gives the same
-    result.
+    Every epoch takes the examples in an order of its own, and leaves out the rest that
+    does not fill a batch. The randomness of a step depends on the key and its number
+    alone, so that any division of the steps into calls gives the same result.
 
     Args:
       step: ``(carry, prepared batch, key of this step) -> (carry, metrics)``.
@@ -222,26 +210,7 @@ def metric_sums(
 ) -> Metrics:
     """Returns the sums of losses and of errors over the examples that count.
 
-    Args:
-      params: the parameters of the model.
-      batch_stats: the statistics of its batch norms, ``{}`` without any.
-      batch: images as the model takes them, and labels.
-      counted: bools ``[n]``; the other examples fill up the batch.
-      model: a Flax module, called with ``train``.
-      loss: ``(logits, labels) -> scalar``, the mean over examples.
-
-    Returns:
-      The sum of losses, a float32 scalar, and the number of errors, an integer.
-
-    Example:
-      >>> from snipjax import models
-      >>> model = models.create("lenet_300_100", num_classes=2)
-      >>> batch = Batch(jnp.zeros((3, 2, 2, 1)), jnp.array([0, 1, 1]))
-      >>> params = model.init(jax.random.key(0), batch.images)["params"]
-      >>> counted = jnp.array([True, True, False])
-      >>> sums = metric_sums(params, {}, batch, counted, model=model)
-      >>> round(float(sums.loss), 4), int(sums.error)  # 2 log 2
-      (1.3863, 1)
+    ``counted`` has a bool for each example; the others fill up the batch.
     """
     variables = {"params": params, "batch_stats": batch_stats}
     logits: Any = model.apply(variables, batch.images, train=False)
@@ -252,15 +221,7 @@ def metric_sums(
 
 
 def epoch_length(num_examples: int, batch_size: int) -> int:
-    """Returns the number of whole batches in an epoch.
-
-    Args:
-      num_examples: the size of the training set.
-      batch_size: the number of examples in a batch.
-
-    Raises:
-      ValueError: if there are fewer examples than a batch holds.
-    """
+    """Returns the number of whole batches in an epoch, at least one."""
     if num_examples < batch_size:
         raise ValueError(
             f"batch_size is {batch_size}, but there are only {num_examples} training "
