@@ -1,5 +1,7 @@
 """Small runs on the digits, and the files that they leave."""
 
+import shutil
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,12 +10,14 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tensorboardX.proto import event_pb2
 
 from snipjax import assembly, experiment, training
 from snipjax import config as configs
 from snipjax.training import rundir
 
 TIMINGS = ("seconds", "steps_per_second")
+CHECKPOINTS = Path("checkpoints", "seeds-0-0")
 
 
 def quick(**fields: Any) -> ConfigDict:
@@ -95,6 +99,39 @@ class Finished(NamedTuple):
 def finished_run(config: ConfigDict, workdir: Path) -> Finished:
     """Runs an experiment."""
     return Finished(config, workdir, experiment.run(config, workdir))
+
+
+def interrupted(workdir: Path, copy: Path, step: int) -> Path:
+    """A copy of a finished run as it was when it had written that checkpoint."""
+    shutil.copytree(workdir, copy)
+    for name in (rundir.RESULT, rundir.NETWORKS):
+        (copy / name).unlink()
+    for path in (copy / CHECKPOINTS).iterdir():
+        if int(path.name) > step:
+            shutil.rmtree(path)
+    return copy
+
+
+def events_in(path: Path) -> list[event_pb2.Event]:
+    """Reads TFRecords: length, its checksum, the bytes, their checksum."""
+    data, events, position = path.read_bytes(), [], 0
+    while position < len(data):
+        (length,) = struct.unpack_from("<Q", data, position)
+        start = position + 12
+        events.append(event_pb2.Event.FromString(data[start : start + length]))
+        position = start + length + 4
+    return events
+
+
+def read_events(directory: Path) -> dict[int, dict[str, float]]:
+    """Scalars by step, as TensorBoard takes them from the files in their order."""
+    scalars: dict[int, dict[str, float]] = {}
+    for event in (e for path in sorted(directory.iterdir()) for e in events_in(path)):
+        if event.HasField("session_log"):
+            scalars = {s: v for s, v in scalars.items() if s < event.step}
+        for value in event.summary.value:
+            scalars.setdefault(event.step, {})[value.tag] = value.simple_value
+    return scalars
 
 
 def named(tree: chex.ArrayTree) -> dict[str, np.ndarray]:

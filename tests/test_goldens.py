@@ -24,6 +24,8 @@ FOLDER = Path(__file__).parent / "goldens"
 GOLDENS = json.loads((FOLDER / "goldens.json").read_text())
 MASKS = np.load(FOLDER / "masks.npz")
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 
 def golden_config(kind: str) -> configs.ConfigDict:
     config = configs.default()

@@ -90,18 +90,24 @@ def quick(**prune: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workdir = tmp_path_factory.mktemp("runs") / "dense"
+def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     config = quick(method="none")
     config.train.steps = 0
-    experiment.run(config, workdir)
-    return workdir
+    return finished_run(config, tmp_path_factory.mktemp("runs") / "dense")
 
 
 @pytest.fixture(scope="module")
-def finished(dense_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    config = quick(pretrained=str(dense_run))
+def finished(dense_run: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    config = quick(pretrained=str(dense_run.workdir))
     return finished_run(config, tmp_path_factory.mktemp("runs") / "lwc")
+
+
+def test_without_pruning_or_training_there_is_an_evaluation(
+    dense_run: Finished,
+) -> None:
+    for entry in dense_run.result["networks"]:
+        assert (entry["sparsity"], entry["prunes"], entry["best_step"]) == (0, 0, 0)
+        assert 50 < entry["test_error"] <= 100
 
 
 class TestRun:
@@ -115,17 +121,13 @@ class TestRun:
             for name, keep in finished.mask(entry["seed"]).items():
                 assert not params[name][~keep].any()
             finished.check_best(entry["seed"], {})
-
-    def test_rows_are_of_phases(self, finished: Finished) -> None:
-        rows = finished.metrics
-        assert [row["seeds"] for row in rows] == [[0], [1]]
-        for row in rows:
+        for seed, row in enumerate(finished.metrics):
+            assert (row["seeds"], row["step"]) == ([seed], 2)
             assert "retrain" in row["phase"]
-            assert row["step"] == 2
             assert row["sparsity"] == [pytest.approx(0.9, abs=1e-4)]
             assert row["test_error"][0] >= 0
 
-    def test_an_interrupted_one_begins_again(
+    def test_interrupted_it_begins_again(
         self, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def killed(*args: Any, **options: Any) -> Any:
@@ -140,37 +142,29 @@ class TestRun:
         assert [row["seeds"] for row in again.metrics] == [[0], [1]]
 
 
-class TestWhatGoesWrong:
-    def test_a_network_with_batch_norm_is_refused(self, tmp_path: Path) -> None:
-        config = quick()
-        config.model.name = "tests.test_experiment:Normalized"
-        with pytest.raises(ValueError, match=r"batch norm.*lenet_5_caffe"):
-            experiment.run(config, tmp_path / "run")
-        assert not (tmp_path / "run").exists()
-
-    @pytest.mark.parametrize("field", ["mesh", "stream"])
-    def test_a_mesh_or_a_stream_is_refused(self, field: str, tmp_path: Path) -> None:
-        config = quick()
-        config.seeds = 1
-        if field == "mesh":
-            config.mesh = "data=1"
-        else:
-            config.dataset.stream = True
-        with pytest.raises(ValueError, match="'lwc' trains on data in memory"):
-            experiment.run(config, tmp_path / "run")
-        assert not (tmp_path / "run").exists()
-
-    def test_pretrained_must_be_a_finished_run(self, tmp_path: Path) -> None:
-        config = quick(pretrained=str(tmp_path / "nothing"))
-        with pytest.raises(
-            ValueError, match=r"no finished run with a network of seed 0"
-        ):
-            experiment.run(config, tmp_path / "run")
-
-    def test_pretrained_must_be_of_the_same_network(
-        self, dense_run: Path, tmp_path: Path
-    ) -> None:
-        config = quick(pretrained=str(dense_run))
-        config.model.name = "lenet_5_caffe"
-        with pytest.raises(ValueError):
-            experiment.run(config, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        (
+            {"model.name": "tests.test_experiment:Normalized"},
+            r"batch norm.*lenet_5_caffe",
+        ),
+        ({"mesh": "data=1"}, "'lwc' trains on data in memory"),
+        ({"dataset.stream": True}, "'lwc' trains on data in memory"),
+        (
+            {"prune.pretrained": "no/such/run"},
+            "no finished run with a network of seed 0",
+        ),
+        ({"model.name": "lenet_5_caffe", "prune.pretrained": "{dense}"}, ""),
+    ],
+)
+def test_other_networks_data_and_pretrained_runs_are_refused(
+    fields: dict[str, Any], problem: str, dense_run: Finished, tmp_path: Path
+) -> None:
+    config = quick()
+    config.seeds = 1
+    for name, value in fields.items():
+        text = str(value).format(dense=dense_run.workdir)
+        config.update_from_flattened_dict({name: value if value is True else text})
+    with pytest.raises(ValueError, match=problem):
+        experiment.run(config, tmp_path / "run")

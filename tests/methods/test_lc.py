@@ -10,7 +10,7 @@ import pytest
 
 from snipjax import masks
 from snipjax.methods import LC, lc
-from snipjax.methods.lc import Augmented, penalized, projected, updated
+from snipjax.methods.lc import Augmented, penalized, projected
 from tests.methods import softmax_regression
 
 prunable = masks.weights_and_biases
@@ -46,17 +46,6 @@ def test_the_projection_is_the_nearest_of_all_supports(kappa: int, seed: int) ->
     np.testing.assert_array_equal(flat(mask), best != 0)
 
 
-def test_the_multipliers_after_a_step_by_hand() -> None:
-    multipliers = updated(
-        {"w": jnp.array([0.5, -1.0])},
-        {"w": jnp.array([2.0, 3.0])},
-        {"w": jnp.array([1.5, 0.0])},
-        mu=4.0,
-    )
-    # 0.5 - 4 (2 - 1.5) and -1 - 4 (3 - 0).
-    assert multipliers["w"].tolist() == [-1.5, -13.0]
-
-
 def test_prunable_leaves_get_the_gradient_of_the_penalty_and_others_none() -> None:
     weights, theta, multipliers = random_tree(0), random_tree(1), random_tree(2)
     mask = {"a": jnp.ones((2, 2), bool), "b": jnp.array(True)}
@@ -69,26 +58,6 @@ def test_prunable_leaves_get_the_gradient_of_the_penalty_and_others_none() -> No
 
     expected = jax.tree.map(jnp.add, grads, jax.grad(penalty)(weights))
     chex.assert_trees_all_close(penalized(grads, carry, mu), expected, rtol=1e-5)
-
-
-def test_both_steps_find_the_constrained_minimum_of_a_square() -> None:
-    # Of |w - (3, 1, 0.5)|^2 / 2 with two weights, with L solved exactly: (3, 1, 0).
-    # Without multipliers theta would stay at a share of it.
-    point = {"w": jnp.array([3.0, 1.0, 0.5])}
-    weights, mu = point, 0.1
-    multipliers = jax.tree.map(jnp.zeros_like, point)
-    for _ in range(40):
-        theta, _ = projected(weights, multipliers, mu, 1 / 3, prunable)
-        multipliers = updated(multipliers, weights, theta, mu)
-        mu *= 1.2
-        weights = jax.tree.map(
-            lambda p, t, m, mu=mu: (p + mu * t + m) / (1 + mu),
-            point,
-            theta,
-            multipliers,
-        )
-    np.testing.assert_allclose(theta["w"], [3.0, 1.0, 0.0], atol=1e-3)
-    np.testing.assert_allclose(weights["w"], theta["w"], atol=1e-2)
 
 
 def test_learning_and_compression_step_by_step_under_a_growing_mu() -> None:

@@ -16,7 +16,6 @@ from snipjax.methods.linear_sites import Network, Site, check_covered
 
 KEY = jax.random.key(0)
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-    "valid": (nn.Conv(4, (3, 2), padding="VALID"), (2, 5, 6, 3)),
     "strided": (nn.Conv(4, (3, 3), strides=2, use_bias=False), (2, 5, 6, 3)),
     "dilated": (
         nn.Conv(4, (2, 3), padding=((1, 0), (2, 1)), kernel_dilation=(1, 2)),
@@ -27,9 +26,7 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         nn.Conv(4, (3, 3), conv_general_dilated=ops.conv_general_dilated),
         (2, 5, 6, 3),
     ),
-    "dense": (nn.Dense(4), (5, 3)),
     "dense of many axes": (nn.Dense(4), (2, 5, 3)),
-    "dense without bias": (nn.Dense(4, use_bias=False), (5, 3)),
     "attention's": (nn.DenseGeneral((2, 3)), (5, 4)),
     "narrow": (nn.Dense(4, dtype=jnp.bfloat16), (5, 3)),
     "in remat": (nn.remat(nn.Dense)(4), (5, 3)),

@@ -1,6 +1,5 @@
 """Layer-wise optimal brain surgeon against NumPy's constrained least squares."""
 
-import math
 from typing import Any
 
 import chex
@@ -12,7 +11,7 @@ import pytest
 
 from snipjax import masks
 from snipjax.methods import LOBS, History, Outcome, Problem, lobs
-from snipjax.methods.linear_sites import Network
+from snipjax.methods.linear_sites import Network, Site
 from snipjax.methods.lobs import (
     layer_hessians,
     operate,
@@ -53,8 +52,8 @@ def intermediates(
     _, state = Small().apply(
         {"params": params}, images, capture_intermediates=True, mutable="intermediates"
     )
-    outputs = state["intermediates"]
-    return outputs["Conv_0"]["__call__"][0], outputs["Dense_0"]["__call__"][0]
+    called = state["intermediates"]
+    return called["Conv_0"]["__call__"][0], called["Dense_0"]["__call__"][0]
 
 
 def least_squares(inputs: int, units: int, kept: float) -> tuple[np.ndarray, ...]:
@@ -77,40 +76,27 @@ def cost(hessian: np.ndarray, change: np.ndarray) -> float:
     return 0.5 * change @ hessian @ change
 
 
-@pytest.mark.slow
-def test_the_hessian_is_that_of_half_the_squared_error_of_the_output() -> None:
+def test_the_hessian_gives_the_squared_error_of_the_output() -> None:
     network, params, images = small()
-    hessians = layer_hessians(network, params, images)
     assert [layer.name for layer in network.layers] == ["Conv_0", "Dense_0", "Dense_1"]
-    conv, hidden = intermediates(params, images)
-    inputs = (
-        images,
-        nn.max_pool(conv, (2, 2), (2, 2)).reshape(6, -1),
-        nn.relu(hidden),
+    other = jax.tree.map(
+        lambda w: w + jnp.cos(jnp.arange(w.size)).reshape(w.shape), params
     )
-    modules = (
-        nn.Conv(2, (2, 2), padding="VALID"),
-        nn.Dense(3, use_bias=False),
-        nn.Dense(3),
-    )
-    for layer, hessian, module, x in zip(network.layers, hessians, modules, inputs):
+    leaves, squares = jax.tree.leaves(other), []
 
-        def squared_error(
-            column: chex.Array, name: str = layer.name, module: Any = module, x: Any = x
-        ) -> chex.Array:
-            """Of the first unit, by its weights: kernel, then bias."""
-            changed = dict(params[name])
-            shape = changed["kernel"].shape[:-1]
-            size = math.prod(shape)
-            kernel = column[:size].reshape(shape)
-            changed["kernel"] = changed["kernel"].at[..., 0].set(kernel)
-            if "bias" in changed:
-                changed["bias"] = changed["bias"].at[0].set(column[size])
-            z, after = (module.apply({"params": p}, x) for p in (params[name], changed))
-            return 0.5 * jnp.sum((after - z) ** 2) / len(images)
+    def at(site: Site) -> chex.Array:
+        numbers = site.layer.kernel, site.layer.bias
+        weights = [leaves[number] for number in numbers if number is not None]
+        changed = site.apply(site.inputs, *weights)
+        squares.append(jnp.sum((changed - site.outputs) ** 2) / len(images))
+        return site.outputs
 
-        expected = jax.jit(jax.hessian(squared_error))(jnp.zeros(len(hessian)))
-        np.testing.assert_allclose(hessian, expected, rtol=1e-4, atol=1e-4)
+    network(params, images, at)
+    hessians = layer_hessians(network, params, images)
+    for layer, hessian, expected in zip(network.layers, hessians, squares):
+        change = layer.matrix(other) - layer.matrix(params)
+        actual = jnp.sum(change * (hessian @ change))
+        assert float(actual) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_a_shared_layer_has_the_inputs_of_all_its_calls() -> None:
@@ -124,52 +110,27 @@ def test_a_shared_layer_has_the_inputs_of_all_its_calls() -> None:
     np.testing.assert_allclose(hessian, (x.T @ x + y.T @ y) / 5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [12, 9])
-def test_the_weights_left_are_the_constrained_least_squares(size: int) -> None:
-    hessian, w, mask = least_squares(12, 20, kept=0.4)
-    assert mask.sum(axis=0).max() <= 9
-    mask[:, 0] = False  # and a unit may lose all
+@pytest.mark.parametrize(("kept", "size"), [(0.4, 12), (0.4, 9), (1.1, None)])
+def test_weights_are_least_squares_and_sensitivities_the_costs_of_one_less(
+    kept: float, size: int | None
+) -> None:
+    hessian, w, mask = least_squares(12, 6, kept=kept)
+    if size is not None:
+        assert mask.sum(axis=0).max() <= 9
+        mask[:, 0] = False  # and a unit may lose all
     result = operate(jnp.float32(hessian), jnp.float32(w), jnp.asarray(mask), size=size)
-    for unit in range(20):
-        keep, weights = mask[:, unit], np.asarray(result.weights[:, unit])
-        expected = best(hessian, w[:, unit], keep)
-        np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-3)
-        assert not np.any(weights[~keep])
-        assert not np.any(result.sensitivities[~keep, unit])
-
-
-@pytest.mark.parametrize("kept", [0.5, 1.1])
-def test_a_sensitivity_is_what_removing_one_more_costs(kept: float) -> None:
-    hessian, w, mask = least_squares(8, 5, kept=kept)
-    size = None if mask.all() else 8
-    result = operate(jnp.float32(hessian), jnp.float32(w), jnp.asarray(mask), size=size)
-    for unit in range(5):
-        now = best(hessian, w[:, unit], mask[:, unit])
-        for q in np.flatnonzero(mask[:, unit]):
-            keep = mask[:, unit].copy()
-            keep[q] = False
-            # What is added to the error of before; the two are orthogonal.
-            then = best(hessian, w[:, unit], keep)
-            added = cost(hessian, then - w[:, unit]) - cost(hessian, now - w[:, unit])
+    for unit in range(6):
+        keep, before = mask[:, unit], w[:, unit]
+        now = best(hessian, before, keep)
+        np.testing.assert_allclose(result.weights[:, unit], now, rtol=1e-3, atol=1e-3)
+        assert not np.any(np.asarray(result.sensitivities)[~keep, unit])
+        for q in np.flatnonzero(keep):
+            # Added to the error of before; the two are orthogonal.
+            then = best(hessian, before, keep & (np.arange(12) != q))
+            added = cost(hessian, then - before) - cost(hessian, now - before)
             assert added == pytest.approx(cost(hessian, then - now), rel=1e-3)
             sensitivity = float(result.sensitivities[q, unit])
             assert sensitivity == pytest.approx(added, rel=1e-2, abs=1e-4)
-
-
-def test_one_by_one_or_at_once_the_weights_are_the_same() -> None:
-    hessian, w, _ = least_squares(6, 1, kept=1.1)
-    hessian, w = jnp.float32(hessian), jnp.float32(w)
-    keep, updated = jnp.ones((6, 1), bool), w
-    for q in (4, 1, 3):
-        # Optimal brain surgeon's own formula, on what is left.
-        left = np.flatnonzero(keep[:, 0])
-        inverse = np.linalg.inv(hessian[np.ix_(left, left)])
-        at = int(np.flatnonzero(left == q)[0])
-        change = -updated[q, 0] / inverse[at, at] * inverse[:, at]
-        updated = updated.at[left, 0].add(change)
-        keep = keep.at[q, 0].set(False)
-    at_once = operate(hessian, w, keep, size=3).weights
-    np.testing.assert_allclose(at_once, updated, rtol=1e-3, atol=1e-4)
 
 
 def test_the_gain_is_the_mean_square_of_the_jacobian() -> None:
@@ -323,25 +284,32 @@ def test_costs_in_a_layers_output_count_as_much_as_the_next_enlarges_them() -> N
     np.testing.assert_array_equal(mask["second"], in_second > in_second.min())
 
 
-def test_a_convolution_in_groups_is_refused() -> None:
-    model, x = nn.Conv(4, (2, 2), feature_group_count=2), jnp.zeros((4, 3, 3, 2))
-    problem = softmax_regression.problem(steps=1)._replace(
-        loss_fn=lambda params, x: jnp.sum(model.apply({"params": params}, x)),
-        params=model.init(KEY, x)["params"],
-        train=x,
+CONV = nn.Conv(4, (2, 2), feature_group_count=2)
+IMAGES = jnp.zeros((4, 3, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "params", "train", "problem"),
+    [
+        (
+            lambda params, x: jnp.sum(CONV.apply({"params": params}, x)),
+            jax.eval_shape(CONV.init, KEY, IMAGES)["params"],
+            IMAGES,
+            "'kernel' has 2 groups",
+        ),
+        (
+            lambda params, x: jnp.sum(params["gain"] * (x @ params["w"])),
+            {"gain": jnp.ones(2), "w": jnp.ones((2, 2))},
+            jnp.zeros((4, 2)),
+            "'gain' is prunable, .* it has no Hessian",
+        ),
+    ],
+)
+def test_a_convolution_in_groups_and_a_gain_are_refused(
+    loss_fn: Any, params: Any, train: Any, problem: str
+) -> None:
+    given = softmax_regression.problem(steps=1)._replace(
+        loss_fn=loss_fn, params=params, train=train, prunable=lambda path, leaf: True
     )
-    with pytest.raises(ValueError, match="'kernel' has 2 groups"):
-        lobs(problem, 0.5)
-
-
-def test_a_gain_has_no_hessian() -> None:
-    def loss_fn(params: chex.ArrayTree, batch: Any) -> chex.Array:
-        return jnp.sum(params["gain"] * (batch[0] @ params["w"]))
-
-    problem = softmax_regression.problem(steps=1)._replace(
-        loss_fn=loss_fn,
-        params={"gain": jnp.ones(2), "w": jnp.ones((2, 2))},
-        prunable=lambda path, leaf: True,
-    )
-    with pytest.raises(ValueError, match=r"'gain' is prunable, .* it has no Hessian"):
-        lobs(problem, 0.5)
+    with pytest.raises(ValueError, match=problem):
+        lobs(given, 0.5)

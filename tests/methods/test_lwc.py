@@ -71,9 +71,7 @@ def test_mean_and_deviation_are_over_what_a_layer_keeps() -> None:
     # A bias that is not prunable has no part in it.
     _, std = layers.mean_and_std(params, masks.ones(params, masks.kernels))
     np.testing.assert_allclose(std["a"]["kernel"], 5**0.5, rtol=1e-6)
-
-
-def test_a_layer_of_one_weight_or_none_has_a_threshold() -> None:
+    # A layer that keeps one weight or none has a threshold all the same.
     params = {"a": {"w": jnp.array([2.0])}, "b": {"w": jnp.array([1.0])}}
     mask = {"a": {"w": jnp.array([True])}, "b": {"w": jnp.array([False])}}
     _, std = layers.mean_and_std(params, mask)

@@ -1,7 +1,7 @@
 """A process of test_distributed.py: ``<port> <processes> <id> <directory>``.
 
-Trains a run without interruption, then one that goes on from a checkpoint of it; and
-does what processes are not to do. Prints what came of it.
+Trains a run without interruption, then one that goes on from a checkpoint of it; makes
+the mistakes of processes; and prints the results.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ from PIL import Image
 
 from snipjax import config as configs
 from snipjax import experiment
-from snipjax.training import checkpoints, distributed, rundir
+from snipjax.training import checkpoints, distributed
+from tests.runs import interrupted
 
 
 def config_of(processes: int) -> configs.ConfigDict:
@@ -37,14 +38,7 @@ def trained(processes: int, directory: Path) -> list[dict[str, Any]]:
     """Results of a run without interruption, and of one that was resumed."""
     whole, resumed = directory / "whole", directory / "resumed"
     results = [experiment.run(config_of(processes), whole)]
-
-    def interrupted() -> None:
-        shutil.copytree(whole, resumed)
-        shutil.rmtree(resumed / "checkpoints" / "seeds-0-0" / "4")
-        (resumed / rundir.NETWORKS).unlink()
-        (resumed / rundir.RESULT).unlink()
-
-    distributed.by_first(interrupted)
+    distributed.by_first(lambda: interrupted(whole, resumed, step=2))
     return [*results, experiment.run(config_of(processes), resumed)]
 
 

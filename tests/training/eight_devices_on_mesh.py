@@ -1,6 +1,5 @@
 """Experiments on a mesh of eight devices (test_on_mesh.py)."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from benchmarks.collectives import collectives
 from snipjax import assembly
 from snipjax.training import rundir
-from snipjax.training.collectives import collectives
 from tests import runs
-from tests.runs import Finished, finished_run
+from tests.runs import Finished, finished_run, interrupted
 from tests.training import mesh_programs
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -40,17 +39,6 @@ def on_one(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return finished_run(on_mesh("data=1"), tmp_path_factory.mktemp("runs") / "one")
 
 
-def interrupted(run: Finished, workdir: Path, step: int) -> Path:
-    """A copy of the run as it was when it had written that checkpoint."""
-    shutil.copytree(run.workdir, workdir)
-    for name in (rundir.RESULT, rundir.NETWORKS):
-        (workdir / name).unlink()
-    for path in (workdir / "checkpoints" / "seeds-0-0").iterdir():
-        if int(path.name) > step:
-            shutil.rmtree(path)
-    return workdir
-
-
 def check_close(ours: Finished, theirs: Finished) -> None:
     for row, expected in zip(ours.metrics, theirs.metrics, strict=True):
         for name, value in expected.items():
@@ -72,21 +60,18 @@ def test_is_the_experiment_of_one_device(on_eight: Finished, on_one: Finished) -
         np.testing.assert_allclose(param, best, rtol=1e-2, atol=1e-4)
 
 
-def test_goes_on_bit_for_bit_on_the_same_mesh(
-    on_eight: Finished, tmp_path: Path
+@pytest.mark.parametrize("mesh", ["data=4,model=2", "data=2,model=4"])
+def test_goes_on_on_any_mesh_and_bit_for_bit_on_the_same(
+    mesh: str, on_eight: Finished, tmp_path: Path
 ) -> None:
-    workdir = interrupted(on_eight, tmp_path / "run", step=4)
-    again = finished_run(on_eight.config, workdir)
-    assert again.network["params_sha256"] == on_eight.network["params_sha256"]
-    for name, param in again.params().items():
-        np.testing.assert_array_equal(param, on_eight.params()[name])
-
-
-def test_goes_on_on_another_mesh(on_eight: Finished, tmp_path: Path) -> None:
-    workdir = interrupted(on_eight, tmp_path / "run", step=4)
-    other = finished_run(on_mesh("data=2,model=4"), workdir)
-    assert rundir.read_json(workdir / rundir.CONFIG)["mesh"] == "data=2,model=4"
-    check_close(other, on_eight)
+    workdir = interrupted(on_eight.workdir, tmp_path / "run", step=4)
+    again = finished_run(on_mesh(mesh), workdir)
+    assert rundir.read_json(workdir / rundir.CONFIG)["mesh"] == mesh
+    check_close(again, on_eight)
+    if mesh == on_eight.config.mesh:
+        assert again.digests == on_eight.digests
+        for name, param in again.params().items():
+            np.testing.assert_array_equal(param, on_eight.params()[name])
 
 
 @pytest.mark.slow
@@ -151,6 +136,7 @@ def check_temporaries(setup: assembly.Setup, *programs: Any) -> None:
         assert program.memory_analysis().temp_size_in_bytes < most * whole
 
 
+@pytest.mark.slow
 def test_no_step_has_all_parameters_on_one_device() -> None:
     setup = mesh_programs.of_two_blocks("model=8")
     programs = mesh_programs.train_step(setup), mesh_programs.evaluation(setup)

@@ -1,6 +1,7 @@
 """Sharding on eight devices (test_sharding.py)."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -9,86 +10,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from snipjax import masks, optim, pruning, saliency, training
-from snipjax.training import distributed, sharding
-from snipjax.training.collectives import Collective, bytes_per_device, collectives
+from benchmarks.collectives import bytes_per_device, collectives
+from snipjax import masks, optim, saliency, training
+from snipjax.training import Batch, distributed, sharding
+from tests.conftest import largest_by_sorting
 
 MESH = sharding.make_mesh({"data": 4, "model": 2})
-SHAPES = {"a": (6, 4), "b": (5,), "c": (3, 3, 2, 8), "d": (7, 3)}
-SPECS = {"a": P("model"), "b": P(), "c": P(None, None, None, "model"), "d": P()}
+# The rule's shardings of some shapes; the last two are small, or not divisible.
+SPECS = {
+    (64, 32): P("model"),
+    (4, 4, 32, 64): P(None, None, None, "model"),
+    (48, 48): P(None, "model"),
+    (31, 32): P(),
+    (35, 35): P(),
+}
 
 
 def scattered(tree: chex.ArrayTree) -> Any:
-    """The tree on the mesh, small leaves split too."""
-    return jax.device_put(tree, sharding.tree_shardings(MESH, tree, small=1))
+    return jax.device_put(tree, sharding.tree_shardings(MESH, tree))
 
 
-def select(scores: chex.ArrayTree, sparsity: float) -> chex.ArrayTree:
-    return masks.global_topk(scores, sparsity, lambda path, leaf: True)
+def split(batch: Any) -> Any:
+    return jax.device_put(batch, sharding.batch_sharding(MESH))
 
 
-def kept_by_sorting(scores: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """The definition: the largest of all leaves, of equal ones the first."""
-    flat = np.concatenate([leaf.ravel() for leaf in scores.values()])
-    kept = np.zeros(flat.size, bool)
-    kept[np.argsort(-flat, kind="stable")[:count]] = True
-    parts = np.split(kept, np.cumsum([leaf.size for leaf in scores.values()])[:-1])
-    return {k: p.reshape(scores[k].shape) for k, p in zip(scores, parts)}
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-class Normalized(nn.Module):
-    @nn.compact
-    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
-        x = nn.Conv(8, (3, 3))(x)
-        x = nn.BatchNorm(use_running_average=not train)(x)
-        return nn.Dense(2)(jnp.mean(nn.relu(x), (1, 2)))
-
-
-def test_there_are_eight_devices() -> None:
+def test_a_mesh_takes_the_devices_asked_for() -> None:
     assert jax.device_count() == 8
-
-
-class TestMesh:
-    def test_has_the_axes_asked_for(self) -> None:
-        assert dict(MESH.shape) == {"data": 4, "model": 2}
-        assert MESH.size == 8
-
-    def test_takes_the_first_devices(self) -> None:
-        mesh = sharding.make_mesh({"model": 2})
-        assert list(mesh.devices.flat) == jax.devices()[:2]
-
-    def test_without_axes_is_all_devices_along_data(self) -> None:
-        assert dict(sharding.make_mesh().shape) == {"data": 8, "model": 1}
-
-    def test_of_more_devices_says_how_to_have_them(self) -> None:
-        remedy = "XLA_FLAGS=--xla_force_host_platform_device_count=16"
-        with pytest.raises(ValueError, match=remedy):
-            sharding.make_mesh({"data": 8, "model": 2})
+    assert dict(MESH.shape) == {"data": 4, "model": 2}
+    mesh = sharding.make_mesh({"model": 2})
+    assert dict(mesh.shape) == {"data": 1, "model": 2}
+    assert [device.id for device in mesh.devices.flat] == [0, 1]
+    assert dict(sharding.make_mesh().shape) == {"data": 8, "model": 1}
+    with pytest.raises(ValueError, match=r"asks for 16.*_device_count=16"):
+        sharding.make_mesh({"data": 8, "model": 2})
 
 
 class TestRule:
     def test_splits_the_largest_dimension_that_the_axis_divides(self) -> None:
-        leaves = {name: jnp.zeros(shape) for name, shape in SHAPES.items()}
-        placed = sharding.tree_shardings(MESH, leaves, small=1)
-        for name, leaf in leaves.items():
-            expected = NamedSharding(MESH, SPECS[name])
-            assert placed[name].is_equivalent_to(expected, leaf.ndim), name
-
-    def test_leaves_small_ones_whole(self) -> None:
-        leaves = {"small": jnp.zeros((2, 8)), "large": jnp.zeros((2, 9))}
-        placed = sharding.tree_shardings(MESH, leaves, small=17)
-        assert placed["small"].spec == P()
-        assert placed["large"].spec == P("model")
+        for shape, spec in SPECS.items():
+            placed = sharding.tree_shardings(MESH, jnp.zeros(shape))
+            expected = NamedSharding(MESH, spec)
+            assert placed.is_equivalent_to(expected, len(shape)), shape
+        leaf = scattered(jnp.zeros((64, 32)))
+        assert {shard.data.shape for shard in leaf.addressable_shards} == {(32, 32)}
 
     def test_has_all_of_a_state_lie_as_its_parameters(self) -> None:
         params = {"w": jnp.ones((64, 32)), "b": jnp.ones(32)}
-        mask = masks.ones(params)
-        optimizer = optim.sparse(training.paper_optimizer(0.1), mask)
+        optimizer = optim.sparse(training.sgd(0.1), masks.ones(params))
         state = training.init_state({"params": params}, optimizer, jax.random.key(0))
         placed = sharding.tree_shardings(MESH, state)
         split = [
@@ -99,81 +74,31 @@ class TestRule:
         assert len(split) == 3  # the parameter, its mask, its momentum
         assert all(name.endswith("['w']") for name in split)
 
-    def test_puts_half_of_a_split_leaf_on_each_device(self) -> None:
-        leaf = scattered({"w": jnp.arange(32.0).reshape(8, 4)})["w"]
-        assert {shard.data.shape for shard in leaf.addressable_shards} == {(4, 4)}
-
     def test_splits_batches_over_both_axes(self) -> None:
-        batch = jax.device_put(jnp.zeros((16, 3)), sharding.batch_sharding(MESH))
-        assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 3)}
-        stack = jax.device_put(
-            jnp.zeros((5, 16, 3)), sharding.batch_sharding(MESH, leading=1)
-        )
-        assert {shard.data.shape for shard in stack.addressable_shards} == {(5, 2, 3)}
+        for leading, shape, part in ((0, (16, 3), (2, 3)), (1, (5, 16, 3), (5, 2, 3))):
+            placed = sharding.batch_sharding(MESH, leading=leading)
+            batch = jax.device_put(jnp.zeros(shape), placed)
+            assert {shard.data.shape for shard in batch.addressable_shards} == {part}
 
 
-class TestSelection:
-    @pytest.mark.filterwarnings("ignore:no connection of")
-    @settings(max_examples=15)
-    @given(seed=st.integers(0, 2**32 - 1), levels=st.integers(1, 30), data=st.data())
-    def test_is_that_of_a_stable_sort(
-        self, seed: int, levels: int, data: st.DataObject
-    ) -> None:
-        # Few levels make many ties, which must be cut at the same index.
-        rng = np.random.default_rng(seed)
-        scores = {
-            name: (rng.integers(0, levels, shape) / levels).astype(np.float32)
-            for name, shape in SHAPES.items()
-        }
-        total = sum(leaf.size for leaf in scores.values())
-        sparsity = data.draw(st.sampled_from([0.0, 0.5, 0.9]))
-        expected = kept_by_sorting(scores, masks.kept_count(total, sparsity))
-        for function in (select, jax.jit(select, static_argnums=1)):
-            mask = function(scattered(scores), sparsity)
-            chex.assert_trees_all_equal(jax.device_get(mask), expected)
-
-    def test_exchanges_scalars_only(self) -> None:
-        scores = {"a": jnp.ones((64, 64)), "b": jnp.ones((128, 32))}
-        placed = sharding.tree_shardings(MESH, scores)
-        select = jax.jit(lambda s: masks.global_topk(s, 0.9), in_shardings=(placed,))
-        program = select.lower(scores).compile()
-        exchanged = collectives(program)
-        assert exchanged
-        for one in exchanged:
-            assert one.kind == "all-reduce"
-            assert one.shape == ()
-            assert one.dtype in ("u32", "f32")
-            assert one.group_size == 2
-        for mask, scores_lie in zip(program.output_shardings.values(), placed.values()):
-            assert mask.is_equivalent_to(scores_lie, 2)
-
-
-class TestSaliency:
-    def test_and_mask_are_the_same_bit_for_bit_where_the_gradient_is(self) -> None:
-        # Sums of integers are exact in any order.
-        rng = np.random.default_rng(0)
-        params = {
-            name: rng.integers(-8, 9, shape).astype(np.float32)
-            for name, shape in {"v": (32, 16), "w": (64, 32)}.items()
-        }
-        x = rng.integers(-4, 5, (16, 64)).astype(np.float32)
-
-        def loss_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
-            return jnp.sum(x @ params["w"] @ params["v"])
-
-        _, mask = pruning.prune(loss_fn, params, x, 0.9)
-        of_mesh = jax.device_put(params, sharding.tree_shardings(MESH, params, small=1))
-        batch = jax.device_put(x, sharding.batch_sharding(MESH))
-        sharded = sharding.fully_sharded(MESH, loss_fn)
-        gradient = saliency.sensitivity(sharded, of_mesh, batch)
-        # d loss / d c_v[j, k] = v[j, k] * sum_i (x w)[i, j]
-        by_hand = params["v"] * (x @ params["w"]).sum(0)[:, None]
-        np.testing.assert_array_equal(gradient["v"], by_hand)
-        scores = saliency.snip(sharded, of_mesh, batch)
-        for name, score in scores.items():
-            assert score.sharding.is_equivalent_to(of_mesh[name].sharding, 2)
-        _, of_mesh_mask = pruning.prune(sharded, of_mesh, batch, 0.9)
-        chex.assert_trees_all_equal(jax.device_get(of_mesh_mask), jax.device_get(mask))
+def test_selection_is_exact_and_exchanges_scalars_only() -> None:
+    # Few levels make many ties, which must be cut at the same index.
+    rng = np.random.default_rng(0)
+    scores = [rng.integers(0, 9, shape).astype(np.float32) for shape in SPECS]
+    prunable = lambda path, leaf: True  # noqa: E731
+    select = jax.jit(lambda scores: masks.global_topk(scores, 0.9, prunable))
+    program = select.lower(scattered(scores)).compile()
+    kept = masks.kept_count(sum(leaf.size for leaf in scores), 0.9)
+    mask = program(scattered(scores))
+    for ours, theirs in zip(mask, largest_by_sorting(scores, kept)):
+        np.testing.assert_array_equal(ours, theirs)
+    exchanged = collectives(program)
+    assert {(one.kind, one.shape, one.group_size) for one in exchanged} == {
+        ("all-reduce", (), 2)
+    }
+    for keep, shape in zip(mask, SPECS):
+        expected = NamedSharding(MESH, SPECS[shape])
+        assert keep.sharding.is_equivalent_to(expected, len(shape))
 
 
 def deep(params: list[chex.Array], x: chex.Array) -> chex.Array:
@@ -182,19 +107,29 @@ def deep(params: list[chex.Array], x: chex.Array) -> chex.Array:
     return jnp.mean(x**2)
 
 
+class Normalized(nn.Module):
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
+        x = nn.Conv(8, (3, 3))(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        return nn.Dense(2)(jnp.mean(nn.relu(x), (1, 2)))
+
+
 class TestFullySharded:
-    def test_gradient_is_that_of_one_device_and_split(self) -> None:
-        rng = np.random.default_rng(1)
-        params = [rng.normal(size=(64, 64)).astype(np.float32) / 8 for _ in range(3)]
-        x = rng.normal(size=(16, 64)).astype(np.float32)
-        expected = jax.grad(deep)(params, x)
-        of_mesh = scattered(params)
-        gradient = jax.jit(jax.grad(sharding.fully_sharded(MESH, deep)))(
-            of_mesh, jax.device_put(x, sharding.batch_sharding(MESH))
-        )
-        for ours, theirs, param in zip(gradient, expected, of_mesh):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-            assert ours.sharding.is_equivalent_to(param.sharding, 2)
+    def test_gradients_and_saliency_are_of_one_device_and_split(self) -> None:
+        params = [normal(64, 64, seed=seed) / 8 for seed in range(3)]
+        x, lying = normal(16, 64), scattered(params)
+        sharded = sharding.fully_sharded(MESH, deep)
+        snip = functools.partial(saliency.snip, deep)
+        snip_sharded = functools.partial(saliency.snip, sharded)
+        for one, many in (
+            (jax.grad(deep), jax.grad(sharded)),
+            (snip, snip_sharded),
+        ):
+            expected, actual = one(params, x), jax.jit(many)(lying, split(x))
+            for ours, theirs, param in zip(actual, expected, lying):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+                assert ours.sharding.is_equivalent_to(param.sharding, 2)
 
     def test_never_has_all_parameters_on_one_device(self) -> None:
         layers, width, batch = 16, 256, 8
@@ -221,88 +156,72 @@ class TestFullySharded:
         assert len(gathers) == 2 * layers - 1
 
     def test_batch_norm_is_of_the_whole_batch(self) -> None:
-        model = Normalized()
-        images = np.random.default_rng(2).normal(size=(16, 4, 4, 3)).astype(np.float32)
-        labels = np.arange(16, dtype=np.int32) % 2
-        variables = model.init(jax.random.key(0), images)
-        mask = masks.ones(variables["params"])
-        optimizer = optim.sparse(training.paper_optimizer(0.1), mask)
+        model, batch = Normalized(), Batch(normal(16, 4, 4, 3), np.arange(16) % 2)
+        variables = model.init(jax.random.key(0), batch.images)
+        optimizer = optim.sparse(training.sgd(0.1), masks.ones(variables["params"]))
         state = training.init_state(variables, optimizer, jax.random.key(1))
         step = functools.partial(training.train_step, model=model, optimizer=optimizer)
-        expected, metrics = jax.jit(step)(state, training.Batch(images, labels))
+        expected, metrics = jax.jit(step)(state, batch)
+        transform = functools.partial(sharding.fully_sharded, MESH)
         with jax.set_mesh(MESH):
-            transform = functools.partial(sharding.fully_sharded, MESH)
             ours, our_metrics = jax.jit(functools.partial(step, transform=transform))(
-                scattered(state),
-                jax.device_put(
-                    training.Batch(images, labels), sharding.batch_sharding(MESH)
-                ),
+                scattered(state), split(batch)
             )
-        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-        jax.tree.map(close, ours.params, expected.params)
-        jax.tree.map(close, ours.batch_stats, expected.batch_stats)
-        jax.tree.map(close, our_metrics, metrics)
-
-
-class TestCollectives:
-    """Programs of one exchange each, of which all is known beforehand."""
-
-    FLAT = Mesh(np.array(jax.devices()), ("x",))
-    SQUARE = Mesh(np.array(jax.devices()).reshape(2, 4), ("x", "y"))
-
-    def exchanged(
-        self, mesh: Mesh, function: Any, in_spec: P, out_spec: P, shape: Any
-    ) -> list[Collective]:
-        mapped = jax.shard_map(
-            function, mesh=mesh, in_specs=in_spec, out_specs=out_spec, check_vma=False
+        chex.assert_trees_all_close(
+            (ours[1:3], our_metrics), (expected[1:3], metrics), rtol=1e-4, atol=1e-5
         )
-        array = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return collectives(jax.jit(mapped).lower(array).compile())
-
-    def test_all_reduce(self) -> None:
-        psum = functools.partial(jax.lax.psum, axis_name="x")
-        found = self.exchanged(self.FLAT, psum, P("x"), P(), (32, 8))
-        assert found == [("all-reduce", "f32", (4, 8), 128, 8)]
-        assert bytes_per_device(found) == 2 * 7 / 8 * 128
-
-    @pytest.mark.parametrize(("axis", "size"), [("x", 2), ("y", 4)])
-    def test_all_reduce_in_groups(self, axis: str, size: int) -> None:
-        psum = functools.partial(jax.lax.psum, axis_name=axis)
-        found = self.exchanged(self.SQUARE, psum, P(), P(), (4, 8))
-        assert found == [("all-reduce", "f32", (4, 8), 128, size)]
-
-    def test_all_gather(self) -> None:
-        gather = functools.partial(jax.lax.all_gather, axis_name="y", tiled=True)
-        found = self.exchanged(self.SQUARE, gather, P("y"), P(), (16, 8))
-        assert [(c.kind, c.bytes, c.group_size) for c in found] == [
-            ("all-gather", 16 * 8 * 4, 4)
-        ]
-        assert bytes_per_device(found) == 3 / 4 * 512
-
-    def test_reduce_scatter(self) -> None:
-        scatter = functools.partial(jax.lax.psum_scatter, axis_name="x", tiled=True)
-        found = self.exchanged(self.FLAT, scatter, P(), P("x"), (16, 8))
-        assert [(c.kind, c.bytes, c.group_size) for c in found] == [
-            ("reduce-scatter", 16 * 8 * 4, 8)
-        ]
-        assert bytes_per_device(found) == 7 / 8 * 512
-
-    def test_permutation(self) -> None:
-        ring = [(i, (i + 1) % 8) for i in range(8)]
-        shift = functools.partial(jax.lax.ppermute, axis_name="x", perm=ring)
-        found = self.exchanged(self.FLAT, shift, P("x"), P("x"), (16, 8))
-        assert found == [("collective-permute", "f32", (2, 8), 64, 8)]
-        assert bytes_per_device(found) == 64
-
-    def test_none(self) -> None:
-        assert self.exchanged(self.FLAT, jnp.sin, P("x"), P("x"), (16, 8)) == []
 
 
-def test_what_was_on_the_host_is_not_kept_there() -> None:
+RING = [(i, (i + 1) % 8) for i in range(8)]
+EXCHANGES: list[Any] = [
+    # A function of one array, its specs, and all that is known of its exchange: kind,
+    # shape, bytes, devices in a group, bytes that each sends.
+    (jax.lax.psum, "x", {}, P("x"), P(), ("all-reduce", (8, 8), 256, 2), 256.0),
+    (jax.lax.psum, "y", {}, P(), P(), ("all-reduce", (16, 8), 512, 4), 768.0),
+    (
+        *(jax.lax.all_gather, "y", {"tiled": True}, P("y"), P()),
+        *(("all-gather", (16, 8), 512, 4), 384.0),
+    ),
+    (
+        *(jax.lax.psum_scatter, "x", {"tiled": True}, P(), P("x")),
+        *(("reduce-scatter", (8, 8), 512, 2), 256.0),
+    ),
+    (
+        *(jax.lax.ppermute, ("x", "y"), {"perm": RING}, P(("x", "y")), P(("x", "y"))),
+        *(("collective-permute", (2, 8), 64, 8), 64.0),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "axis", "options", "given", "returned", "expected", "sent"), EXCHANGES
+)
+def test_the_exchange_of_a_program_is_read(
+    function: Callable[..., Any],
+    axis: Any,
+    options: dict[str, Any],
+    given: P,
+    returned: P,
+    expected: Any,
+    sent: float,
+) -> None:
+    mapped = jax.shard_map(
+        functools.partial(function, axis_name=axis, **options),
+        mesh=Mesh(np.array(jax.devices()).reshape(2, 4), ("x", "y")),
+        in_specs=given,
+        out_specs=returned,
+        check_vma=False,
+    )
+    array = jax.ShapeDtypeStruct((16, 8), jnp.float32)
+    (found,) = collectives(jax.jit(mapped).lower(array).compile())
+    assert (found.kind, found.shape, found.bytes, found.group_size) == expected
+    assert bytes_per_device([found]) == sent
+
+
+def test_an_array_does_not_keep_its_copy_on_the_host() -> None:
     """Or one leaf after the other would come to the whole parameters."""
-    mesh = sharding.make_mesh({"model": 8})
-    values = np.arange(8_192.0, dtype=np.float32).reshape(128, 64)
-    array = jax.device_put(values, sharding.tree_shardings(mesh, values))
+    values = normal(128, 64)
+    array = scattered(values)
     assert not array.is_fully_replicated
     first, second = distributed.on_host(array), distributed.on_host(array)
     np.testing.assert_array_equal(first, values)

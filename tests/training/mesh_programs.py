@@ -83,13 +83,13 @@ class Recorder:
 
 def train_step(setup: assembly.Setup) -> Any:
     """Returns the compiled training step."""
-    assert setup.mesh is not None and setup.stream is not None
-    like = assembly.abstract_state(setup)
-    return on_mesh.compiled_train_step(setup.task, setup.mesh, like, setup.stream)
+    return on_mesh.compiled_train_step(*_parts(setup))
 
 
 def evaluation(setup: assembly.Setup) -> Any:
     """Returns the compiled evaluation of a batch."""
-    assert setup.mesh is not None and setup.stream is not None
-    like = assembly.abstract_state(setup)
-    return on_mesh.compiled_evaluation(setup.task, setup.mesh, like, setup.stream)
+    return on_mesh.compiled_evaluation(*_parts(setup))
+
+
+def _parts(setup: assembly.Setup) -> Any:
+    return setup.task, setup.mesh, assembly.abstract_state(setup), setup.stream

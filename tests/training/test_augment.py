@@ -1,79 +1,54 @@
-"""Random transformations of images, all outcomes of them."""
+"""Random flips and shifts of images, all outcomes of them."""
 
-from typing import Any
+import itertools
+from collections import Counter
 
 import jax
 import numpy as np
+import pytest
 
 from snipjax import training
 
+IMAGES = np.random.default_rng(0).normal(size=(400, 6, 5, 2)).astype(np.float32)
 
-class TestFlipAndTranslate:
-    images = np.random.default_rng(0).normal(size=(200, 6, 5, 2)).astype(np.float32)
 
-    def augmented(self, seed: int = 0, **options: Any) -> np.ndarray:
-        return np.asarray(
-            training.flip_and_translate(jax.random.key(seed), self.images, **options)
-        )
+def augmented(flip: bool, translate: int, seed: int = 0) -> np.ndarray:
+    key = jax.random.key(seed)
+    return np.asarray(
+        training.flip_and_translate(key, IMAGES, flip=flip, translate=translate)
+    )
 
-    @staticmethod
-    def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
-        out = np.zeros_like(image)
-        height, width = image.shape[:2]
-        out[max(down, 0) : height + down, max(right, 0) : width + right] = image[
-            max(-down, 0) : height - down, max(-right, 0) : width - right
-        ]
-        return out
 
-    def test_every_image_is_one_of_its_flips_and_shifts(self) -> None:
-        shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-        seen = dict.fromkeys([(f, *s) for f in (False, True) for s in shifts], 0)
-        augmented = self.augmented(flip=True, translate=1)
-        for image, result in zip(self.images, augmented):
-            matches = [
-                (flip, *shift)
-                for flip, source in ((False, image), (True, image[:, ::-1]))
-                for shift in shifts
-                if np.array_equal(self.shifted(source, *shift), result)
-            ]
-            assert len(matches) == 1
-            seen[matches[0]] += 1
-        # 200 draws of 18 equally likely outcomes; 0 or 30 would be 4 deviations off.
-        assert all(0 < count < 30 for count in seen.values())
+def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """An image moved by so many pixels, with zeros from outside."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((height, height), (width, width), (0, 0)))
+    return padded[height - down :, width - right :][:height, :width]
 
-    def test_flips_half_of_the_images(self) -> None:
-        augmented = self.augmented(flip=True, translate=0)
-        flipped = [
-            np.array_equal(result, image[:, ::-1])
-            for image, result in zip(self.images, augmented)
-        ]
-        assert all(
-            is_flipped or np.array_equal(result, image)
-            for is_flipped, image, result in zip(flipped, self.images, augmented)
-        )
-        assert 70 < sum(flipped) < 130
 
-    def test_shifts_reach_the_limit_in_each_direction_and_no_further(self) -> None:
-        column = np.zeros((1, 9, 9, 1), np.float32)
-        column[0, 4, 4, 0] = 1.0
-        places = set()
-        for seed in range(300):
-            result = training.flip_and_translate(
-                jax.random.key(seed), column, flip=False, translate=2
+@pytest.mark.parametrize(("flip", "translate"), [(True, 0), (False, 2), (True, 1)])
+def test_every_image_is_one_of_its_flips_and_shifts_all_alike(
+    flip: bool, translate: int
+) -> None:
+    reach = range(-translate, translate + 1)
+    outcomes = [*itertools.product([False, True][: 1 + flip], reach, reach)]
+    seen: Counter = Counter()
+    for image, result in zip(IMAGES, augmented(flip, translate)):
+        (outcome,) = (
+            (is_flipped, *shift)
+            for is_flipped, *shift in outcomes
+            if np.array_equal(
+                shifted(image[:, ::-1] if is_flipped else image, *shift), result
             )
-            places |= set(zip(*np.nonzero(np.asarray(result)[0, ..., 0])))
-        assert places == {(y, x) for y in range(2, 7) for x in range(2, 7)}
+        )
+        seen[outcome] += 1
+    # Counts are binomial; none is five deviations off.
+    mean = len(IMAGES) / len(outcomes)
+    assert all(abs(seen[outcome] - mean) < 5 * mean**0.5 for outcome in outcomes)
 
-    def test_depends_on_the_key_only(self) -> None:
-        options = {"flip": True, "translate": 4}
-        np.testing.assert_array_equal(
-            self.augmented(seed=1, **options), self.augmented(seed=1, **options)
-        )
-        assert np.any(
-            self.augmented(seed=1, **options) != self.augmented(seed=2, **options)
-        )
 
-    def test_does_nothing_where_nothing_is_asked(self) -> None:
-        np.testing.assert_array_equal(
-            self.augmented(flip=False, translate=0), self.images
-        )
+def test_depends_on_the_key_only_and_does_nothing_unless_asked() -> None:
+    first, again, other = (augmented(True, 2, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+    np.testing.assert_array_equal(augmented(False, 0), IMAGES)

@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 
 from snipjax.training import distributed, rundir
+from tests.runs import CHECKPOINTS, TIMINGS, interrupted
 from tests.training import eight_devices
 
 TESTS = Path(__file__).parent
@@ -36,9 +36,6 @@ sys.argv = sys.argv[1:]
 sys.path[0] = os.path.dirname(sys.argv[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-CHECKPOINTS = Path("checkpoints", "seeds-0-0")
-MASK = Path("seed-0", rundir.MASK)
-TIMINGS = {"phase", "seconds", "steps_per_second"}
 
 
 def free_port() -> int:
@@ -66,12 +63,10 @@ def train(
     *arguments: str,
     devices: int = 1,
     limited: Sequence[int] = (),
-    own: Sequence[str] = (),
 ) -> list[subprocess.Popen[str]]:
     """``train.py`` on the digits, by so many processes of so many devices.
 
-    The disk of those that are limited is as if it were full; each may have an argument
-    of its own.
+    The disk of those that are limited is as if it were full.
     """
     command = [
         ROOT / "train.py",
@@ -79,54 +74,29 @@ def train(
         f"--workdir={workdir}",
         *arguments,
     ]
-    together = [
-        f"--coordinator_address=localhost:{free_port()}",
-        f"--num_processes={processes}",
-    ]
     if processes == 1:
         return [start(command, devices)]
+    command.append(f"--coordinator_address=localhost:{free_port()}")
+    command.append(f"--num_processes={processes}")
+    prefixes = [("-c", LIMITED) if i in limited else () for i in range(processes)]
     return [
-        start(
-            [
-                *(("-c", LIMITED) if number in limited else ()),
-                *command,
-                *together,
-                f"--process_id={number}",
-                *own[number : number + 1],
-            ],
-            devices,
-        )
-        for number in range(processes)
+        start([*prefix, *command, f"--process_id={number}"], devices)
+        for number, prefix in enumerate(prefixes)
     ]
 
 
 def outputs(started: list[subprocess.Popen[str]], code: int = 0) -> list[str]:
-    """What each has printed, once all have ended."""
+    """The output of each, once all have ended."""
     printed = [process.communicate(timeout=500)[0] for process in started]
     assert [p.returncode for p in started] == [code] * len(started), printed
     return printed
 
 
-def metrics(workdir: Path) -> list[dict[str, Any]]:
-    rows = rundir.read_metrics(workdir)
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
-
-
 def check_close(workdir: Path, other: Path) -> None:
-    for row, expected in zip(metrics(workdir), metrics(other), strict=True):
-        for name, value in expected.items():
-            assert row[name] == pytest.approx(value, rel=1e-4)
-
-
-def interrupted(workdir: Path, copy: Path, step: int) -> Path:
-    """A copy of a run as it was when it had written that checkpoint."""
-    shutil.copytree(workdir, copy)
-    for name in (rundir.RESULT, rundir.NETWORKS):
-        (copy / name).unlink()
-    for path in (copy / CHECKPOINTS).iterdir():
-        if int(path.name) > step:
-            shutil.rmtree(path)
-    return copy
+    rows = zip(rundir.read_metrics(workdir), rundir.read_metrics(other), strict=True)
+    for row, expected in rows:
+        for name in expected.keys() - {"phase", *TIMINGS}:
+            assert row[name] == pytest.approx(expected[name], rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -142,79 +112,68 @@ def printed(directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ended(printed: list[str]) -> list[dict[str, Any]]:
-    # What the runtime says when it ends may come later.
+    # The runtime may print more when it ends.
     lines = [[x for x in text.splitlines() if x.startswith("{")] for text in printed]
     assert all(lines), printed
-    return [json.loads(of_one[-1]) for of_one in lines]
+    return [json.loads(texts[-1]) for texts in lines]
 
 
 class TestTwoProcesses:
-    """What both have come to in ``distributed_worker.py``, and have printed."""
+    """The results of ``distributed_worker.py``, printed by both."""
 
     def test_train_and_go_on(
         self, directory: Path, printed: list[str], ended: list[dict[str, Any]]
     ) -> None:
         # Whole, and resumed; of the first process, and of the second.
-        results = [of_one["trained"] for of_one in ended]
-        digests = [
-            one["networks"][0]["params_sha256"] for pair in results for one in pair
-        ]
-        assert len(set(digests)) == 1
-        assert {one["processes"] for pair in results for one in pair} == {2}
-        assert results[0][0]["steps"] == 4
+        results = [result for process in ended for result in process["trained"]]
+        assert len({one["networks"][0]["params_sha256"] for one in results}) == 1
+        assert {(one["processes"], one["steps"]) for one in results} == {(2, 4)}
         assert "step 4: loss" in printed[0]
         assert "step 4: loss" not in printed[1]
-        assert [row["step"] for row in metrics(directory / "resumed")] == [2, 4]
+        rows = rundir.read_metrics(directory / "resumed")
+        assert [row["step"] for row in rows] == [2, 4]
 
-    def test_with_other_configs_are_refused(
+    def test_with_other_configs_or_data_are_refused(
         self, directory: Path, ended: list[dict[str, Any]]
     ) -> None:
-        for of_one in ended:
-            assert of_one["other_configs"] == (
+        parts = ("train", "validation", "test")
+        numbers = [f"data.examples.{part} is 2 in process 0, 3 in" for part in parts]
+        for process in ended:
+            assert process["other_configs"] == (
                 "ValueError: the processes of a run were given different things "
                 "(config.optimizer.learning_rate is 0.1 in process 0, 0.2 in process 1)"
                 "; start all of them with the same command, code and data"
             )
-        assert not (directory / "other_configs").exists()
-
-    def test_with_other_data_are_refused(
-        self, directory: Path, ended: list[dict[str, Any]]
-    ) -> None:
-        for of_one in ended:
-            for part in ("train", "validation", "test"):
-                number = f"data.examples.{part} is 2 in process 0, 3 in process 1"
-                assert number in of_one["other_data"]
-            assert "data.digest.train" in of_one["other_data"]
-            assert "data.channels" not in of_one["other_data"]
-        assert not (directory / "other_data").exists()
-
-    def test_of_which_one_has_no_data_end(self, ended: list[dict[str, Any]]) -> None:
-        said = [of_one["missing_data"] for of_one in ended]
+            said = process["other_data"]
+            assert all(x in said for x in (*numbers, "data.digest.train"))
+            assert "data.channels" not in said
+        said = [process["missing_data"] for process in ended]
         assert said[0] == "ValueError: process 1 has failed, and says why"
         assert said[1].startswith("DatasetError: There is no folder")
+        assert not (directory / "other_configs").exists()
+        assert not (directory / "other_data").exists()
 
     def test_wait_for_one_that_is_slow_and_not_for_one_that_failed(
         self, ended: list[dict[str, Any]]
     ) -> None:
-        assert [of_one["slow"] for of_one in ended] == ["returned None"] * 2
-        for of_one in ended:
-            assert of_one["failed"].startswith("OSError: another process could not")
+        for process in ended:
+            assert process["slow"] == "returned None"
+            assert process["failed"].startswith("OSError: another process could not")
 
+    @pytest.mark.parametrize("limited", [0, 1])
     def test_end_soon_when_the_disk_of_one_is_full(
-        self, ended: list[dict[str, Any]]
+        self, limited: int, ended: list[dict[str, Any]]
     ) -> None:
-        for limited in range(2):
-            ends = [of_one["full_disks"][limited] for of_one in ended]
-            for number, end in enumerate(ends):
-                assert end["said"].startswith("OSError: a checkpoint cannot be written")
-                is_own = "another process" not in end["said"]
-                assert is_own == (number == limited)
-                assert end["is_intact"]
-                assert end["seconds"] < 60  # Orbax itself would wait ten minutes
+        for number, process in enumerate(ended):
+            end = process["full_disks"][limited]
+            assert end["said"].startswith("OSError: a checkpoint cannot be written")
+            assert ("another process" in end["said"]) == (number != limited)
+            assert end["is_intact"]
+            assert end["seconds"] < 60  # Orbax itself would wait ten minutes
 
 
 @pytest.fixture(scope="module")
-def by_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "one"
     outputs(train(1, workdir, "--config.mesh=data=1", *QUICK))
     return workdir
@@ -225,28 +184,26 @@ def by_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ("processes", "devices", "mesh"),
     [(2, 1, "model=2"), (4, 1, "data=2,model=2"), (2, 2, "data=2,model=2")],
 )
-def test_processes_do_what_one_does(
+def test_processes_do_as_one_does(
     processes: int, devices: int, mesh: str, by_one: Path, tmp_path: Path
 ) -> None:
-    workdir = tmp_path / "run"
+    workdir, mask = tmp_path / "run", Path("seed-0", rundir.MASK)
     outputs(train(processes, workdir, f"--config.mesh={mesh}", *QUICK, devices=devices))
-    ours, theirs = np.load(workdir / MASK), np.load(by_one / MASK)
+    ours, theirs = np.load(workdir / mask), np.load(by_one / mask)
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     check_close(workdir, by_one)
-    result = rundir.read_json(workdir / rundir.RESULT)
-    assert result["processes"] == processes
+    assert rundir.read_json(workdir / rundir.RESULT)["processes"] == processes
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_processes(
     by_one: Path, tmp_path: Path
 ) -> None:
-    workdir = interrupted(by_one, tmp_path / "run", step=4)
-    printed = outputs(train(2, workdir, "--config.mesh=data=2", *QUICK))
-    assert "resuming from step 4" in printed[0]
-    workdir = interrupted(workdir, tmp_path / "again", step=4)
-    printed = outputs(train(4, workdir, "--config.mesh=data=2,model=2", *QUICK))
-    assert "resuming from step 4" in printed[0]
+    workdir = by_one
+    for processes, mesh in ((2, "data=2"), (4, "data=2,model=2")):
+        workdir = interrupted(workdir, tmp_path / str(processes), step=4)
+        printed = outputs(train(processes, workdir, f"--config.mesh={mesh}", *QUICK))
+        assert "resuming from step 4" in printed[0]
     check_close(workdir, by_one)
 
 
@@ -300,16 +257,6 @@ def test_a_full_disk_ends_all_and_the_command_goes_on(
     check_close(workdir, by_one)
 
 
-@pytest.mark.slow
-def test_processes_with_other_configs_end_with_a_line(tmp_path: Path) -> None:
-    seeds = [f"--config.seed={seed}" for seed in (5, 6)]
-    command = [tmp_path / "run", "--config.mesh=data=2", *QUICK]
-    for text in outputs(train(2, *command, own=seeds), code=2):
-        (line,) = (x for x in text.splitlines() if x.startswith("train.py: "))
-        assert "(config.seed is 5 in process 0, 6 in process 1)" in line
-    assert not (tmp_path / "run").exists()
-
-
 class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "problem"),
@@ -326,20 +273,14 @@ class TestMistakes:
         with pytest.raises(ValueError, match=problem):
             distributed.initialize(*arguments)
 
-    def test_are_said_by_the_program(self, tmp_path: Path) -> None:
-        for arguments, problem in (
-            (["--process_id=3", "--num_processes=2"], "--coordinator_address must"),
-            (["--config.mesh=data=2;model=1"], "config.mesh is 'data=2;model=1'"),
-        ):
-            process = train(1, tmp_path / "run", *arguments)
-            (printed,) = outputs(process, code=2)
-            assert printed.startswith("train.py: ")
-            assert problem in printed
-            assert len(printed.splitlines()) == 1
+    def test_are_told_in_a_line(self, tmp_path: Path) -> None:
+        arguments = "--process_id=3", "--num_processes=2"
+        (printed,) = outputs(train(1, tmp_path / "run", *arguments), code=2)
+        assert printed.startswith("train.py: --coordinator_address must")
+        assert len(printed.splitlines()) == 1
 
-    def test_alone_there_is_nothing_to_join(self) -> None:
-        distributed.initialize()
 
+class TestLaunchers:
     @pytest.mark.parametrize(
         "variables",
         [
@@ -348,47 +289,40 @@ class TestMistakes:
             {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"},
         ],
     )
-    def test_processes_of_a_launcher_are_joined(
+    def test_their_processes_are_joined(
         self, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        class Joined(Exception):  # noqa: N818
-            pass
+        joined = []
 
         def join(*told: Any, **settings: Any) -> None:
-            assert told == (None, None, None)  # which JAX takes from the launcher
-            assert settings["heartbeat_timeout_seconds"] < 60
-            raise Joined
+            joined.append((told, settings["heartbeat_timeout_seconds"] < 60))
 
         monkeypatch.setattr("jax.distributed.initialize", join)
         monkeypatch.setattr("jax.config.update", lambda name, value: None)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(Joined):
-            distributed.initialize()
+        distributed.initialize()
+        assert joined == [((None, None, None), True)]  # JAX takes them from variables
 
-    @pytest.mark.parametrize("size", ["1", ""])
-    def test_a_launcher_of_one_process_has_none_to_join(
-        self, size: str, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("variables", [{}, {"SLURM_STEP_NUM_TASKS": "1"}])
+    def test_a_process_alone_has_none_to_join(
+        self, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", size)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
         distributed.initialize()
 
 
-class TestAlone:
-    """What many do together is nothing special for one."""
-
-    def test_values_are_its_own(self) -> None:
-        assert distributed.is_first()
-        assert distributed.any_of(True)
-        assert not distributed.any_of(False)
-        np.testing.assert_array_equal(distributed.on_host(jnp.arange(3)), [0, 1, 2])
-
-    def test_errors_are_its_own(self) -> None:
-        with pytest.raises(KeyError):
-            distributed.by_first(lambda: {}["missing"])
-        with pytest.raises(RuntimeError, match="Gloo"), distributed.lost_peers():
-            raise RuntimeError("Gloo all-reduce failed")
-
-    def test_it_writes_where_it_is_told(self, tmp_path: Path) -> None:
-        with distributed.one_voice(tmp_path) as workdir:
-            assert workdir == tmp_path
+def test_a_process_alone_has_its_own_values_errors_and_directory(
+    tmp_path: Path,
+) -> None:
+    assert distributed.is_first()
+    assert distributed.any_of(True)
+    assert not distributed.any_of(False)
+    np.testing.assert_array_equal(distributed.on_host(jnp.arange(3)), [0, 1, 2])
+    with pytest.raises(KeyError):
+        distributed.by_first(lambda: {}["missing"])
+    with pytest.raises(RuntimeError, match="Gloo"), distributed.lost_peers():
+        raise RuntimeError("Gloo all-reduce failed")
+    with distributed.one_voice(tmp_path) as workdir:
+        assert workdir == tmp_path

@@ -39,35 +39,21 @@ def test_choices_on_eight_devices() -> None:
     eight_devices.check("eight_devices_on_mesh.py", marked="slow")
 
 
-class TestMistakes:
-    @pytest.mark.parametrize(
-        ("fields", "problem"),
-        [
-            ({"mesh": "data=512"}, "host_platform_device_count=512"),
-            ({"model__name": "lenet"}, "did you mean"),
-            ({"train__batch_size": 10_000}, "only 1294 training examples"),
-            ({"prune__batch_size": 10_000}, "only 1294 training examples"),
-        ],
-    )
-    def test_are_errors_that_leave_nothing(
-        self, fields: dict[str, Any], problem: str, tmp_path: Path
-    ) -> None:
-        with pytest.raises(ValueError, match=problem):
-            experiment.run(on_mesh(**fields), tmp_path / "run")
-        assert not (tmp_path / "run").exists()
+def test_a_mesh_of_more_devices_than_there_are_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="host_platform_device_count=512"):
+        experiment.run(on_mesh(mesh="data=512"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
-    def test_a_run_in_memory_is_another(self, tmp_path: Path) -> None:
-        rundir.write_json(tmp_path / rundir.CONFIG, on_mesh(mesh="").to_dict())
-        with pytest.raises(ValueError, match="mesh: data=1 here,  there"):
-            experiment.run(on_mesh(), tmp_path)
 
-    def test_a_run_may_go_on_on_another_mesh_with_other_workers(
-        self, tmp_path: Path
-    ) -> None:
-        rundir.write_json(tmp_path / rundir.CONFIG, on_mesh().to_dict())
-        other = on_mesh(mesh="model=1", dataset__workers=2)
-        with experiment.opened(other, tmp_path):
-            pass
+def test_a_run_goes_on_on_another_mesh_with_other_workers_but_not_from_memory(
+    tmp_path: Path,
+) -> None:
+    rundir.write_json(tmp_path / rundir.CONFIG, on_mesh().to_dict())
+    with experiment.opened(on_mesh(mesh="model=1", dataset__workers=2), tmp_path):
+        pass
+    rundir.write_json(tmp_path / rundir.CONFIG, on_mesh(mesh="").to_dict())
+    with pytest.raises(ValueError, match="mesh: data=1 here,  there"):
+        experiment.run(on_mesh(), tmp_path)
 
 
 class TestAFolder:
@@ -108,30 +94,18 @@ class TestAFolder:
         start()
         return start
 
-    def test_that_is_as_it_was_is_gone_on_with(self, start: Callable) -> None:
-        start()
-
     @pytest.mark.parametrize(
         ("change", "difference"),
         [
-            (lambda photos: shutil.rmtree(photos / "dog"), "class.1: absent here, dog"),
+            (lambda dog: shutil.rmtree(dog), "class.1: absent here, dog"),
+            (lambda dog: dog.rename(dog.parent / "wolf"), "class.1: wolf here, dog"),
+            (lambda dog: (dog / "19.png").unlink(), "examples.train: 28 here, 29"),
             (
-                lambda photos: (photos / "dog").rename(photos / "wolf"),
-                "class.1: wolf here, dog there",
+                lambda dog: (dog / "19.png").rename(dog / "x.png"),
+                "digest.test: .* here",
             ),
             (
-                lambda photos: (photos / "dog" / "19.png").unlink(),
-                "examples.train: 28 here, 29 there",
-            ),
-            (
-                lambda photos: (photos / "dog/19.png").rename(photos / "dog/x.png"),
-                "digest.test: .* here, .* there",
-            ),
-            (
-                lambda photos: [
-                    Image.new("RGB", (8, 8)).save(file)
-                    for file in (photos / "dog").iterdir()
-                ],
+                lambda dog: [Image.new("RGB", (8, 8)).save(x) for x in dog.iterdir()],
                 "mean: .* here, .* there",
             ),
         ],
@@ -144,26 +118,24 @@ class TestAFolder:
         photos: Path,
         tmp_path: Path,
     ) -> None:
+        start()  # as it was, it goes on
         files = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
-        change(photos)
+        change(photos / "dog")
         with pytest.raises(ValueError, match=rf"started on other data.*{difference}"):
             start()
         assert all(path.read_bytes() == text for path, text in files.items())
 
 
-class TestImageSize:
-    def source(self, image: Any) -> Any:
-        return SimpleNamespace(name="photos", train=[(image, 0)])
+def test_the_size_of_images_is_of_square_arrays_or_must_be_given() -> None:
+    def size(image: Any, **fields: Any) -> int:
+        dataset: Any = SimpleNamespace(name="photos", train=[(image, 0)])
+        return assembly.image_size(on_mesh(**fields), dataset)
 
-    def test_is_that_of_arrays(self) -> None:
-        dataset = self.source(np.zeros((8, 8, 1), np.uint8))
-        assert assembly.image_size(on_mesh(), dataset) == 8
-        assert assembly.image_size(on_mesh(dataset__image_size=32), dataset) == 32
-
-    @pytest.mark.parametrize("image", [b"\xff\xd8", np.zeros((8, 9, 1), np.uint8)])
-    def test_must_be_given_for_others(self, image: Any) -> None:
+    assert size(np.zeros((8, 8, 1), np.uint8)) == 8
+    assert size(np.zeros((8, 8, 1), np.uint8), dataset__image_size=32) == 32
+    for image in (b"\xff\xd8", np.zeros((8, 9, 1), np.uint8)):
         with pytest.raises(ValueError, match=r"image_size is 0.*photos.*e\.g\. 224"):
-            assembly.image_size(on_mesh(), self.source(image))
+            size(image)
 
 
 def test_every_view_of_streams_can_be_named() -> None:
@@ -194,7 +166,6 @@ def test_pruning_takes_no_more_memory_than_a_training_step(
     assert 9 * count < step < 13 * count
     recorder = mesh_programs.Recorder(monkeypatch)
     recorder.prune(setup)
-    print([value / count for value in (step, *recorder.bytes)])
     assert max(recorder.bytes) < step
     # Made when all else is gone: of parameters, mask and momentum, and nothing more.
     start = mesh_programs.bytes_at_most(recorder.programs[-1])

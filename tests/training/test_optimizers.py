@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from snipjax import training
 
@@ -19,9 +20,8 @@ def test_is_sgd_with_momentum_weight_decay_and_steps() -> None:
     gradients = [
         jax.tree.map(lambda x: rng.normal(size=x.shape), start) for _ in range(7)
     ]
-    optimizer = training.paper_optimizer(
-        0.1, decay_factor=0.1, decay_every=3, momentum=0.9, weight_decay=5e-4
-    )
+    schedule = optax.exponential_decay(0.1, 3, 0.1, staircase=True)
+    optimizer = training.sgd(schedule, momentum=0.9, weight_decay=5e-4)
     params = jax.tree.map(jnp.asarray, start)
     state = optimizer.init(params)
     for grads in gradients:

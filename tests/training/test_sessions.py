@@ -11,7 +11,6 @@ import pytest
 
 import snipjax
 from snipjax.training import distributed, sessions
-from snipjax.training.stopping import stop_requests
 
 
 def interrupt() -> None:
@@ -19,29 +18,26 @@ def interrupt() -> None:
     signal.getsignal(signal.SIGINT)  # a moment for the handler
 
 
-def test_values_are_read_as_they_were_written(tmp_path: Path) -> None:
-    with sessions.opened(tmp_path, {}, lambda written: []) as session:
+def opened(workdir: Path) -> contextlib.AbstractContextManager[sessions.Session]:
+    return sessions.opened(workdir, {}, lambda written: [])
+
+
+def test_values_are_read_as_written_in_one_session_at_a_time(tmp_path: Path) -> None:
+    with opened(tmp_path) as session:
         assert session.read("result.json") is None
         session.write("result.json", {"error": None})
         assert session.read("result.json") == {"error": None}
-
-
-def test_a_directory_has_one_session_at_a_time(tmp_path: Path) -> None:
-    with (
-        sessions.opened(tmp_path, {}, lambda written: []),
-        pytest.raises(ValueError, match="another process is using it"),
-        sessions.opened(tmp_path, {}, lambda written: []),
-    ):
-        pass
+        with (
+            pytest.raises(ValueError, match="another process is using it"),
+            opened(tmp_path),
+        ):
+            pass
 
 
 def test_an_interrupt_whose_exception_gets_lost_still_ends_the_session(
     tmp_path: Path,
 ) -> None:
-    with (
-        pytest.raises(KeyboardInterrupt),
-        sessions.opened(tmp_path, {}, lambda written: []) as session,
-    ):
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path) as session:
         with contextlib.suppress(KeyboardInterrupt):  # as a callback of JAX does
             interrupt()
         session.write("result.json", "finished all the same")
@@ -67,15 +63,13 @@ def test_processes_must_have_config_code_and_directory_in_common(
 
 
 class TestStopRequests:
-    def test_raise_at_once(self) -> None:
-        with stop_requests() as stop:
+    def test_raise_at_once_or_wait_but_for_the_second(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with sessions.stop_requests() as stop:
             with pytest.raises(KeyboardInterrupt):
                 interrupt()
             assert stop.is_made
-
-    def test_wait_where_asked_to_but_the_second_does_not(self) -> None:
-        before = signal.getsignal(signal.SIGTERM)
-        with stop_requests() as stop:
+        with sessions.stop_requests() as stop:
             stop.waits = True
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.is_made
@@ -87,7 +81,7 @@ class TestStopRequests:
         made: list[bool] = []
 
         def look() -> None:
-            with stop_requests() as stop:
+            with sessions.stop_requests() as stop:
                 made.append(stop.is_made)
 
         thread = threading.Thread(target=look)

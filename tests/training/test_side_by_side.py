@@ -55,13 +55,11 @@ class TestRun:
             for name in ("val_error", "test_error"):
                 assert row[name][1] == pytest.approx(of_one[name][0], abs=0.6)
 
-    def test_a_row_has_a_value_for_each(self, three: Finished) -> None:
+    def test_each_has_its_own_rows_and_best(self, three: Finished) -> None:
         assert [row["step"] for row in three.metrics] == [10, 20]
         for row in three.metrics:
             assert (row["seeds"], row["phase"]) == ([5, 6, 7], "train")
             assert len(row["train_loss"]) == len(set(row["val_loss"])) == 3
-
-    def test_each_has_its_own_best(self, three: Finished) -> None:
         for index, entry in enumerate(three.result["networks"]):
             rows = [
                 {k: v[index] if isinstance(v, list) else v for k, v in row.items()}
@@ -103,63 +101,51 @@ print(*(entry["params_sha256"] for entry in networks))
         # Three seeds of a run that was started elsewhere cannot be halved.
         assert devices == ["1", "2", "1", "2"]
 
-    @pytest.mark.parametrize("num_rows", [1, 3])
     def test_killed_it_goes_on_in_its_groups_to_the_same_parameters(
-        self,
-        num_rows: int,
-        three: Finished,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, three: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Killed(BaseException):
             """Nothing catches it, like a kill."""
 
-        numbers, append = itertools.count(1), rundir.append_metrics
+        append = rundir.append_metrics
 
         def append_until_killed(workdir: Path, row: dict[str, Any]) -> None:
             append(workdir, row)
-            if next(numbers) == num_rows:
+            if row["seeds"] == [6]:
                 raise Killed
 
         monkeypatch.setattr(rundir, "append_metrics", append_until_killed)
-        monkeypatch.setattr(experiment, "groups", lambda *_: [(5, 6), (7, 7)])
+        monkeypatch.setattr(experiment, "groups", lambda *_: [(5, 5), (6, 6), (7, 7)])
         with pytest.raises(Killed):
             experiment.run(three_seeds(), tmp_path)
         monkeypatch.undo()  # now all three fit
         run = finished_run(three_seeds(), tmp_path)
         assert run.digests == three.digests
         assert [(row["seeds"], row["step"]) for row in run.metrics] == [
-            (seeds, step) for seeds in ([5, 6], [7]) for step in (10, 20)
+            ([seed], step) for seed in (5, 6, 7) for step in (10, 20)
         ]
         for name in ("val_loss", "test_error"):
-            pairs = zip(run.metrics[:2], run.metrics[2:], strict=True)
-            values = [[*first[name], *second[name]] for first, second in pairs]
-            assert values == [row[name] for row in three.metrics]
+            values = [row[name][0] for row in run.metrics]
+            pairs = [list(pair) for pair in zip(values[::2], values[1::2])]
+            assert pairs == np.transpose([row[name] for row in three.metrics]).tolist()
 
     def test_time_is_shared(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        now, algorithm = 0.0, assembly.algorithm
-        ticks = itertools.count(step=1e-6)
-        clock = SimpleNamespace(monotonic=lambda: now + next(ticks))
+        now, ticks = [0.0], itertools.count(step=1e-6)
+        clock = SimpleNamespace(monotonic=lambda: now[0] + next(ticks))
         monkeypatch.setattr(experiment, "time", clock)
         monkeypatch.setattr(loop, "time", clock)
 
-        def slow(setup: assembly.Setup) -> Any:
-            score, start, batch = algorithm(setup)
+        def take_a_minute(seed: int, batch: Any) -> Any:
+            now[0] += 60.0
+            return batch
 
-            def batch_in_a_minute(seed: int) -> Any:
-                nonlocal now
-                now += 60.0
-                return batch(seed)
-
-            return score, start, batch_in_a_minute
-
-        monkeypatch.setattr(assembly, "algorithm", slow)
-        result = experiment.run(three_seeds(seeds=2, steps=0), tmp_path)
-        # Of two batches, one for each.
-        assert [entry["seconds"] for entry in result["networks"]] == [60.0, 60.0]
-        assert result["wall_seconds"] == 120.0
+        change_batches(monkeypatch, take_a_minute)
+        result = experiment.run(three_seeds(steps=0), tmp_path)
+        # Of three batches, one for each.
+        assert [entry["seconds"] for entry in result["networks"]] == [60.0] * 3
+        assert result["wall_seconds"] == 180.0
 
     @pytest.mark.parametrize(
         ("fields", "message"),
@@ -168,34 +154,37 @@ print(*(entry["params_sha256"] for entry in networks))
                 {"method": "magnitude", "sparsity": 0.98, "steps": 0},
                 "no connection of 'Dense_2/kernel' is kept",
             ),
-            ({"learning_rate": 1e6}, "the loss of seed [56] is not finite at step"),
+            ({"learning_rate": 1e6}, "the loss of seed [567] is not finite at step"),
         ],
     )
     def test_warnings_are_of_every_network(
         self, fields: dict[str, Any], message: str, tmp_path: Path
     ) -> None:
         with pytest.warns(UserWarning, match=message) as caught:
-            experiment.run(three_seeds(seeds=2, **fields), tmp_path)
+            experiment.run(three_seeds(**fields), tmp_path)
         text = message.split("[")[0]
-        assert sum(text in str(warning.message) for warning in caught) == 2
+        assert sum(text in str(warning.message) for warning in caught) == 3
 
-    def test_a_saliency_that_is_not_finite_is_said_with_its_seed(
+    def test_a_saliency_that_is_not_finite_is_told_with_its_seed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        algorithm = assembly.algorithm
+        def spoil(seed: Any, batch: Any) -> Any:
+            return batch._replace(images=jnp.where(seed == 6, jnp.inf, batch.images))
 
-        def spoiled(setup: assembly.Setup) -> Any:
-            score, start, batch = algorithm(setup)
-
-            def spoiled_batch(seed: Any) -> Any:
-                scale = jnp.where(seed == 6, jnp.inf, 1.0)
-                return batch(seed)._replace(images=scale * batch(seed).images)
-
-            return score, start, spoiled_batch
-
-        monkeypatch.setattr(assembly, "algorithm", spoiled)
+        change_batches(monkeypatch, spoil)
         with pytest.raises(ValueError, match=r"saliency is not finite in .* \[6\]"):
             experiment.run(three_seeds(), tmp_path)
+
+
+def change_batches(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """Has experiments score connections on ``change(seed, batch)``."""
+    algorithm = assembly.algorithm
+
+    def changed(setup: assembly.Setup) -> Any:
+        *functions, batch = algorithm(setup)
+        return *functions, lambda seed: change(seed, batch(seed))
+
+    monkeypatch.setattr(assembly, "algorithm", changed)
 
 
 @pytest.fixture
@@ -224,7 +213,11 @@ class TestGroups:
         assert seeds == [*range(5, 12)]
         return [last - first + 1 for first, last in spans]
 
-    def test_are_of_as_many_as_fill_the_devices(self, on_machine: Any) -> None:
+    def test_are_of_as_many_as_asked_for_or_fill_the_devices(
+        self, on_machine: Any
+    ) -> None:
+        on_machine()
+        assert self.sizes(at_once=4) == [4, 3]
         on_machine(devices=2, host=10**9)
         assert self.sizes() == [6, 1]
         on_machine(devices=8, host=10 * 3 * 4000)
@@ -234,23 +227,16 @@ class TestGroups:
     def test_are_of_as_many_states_as_a_tenth_of_the_memory_holds(
         self, memory: str, on_machine: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for size, expected in (
-            (10 * 3 * 4000, [3, 3, 1]),
-            (10 * 3 * 4000 - 1, [2, 2, 2, 1]),
-            (4000, [1] * 7),  # not even one
-        ):
-            on_machine(**{memory: size})
-            assert self.sizes() == expected
-        # Elsewhere than on a CPU, mini-batches lie side by side too.
-        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-        on_machine(**{memory: 10 * 3 * 6000})
-        assert self.sizes() == [3, 3, 1]
-        on_machine(**{memory: 10 * 3 * 6000 - 1})
-        assert self.sizes() == [2, 2, 2, 1]
-
-    def test_may_be_asked_for(self, on_machine: Any) -> None:
-        on_machine()
-        assert self.sizes(at_once=4) == [4, 3]
+        for backend, state in (("cpu", 4000), ("gpu", 6000)):
+            # Elsewhere than on a CPU, mini-batches lie side by side too.
+            monkeypatch.setattr(jax, "default_backend", lambda: backend)  # noqa: B023
+            for size, expected in (
+                (10 * 3 * state, [3, 3, 1]),
+                (10 * 3 * state - 1, [2, 2, 2, 1]),
+                (state, [1] * 7),  # not even one
+            ):
+                on_machine(**{memory: size})
+                assert self.sizes() == expected
 
     def test_of_an_experiment_are_by_the_state_of_a_network(
         self, on_machine: Any
