@@ -1,5 +1,6 @@
 """Table 1 as Markdown, CSV and an HTML page, and error against density as pictures."""
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,11 @@ from snipjax.studies.table1.cells import (
 )
 
 _SHOWN = ("Network", "Method", "Sparsity (%)", "Seeds", "Test error, mean (%)")
+_IN_CSV_ALONE = (
+    *("Data set", "Parameters of the dense network", "Training (epochs)"),
+    "Test error at the last step, standard deviation (points)",
+    "Training error before the last evaluation, mean (%)",
+)
 _CAPTION = (
     "Cost is in seconds of training and pruning, pretraining included, per second of "
     "training the dense network with the same seed. Seconds are of wall time: costs "
@@ -44,18 +50,20 @@ def make(config: ConfigDict, workdir: Path, command: str | None) -> pd.DataFrame
         row.asked in published_sparsities(row.model, _name(row))
         for row in table.itertuples()
     ]
-    in_paper = [each for each, shown in zip(lines, is_in_paper) if shown]
-    for name, part in (("table1", in_paper), ("cells", lines)):
-        _texts(part).to_csv(workdir / f"{name}.csv", index=False)
+    texts = _texts(lines)
+    texts[is_in_paper].to_csv(workdir / "table1.csv", index=False)
+    texts.to_csv(workdir / "cells.csv", index=False)
+    shown = [
+        {head: cell for head, cell in each.items() if head not in _IN_CSV_ALONE}
+        for each in lines
+    ]
+    in_paper = list(itertools.compress(shown, is_in_paper))
+    more = [each for each in shown if each not in in_paper]
     measured = sum(map(len, table["networks"]))
     named = [f"{name} failed: {why}." for name, why in failures(workdir).items()]
     sections = [
         Section("Results", f"{caption(config, measured)} {_CAPTION}", in_paper),
-        Section(
-            "More sparsities",
-            "The methods at sparsities that are not published.",
-            [each for each, shown in zip(lines, is_in_paper) if not shown],
-        ),
+        Section("More sparsities", "At sparsities that are not published.", more),
         Section("Failures", sentences=named),
         Section("Conclusions", sentences=conclusions.on_table_1([*table.itertuples()])),
         Section(
