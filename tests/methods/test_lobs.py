@@ -82,17 +82,23 @@ def test_the_hessian_gives_the_squared_error_of_the_output() -> None:
     other = jax.tree.map(
         lambda w: w + jnp.cos(jnp.arange(w.size)).reshape(w.shape), params
     )
-    leaves, squares = jax.tree.leaves(other), []
+    leaves = jax.tree.leaves(other)
 
-    def at(site: Site) -> chex.Array:
-        numbers = site.layer.kernel, site.layer.bias
-        weights = [leaves[number] for number in numbers if number is not None]
-        changed = site.apply(site.inputs, *weights)
-        squares.append(jnp.sum((changed - site.outputs) ** 2) / len(images))
-        return site.outputs
+    @jax.jit
+    def hessians_and_squares(params: chex.ArrayTree) -> Any:
+        squares = []
 
-    network(params, images, at)
-    hessians = layer_hessians(network, params, images)
+        def at(site: Site) -> chex.Array:
+            numbers = site.layer.kernel, site.layer.bias
+            weights = [leaves[number] for number in numbers if number is not None]
+            changed = site.apply(site.inputs, *weights)
+            squares.append(jnp.sum((changed - site.outputs) ** 2) / len(images))
+            return site.outputs
+
+        network(params, images, at)
+        return layer_hessians(network, params, images), squares
+
+    hessians, squares = hessians_and_squares(params)
     for layer, hessian, expected in zip(network.layers, hessians, squares):
         change = layer.matrix(other) - layer.matrix(params)
         actual = jnp.sum(change * (hessian @ change))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ def two_layers() -> dict[str, Any]:
 
 def removed(params: Any, sparsity: float, mask: Any = None) -> Any:
     mask = masks.ones(params, prunable) if mask is None else mask
-    return weakest_removed(params, mask, sparsity=sparsity, prunable=prunable)
+    remove = jax.jit(weakest_removed, static_argnames=("sparsity", "prunable"))
+    return remove(params, mask, sparsity=sparsity, prunable=prunable)
 
 
 def test_the_thresholds_are_the_quality_times_each_layers_deviation() -> None:
