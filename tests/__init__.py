@@ -1,0 +1,18 @@
+"""Tests of snipjax.
+
+They compile ten thousand small programs and run each a few times, so that programs are
+compiled with few optimizations. ``XLA_FLAGS= pytest ...`` compiles as users do.
+"""
+
+import os
+
+FEW_OPTIMIZATIONS = (
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+)
+os.environ.setdefault("XLA_FLAGS", FEW_OPTIMIZATIONS)
+
+
+def devices(number: int) -> dict[str, str]:
+    """Returns the environment of a process with so many devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={number}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}

@@ -1,7 +1,6 @@
 """Small networks of every kind of pytree, and how hypothesis searches."""
 
 import dataclasses
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,8 @@ from flax import linen as nn
 from flax import nnx
 from hypothesis import HealthCheck, settings
 from jax.experimental.compilation_cache import compilation_cache
+
+from tests import devices
 
 # The first call of a shape compiles, so that examples differ widely in time.
 settings.register_profile(
@@ -66,11 +67,10 @@ def largest_by_sorting(leaves: list[np.ndarray], k: int) -> list[np.ndarray]:
 
 def on_eight_devices(script: str) -> None:
     """Runs a script in a process of its own that has eight devices."""
-    flags = "--xla_force_host_platform_device_count=8"
     subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
         cwd=Path(__file__).parents[1],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=devices(8),
         check=True,
     )
 

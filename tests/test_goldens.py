@@ -67,18 +67,16 @@ def check(kind: str, workdir: Path) -> None:
         assert digests == golden["params_sha256"]
 
 
-@pytest.mark.parametrize("kind", ["single", "seeds"])
-def test_networks_of_the_digits(kind: str, tmp_path: Path) -> None:
-    experiment.run(golden_config(kind), tmp_path)
-    check(kind, tmp_path)
-
-
-def test_a_network_on_a_mesh(tmp_path: Path) -> None:
-    flags = "--xla_force_host_platform_device_count=8"
-    command = [sys.executable, __file__, "mesh", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("kind", "devices"), [("single", 1), ("seeds", 1), ("mesh", 8)]
+)
+def test_networks_of_the_digits(kind: str, devices: int, tmp_path: Path) -> None:
+    # With the optimizations that the goldens were compiled with.
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    command = [sys.executable, __file__, kind, str(tmp_path)]
     environment = {**os.environ, "XLA_FLAGS": flags}
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    check("mesh", tmp_path)
+    check(kind, tmp_path)
 
 
 @pytest.mark.parametrize("name", GOLDENS["networks"])

@@ -1,7 +1,6 @@
 """A criterion of one's own runs by its name, wherever the networks are."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,7 @@ from ml_collections import ConfigDict
 
 from snipjax import assembly, experiment, pruning
 from snipjax.training import rundir
-from tests import runs
-from tests.training import eight_devices
+from tests import devices, runs
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 ROOT = Path(__file__).parents[1]
@@ -105,7 +103,7 @@ test_own_criterion.check("a mesh", Path(sys.argv[1]))
 """
     subprocess.run(
         [sys.executable, "-c", program, tmp_path],
-        env={**os.environ, "XLA_FLAGS": eight_devices.FLAGS, "JAX_PLATFORMS": "cpu"},
+        env=devices(8),
         cwd=ROOT,
         check=True,
     )

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from jax import export, lax
 
 from snipjax import ops
 from snipjax.ops import patches
+from tests import devices
 from tests.ops.agreement import assert_close, hlo, normal, quickly_compiled
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -349,12 +349,9 @@ def test_flax_takes_it(layer):
 
 
 def test_sharded_in_every_way():
-    flags = (
-        "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    )
     subprocess.run(
         [sys.executable, "-m", "tests.ops.sharded"],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=devices(2),
         check=True,
     )

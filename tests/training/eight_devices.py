@@ -1,16 +1,10 @@
 """Runs checks in a process that has eight devices, which JAX must be told at once."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-# What is computed here is little, and compiling it takes less time without care.
-QUICK = (
-    "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
-)
-FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK}"
+from tests import devices
 
 
 def check(name: str, marked: str = "not slow") -> None:
@@ -20,7 +14,7 @@ def check(name: str, marked: str = "not slow") -> None:
     options = ["-q", "-x", "--no-header", "-m", marked]
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", *options, tests / name],
-        env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
+        env=devices(8),
         cwd=root,
         capture_output=True,
         text=True,

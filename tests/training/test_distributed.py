@@ -1,7 +1,6 @@
 """Processes that train one network together, for real, over loopback."""
 
 import json
-import os
 import re
 import signal
 import socket
@@ -17,8 +16,8 @@ import numpy as np
 import pytest
 
 from snipjax.training import distributed, rundir
+from tests import devices
 from tests.runs import CHECKPOINTS, TIMINGS, interrupted
-from tests.training import eight_devices
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parents[1]
@@ -44,12 +43,10 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def start(arguments: list[Any], devices: int = 1) -> subprocess.Popen[str]:
-    flags = f"--xla_force_host_platform_device_count={devices} {eight_devices.QUICK}"
+def start(arguments: list[Any], number: int = 1) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        | {"PYTHONPATH": str(ROOT)},
+        env={**devices(number), "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
