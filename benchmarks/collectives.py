@@ -28,7 +28,7 @@ class Collective(NamedTuple):
 
 
 def collectives(program: Any) -> list[Collective]:
-    """Returns what a compiled program has its devices exchange, array by array.
+    """Returns the collectives of a compiled program, one for each array.
 
     An instruction in a loop is there once, however often the loop runs it.
 

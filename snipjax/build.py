@@ -212,7 +212,7 @@ def schedule(config: ConfigDict) -> optax.Schedule:
     r"""Returns the learning rate of each step.
 
     During a warm-up of :math:`n` steps, step :math:`t` takes the schedule's value times
-    :math:`\min(1, (t + 1) / n)`. The cosine reaches zero at the last step of training.
+    :math:`\min(1, (t + 1) / n)`. The cosine would be zero one step after the last.
     """
     import jax.numpy as jnp
     import optax

@@ -26,7 +26,7 @@ from snipjax.schema import FIELDS
 # Flags that say where something is run, not what.
 _PLACES = ("workdir", "data_dir", "coordinator_address", "num_processes", "process_id")
 _PROCESSES = _PLACES[2:]
-# Fields whose one value may have commas itself are no sweep.
+# Fields whose values have commas of their own are not split into a sweep.
 _SWEPT = re.compile(r"--?config\.((?!vary|mesh|prune\.exclude)[\w.]+)")
 _NOT_LOADED = (
     "Configuration is not available because of an earlier failure to load:"  # absl's
@@ -173,7 +173,7 @@ def keep_compilations() -> None:
         jax.config.update("jax_compilation_cache_dir", directory)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    # A program that cannot be kept, or was cut off by a kill, is compiled: no news.
+    # A program that cannot be cached, or a damaged one, is compiled again.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation")
 
 

@@ -46,7 +46,7 @@ def run(
       The contents of ``result.json``. Errors are in percent.
 
     Raises:
-      ValueError: if the configuration, the data or the directory is off.
+      ValueError: if the configuration, the data or the directory is invalid.
       OSError: if a file cannot be written, or another process has died.
       KeyboardInterrupt: after an interrupt, once a checkpoint is written.
     """
@@ -128,7 +128,7 @@ def begin(
             f"devices: {setup.mesh.shape['data']} along data, "
             f"{setup.mesh.shape['model']} along model; processes: {jax.process_count()}"
         )
-    # After everything that can be wrong with a configuration.
+    # Files are written only after every check.
     session.write(rundir.CONFIG, config.to_dict())
     session.write(rundir.DATA, setup.facts)
     return setup, session.read(rundir.NETWORKS) or []

@@ -77,8 +77,7 @@ def from_json(values: Mapping[str, Any]) -> Signal:
 def read(path: Path) -> Signal | None:
     """Returns the signal in a file, or None if there is none.
 
-    A damaged file counts as none, with a warning: it costs itself, and not the runs
-    beside it.
+    A damaged file counts as none, with a warning.
     """
     if not path.is_file():
         return None

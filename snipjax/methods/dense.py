@@ -19,6 +19,7 @@ def dense(problem: Problem) -> Outcome:
       The parameters of the evaluation with the least error on validation, a mask of
       ones, and the history.
     """
+    problem.check()
     schedule = optax.exponential_decay(
         problem.learning_rate,
         problem.decay_every,
@@ -39,6 +40,7 @@ def dense(problem: Problem) -> Outcome:
 def start(problem: Problem, sparsity: float, pretrained: Outcome | None) -> Outcome:
     """Returns the dense network that a method starts from, trained if not given."""
     masks.kept_count(1, sparsity)  # checks it
+    problem.check()
     if pretrained is None:
         return dense(problem)
     shapes = {name: jnp.shape(x) for name, x in trees.named_leaves(problem.params)}

@@ -1,6 +1,6 @@
 """Layers, for the methods whose thresholds are each layer's own.
 
-A layer is what lies at one place of the pytree: a kernel and its bias.
+A layer is the leaves of one node of the pytree: a kernel and its bias.
 """
 
 from collections.abc import Callable

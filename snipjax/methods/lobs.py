@@ -340,7 +340,7 @@ def _cut(
     def scores(
         mask: chex.ArrayTree, surgeries: list[Surgery], gains: Arrays
     ) -> chex.ArrayTree:
-        """Returns sensitivities as they reach the output, -1 where pruned."""
+        """Returns sensitivity times output gain, -1 where pruned."""
         scored = jax.tree.map(jnp.zeros_like, params)
         for layer, surgery, gain in zip(layers, surgeries, gains):
             scored = layer.with_matrix(scored, surgery.sensitivities * gain)
@@ -360,7 +360,7 @@ def _cut(
 def _damped(hessians: Arrays, damping: chex.Numeric) -> Arrays:
     def one(hessian: chex.Array) -> chex.Array:
         mean = jnp.trace(hessian) / len(hessian)
-        # Positive even for a layer whose inputs are all 0.
+        # The bound holds for a layer whose inputs are all zero too.
         mean = jnp.maximum(mean, jnp.finfo(jnp.float32).tiny / damping)
         return hessian + damping * mean * jnp.eye(len(hessian))
 

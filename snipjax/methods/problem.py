@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from snipjax import masks
+from snipjax._src import checks
 from snipjax.training import Metrics
 
 
@@ -81,6 +82,22 @@ class Problem(NamedTuple):
     prepare: Callable[[chex.PRNGKey, Any], Any] = lambda key, batch: batch
     momentum: float = 0.0
 
+    def check(self) -> None:
+        """Raises a ``ValueError`` that names the first attribute that is wrong."""
+        for name in ("eval_every", "batch_size", "decay_every"):
+            checks.check_positive_integer(getattr(self, name), f"problem.{name}")
+        if isinstance(self.optimizer, optax.GradientTransformation):
+            raise ValueError(
+                "problem.optimizer is an optimizer; pass the function that makes one "
+                "from a learning rate, e.g. optax.sgd"
+            )
+        metrics = jax.eval_shape(self.evaluate, self.params)
+        if "val" not in metrics:
+            raise ValueError(
+                f"problem.evaluate returns {', '.join(metrics) or 'nothing'}; return "
+                '{"val": Metrics(loss, error)}, by which the best network is chosen'
+            )
+
     @property
     def num_examples(self) -> int:
         return jax.tree.leaves(self.train)[0].shape[0]
@@ -134,7 +151,7 @@ class History(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Trained parameters, zero where pruned, their mask, and the way to them."""
+    """Pruned parameters, their mask and the history of training."""
 
     params: chex.ArrayTree
     mask: chex.ArrayTree

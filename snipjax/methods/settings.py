@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import operator
 from typing import Any
 
@@ -28,15 +29,17 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, words, bounds = getattr(self, field.name), "finite", {"above": 0.0}
-            is_right = math.isfinite(value)
+            kind: type = numbers.Real
             if isinstance(field.default, int):
-                words, bounds = "an integer", {"least": 1}
-                is_right = isinstance(value, int)
+                words, bounds, kind = "an integer", {"least": 1}, numbers.Integral
+            is_number = isinstance(value, kind) and not isinstance(value, bool)
+            is_right = is_number and math.isfinite(value)
             for name, bound in field.metadata.get("bounds", bounds).items():
                 text, compare = _COMPARISONS[name]
                 words += f" and {text} {bound}"
                 is_right = is_right and compare(value, bound)
             if not is_right:
                 raise ValueError(
-                    f"{field.name} is {value}; it must be {words}, e.g. {field.default}"
+                    f"{field.name} is {value!r}; it must be {words}, "
+                    f"e.g. {field.default}"
                 )

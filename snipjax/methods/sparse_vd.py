@@ -39,7 +39,7 @@ from snipjax.methods.settings import Settings, bounded
 from snipjax.training import Metrics
 
 _K1, _K2, _K3 = 0.63576, 1.87320, 1.48695
-# Of a mean, or a variance of outputs, that may be zero.
+# Keeps divisions by a zero mean or variance finite.
 _EPSILON = 1e-8
 
 
@@ -90,7 +90,7 @@ def sparse_vd(
 
     The paper's rule prunes where :math:`\log \alpha` exceeds the threshold. Where it
     keeps more than ``round(m * (1 - sparsity))`` connections, only as many are kept,
-    those of least :math:`\log \alpha`. Where it keeps fewer, no more are. Every
+    those of least :math:`\log \alpha`. If it keeps fewer, all of them are kept. Every
     evaluation on the way is of the network pruned so; its row in the history has
     ``kept_by_rule``, the number of connections that the rule alone would keep. The
     weights kept are the means; there is no training after pruning.

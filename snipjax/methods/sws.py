@@ -98,10 +98,10 @@ def sws(
 
     Where the other components have more than ``round(m * (1 - sparsity))`` connections,
     only as many are kept, those of the largest odds of the likeliest other component
-    against the zero component. Where they have fewer, no more are. Every evaluation on
-    the way is of the network pruned so, not quantized; its row in the history has
-    ``kept_by_rule``, the number of connections that do not belong to the zero
-    component. There is no training after pruning.
+    against the zero component. If they have fewer, all of them are kept. Every
+    evaluation on the way is of the network pruned so, not quantized. Its row in the
+    history has ``kept_by_rule``, the number of connections outside the zero component.
+    There is no training after pruning.
 
     The last row of the history, of the phase "quantized", has the errors of the
     network returned once it is quantized, and the ``bits_per_weight`` it then takes.

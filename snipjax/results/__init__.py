@@ -7,9 +7,20 @@ Example:
   >>> results.report(["runs"], "report")  # doctest: +SKIP
 """
 
-from snipjax.results.compare import write
-from snipjax.results.page import report
-from snipjax.results.reading import read, read_metrics
-from snipjax.results.rows import aggregate
+import importlib
+from typing import Any
 
-__all__ = ["aggregate", "read", "read_metrics", "report", "write"]
+_MODULES = {
+    "aggregate": "rows",
+    "read": "reading",
+    "read_metrics": "reading",
+    "report": "page",
+    "write": "compare",
+}
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from snipjax.results.page import report
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report of the command line's runs; returns the exit code."""
@@ -22,6 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", default="report", help="the files to write, less .html and .md"
     )
     arguments = parser.parse_args(argv)
+    try:
+        from snipjax.results.page import report
+    except ModuleNotFoundError as error:
+        print(
+            f"snipjax.results: needs {error.name}: pip install 'snipjax[train]'",
+            file=sys.stderr,
+        )
+        return 2
     with warnings.catch_warnings():
         warnings.showwarning = _say_warning
         try:

@@ -33,7 +33,7 @@ def write(workdir: Path | str) -> pd.DataFrame | None:
     A run gets ``densities.png``, ``curves.png``, ``saliency.png`` and
     ``first_layer.png``; a sweep ``table.csv``, ``table.md``, ``errors.png``,
     ``curves.png``, ``first_layers.png`` and ``signals.png``, as far as there is
-    something to show. A picture that cannot be drawn warns and costs itself.
+    something to show. A picture that cannot be drawn is left out, with a warning.
 
     Args:
       workdir: the directory of a run, or of a sweep with all its runs.

@@ -12,10 +12,10 @@ def flip_and_translate(
 
     Args:
       key: PRNG key.
-      images: ``[n, height, width, channels]``, standardised.
+      images: ``[n, height, width, channels]``, standardized.
       flip: whether to flip each image with probability one half.
-      translate: the largest shift in pixels, in each direction; what comes in from
-        outside is 0, the mean colour.
+      translate: the largest shift in pixels, in each direction; pixels from outside
+        are 0, the mean color.
 
     Returns:
       Images of the same shape and dtype.

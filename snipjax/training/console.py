@@ -62,6 +62,7 @@ class TrainingProgress:
         self._progress.update(
             self._task,
             completed=step,
+            refresh=True,
             description=(
                 f"loss {loss:.4f} error {error:.2f}% {speed:,.{speed < 100:d}f} steps/s"
             ),

@@ -91,9 +91,10 @@ def is_first() -> bool:
 
 
 def on_host(array: chex.Array) -> np.ndarray:
-    """Returns an array as a NumPy array, with parts from all processes, which call it.
+    """Returns an array, gathered from all processes, as a NumPy array.
 
-    The array does not keep the copy, as it does with ``np.asarray``.
+    All processes must call it. The array does not cache the copy, as it would with
+    ``np.asarray``.
     """
     if not isinstance(array, jax.Array):
         return np.asarray(array)
@@ -132,7 +133,7 @@ def by_all(function: Callable[[], T]) -> T:
         error = raised
     failed = _of_all(np.array(error is not None))
     if failed.any():
-        raise error or ValueError(f"process {failed.argmax()} has failed, and says why")
+        raise error or ValueError(f"process {failed.argmax()} failed; see its output")
     return cast(T, value)
 
 
@@ -177,12 +178,11 @@ def meeting(name: str) -> Callable[..., None]:
     returns at once where there is one process. Each work has a name of its own, the
     same in all processes.
 
-    All processes take the steps of a work in one order, and wait for each other at
-    each; one that fails leaves steps out. So all meet at the n-th step that they come
-    to, however long it may take, and then learn whether it is the same for all: those
-    at one step meet again, and a process that waits ten seconds for that raises an
-    ``OSError``, since another has failed. A process that comes while it handles an
-    error of its own goes on with that.
+    All processes pass the steps of a work in one order, and wait for each other at
+    each; a process that fails skips steps. So all meet at the n-th step that they come
+    to, however long it takes, and then compare its name: those at the same step meet
+    again. A process that waits ten seconds for that raises an ``OSError``, since
+    another has failed, or continues with an error that it is already handling.
     """
     from orbax.checkpoint import multihost  # seconds to import, for few to need
 
@@ -202,7 +202,7 @@ def meeting(name: str) -> Callable[..., None]:
                 parted.append(step)
         if sys.exc_info()[1] is None:
             raise OSError(
-                "another process could not do its part, and says why, or has died"
+                "another process could not do its part, or has died; see its output"
             )
 
     return meet

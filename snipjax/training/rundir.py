@@ -27,12 +27,7 @@ _SHOWN = 5  # differences in a message
 
 
 @contextlib.contextmanager
-def claim(
-    workdir: Path,
-    differences: Differences,
-    *,
-    describes_itself: Callable[[Path], bool] = lambda workdir: False,
-) -> Iterator[None]:
+def claim(workdir: Path, differences: Differences) -> Iterator[None]:
     """Makes a directory for a run, or checks that it holds the same run.
 
     Nothing is written to it. While the block runs, other processes are refused. A new
@@ -40,8 +35,6 @@ def claim(
     refused run leaves none behind.
 
     ``differences`` compares the configuration in the directory with this run's.
-    ``describes_itself`` tells whether the finished parts of a directory tell how they
-    were made, so that it is a run even if its configuration is lost.
     """
     try:
         is_new = _make(workdir)
@@ -51,7 +44,7 @@ def claim(
     try:
         _lock(descriptor, workdir)
         try:
-            _check_contents(workdir, differences, describes_itself(workdir))
+            _check_contents(workdir, differences)
             yield
         finally:
             if is_new:
@@ -144,21 +137,18 @@ def _lock(descriptor: int, workdir: Path) -> None:
         raise _unusable(workdir, "another process has just removed it")
 
 
-def _check_contents(
-    workdir: Path, differences: Differences, describes_itself: bool
-) -> None:
+def _check_contents(workdir: Path, differences: Differences) -> None:
     contents = {path.name for path in workdir.iterdir()}
     if RESULT not in contents and not os.access(workdir, os.W_OK):
         raise _unusable(workdir, "it cannot be written")
     if CONFIG not in contents:
-        is_other = any(not name.endswith(_PARTIAL) for name in contents)
-        if is_other and not describes_itself:
+        if any(not name.endswith(_PARTIAL) for name in contents):
             raise ValueError(
                 f"workdir '{workdir}' has files but no {CONFIG}, so it is not a run; "
                 "choose an empty or new directory with --workdir"
             )
         return
-    found = differences(_written_config(workdir, describes_itself))
+    found = differences(_written_config(workdir))
     if found:
         raise ValueError(
             f"workdir '{workdir}' holds a run of another configuration "
@@ -166,10 +156,8 @@ def _check_contents(
         )
 
 
-def _written_config(workdir: Path, describes_itself: bool) -> dict[str, Any]:
+def _written_config(workdir: Path) -> dict[str, Any]:
     path, remedy = workdir / CONFIG, f"remove '{workdir}' to start again"
-    if describes_itself:
-        remedy = "remove this file, and the same command goes on with what is finished"
     written = read_json(path, remedy)
     if not isinstance(written, dict):
         raise ValueError(f"'{path}' is damaged (it has no fields); {remedy}")

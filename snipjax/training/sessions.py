@@ -18,8 +18,8 @@ class StopRequest:
     """A request to stop by an interrupt or a termination.
 
     It raises ``KeyboardInterrupt`` at once, unless it ``waits``: then the first signal
-    is only noted. It is noted also where it raises, for an exception can get lost:
-    Python drops those raised in callbacks of the garbage collector, and JAX has one.
+    is only recorded. It is recorded even when it raises, since Python drops exceptions
+    that are raised in callbacks of the garbage collector, and JAX has such a callback.
     """
 
     def __init__(self) -> None:

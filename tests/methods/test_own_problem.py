@@ -6,6 +6,8 @@ from typing import Any
 
 import chex
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from snipjax import masks, methods
@@ -90,6 +92,26 @@ def test_a_wrong_sparsity_or_start_is_refused(
             method(regression, sparsity, pretrained=trained)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "value", "problem"),
+    [
+        ("eval_every", 0, "problem.eval_every is 0; .* at least 1"),
+        ("batch_size", 2.5, "problem.batch_size is 2.5"),
+        ("optimizer", optax.sgd(0.1), "pass the function that makes one"),
+        (
+            "evaluate",
+            lambda params: {"test": 1.0},
+            'evaluate returns test; return .*"val"',
+        ),
+    ],
+)
+def test_a_problem_that_cannot_be_is_refused(
+    attribute: str, value: Any, problem: str, regression: Problem
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        methods.lwc(regression._replace(**{attribute: value}), 0.5)
+
+
 # The number of fields, and values out of range.
 HYPERPARAMETERS = {
     methods.LWC: (4, "rounds=0 rounds=2.5 retraining=0.0 retraining=nan decays=-1"),
@@ -123,3 +145,7 @@ def test_hyperparameters_are_fields_of_frozen_dataclasses_with_bounds(
         value = float(text) if text.strip("-")[1:] else int(text)
         with pytest.raises(ValueError, match=f"^{name} is {text}; .* e.g. "):
             settings(**{name: value})
+    for name, value in ((fields[0].name, "1"), (fields[0].name, True)):
+        with pytest.raises(ValueError, match=f"^{name} is {value!r}; "):
+            settings(**{name: value})
+    assert methods.LWC(rounds=np.int64(3)).rounds == 3

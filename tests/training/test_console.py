@@ -6,7 +6,6 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ def show_progress() -> None:
         for step in (60, 80, 100):
             bar.update(step, None if step == 100 else 0.25, 12.5)
             console.say(f"[step {step}]")
-            time.sleep(0.2)
 
 
 def test_a_message_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

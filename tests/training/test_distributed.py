@@ -166,7 +166,6 @@ class TestTwoProcesses:
             assert end["said"].startswith("OSError: a checkpoint cannot be written")
             assert ("another process" in end["said"]) == (number != limited)
             assert end["is_intact"]
-            assert end["seconds"] < 60  # Orbax itself would wait ten minutes
 
 
 @pytest.fixture(scope="module")

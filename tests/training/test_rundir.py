@@ -73,21 +73,10 @@ class TestClaim:
     @pytest.mark.parametrize("text", ["{", "[]"])
     def test_a_damaged_configuration_is_named(self, text: str, tmp_path: Path) -> None:
         (tmp_path / rundir.CONFIG).write_text(text)
-        for options, remedy in (
-            ({}, f"remove '{tmp_path}'"),
-            ({"describes_itself": lambda workdir: True}, "remove this file"),
+        with (
+            pytest.raises(ValueError, match=r"config\.json' is damaged.*remove"),
+            claim(tmp_path),
         ):
-            with (
-                pytest.raises(ValueError, match=rf"config\.json' is damaged.*{remedy}"),
-                claim(tmp_path, **options),
-            ):
-                pass
-
-    def test_takes_finished_parts_that_describe_themselves(
-        self, tmp_path: Path
-    ) -> None:
-        (tmp_path / "cell").mkdir()
-        with claim(tmp_path, describes_itself=lambda workdir: True):
             pass
 
     def test_refused_leaves_what_was_there_or_written(self, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def make(
 
 
 def _run(config: ConfigDict, cell: Cell, workdir: Path, **options: Any) -> None:
-    """Runs the experiment of a cell; a failure costs itself, and is written."""
+    """Runs the experiment of a cell, and writes its failure if it fails."""
     directory = workdir / cell.name
     (directory / FAILURE).unlink(missing_ok=True)
     try:
