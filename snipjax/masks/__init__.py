@@ -14,7 +14,9 @@ from snipjax.masks.densities import (
     uniform,
     uniform_plus,
 )
+from snipjax.masks.effective import effective, effective_sparsity
 from snipjax.masks.mask import apply, check_mask, kept_count, ones, sparsity
+from snipjax.masks.order import layer_order
 from snipjax.masks.prunable import (
     are_prunable,
     excluding,
@@ -46,6 +48,8 @@ __all__ = [
     "by_group",
     "check_mask",
     "densities",
+    "effective",
+    "effective_sparsity",
     "erdos_renyi",
     "erk",
     "excluding",
@@ -54,6 +58,7 @@ __all__ = [
     "is_normalization",
     "kept_count",
     "kernels",
+    "layer_order",
     "layerwise_topk",
     "n_of_m",
     "ones",

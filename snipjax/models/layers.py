@@ -46,9 +46,19 @@ def rematerialized(
 
 def flatten(x: chex.Array) -> chex.Array:
     """Returns images or feature maps as vectors ``[batch, features]``."""
+    _check_size(x)
+    return x.reshape(x.shape[0], -1)
+
+
+def mean_over_pixels(x: chex.Array) -> chex.Array:
+    """Returns the means of channels as vectors ``[batch, channels]``."""
+    _check_size(x)
+    return flatten(ops.avg_pool(x, x.shape[1:3]))
+
+
+def _check_size(x: chex.Array) -> None:
     if 0 in x.shape[1:]:
         raise ValueError(
             "the images are too small for this network: nothing is left of them after "
             f"its convolutions and pooling, shape {x.shape[1:]}; choose another network"
         )
-    return x.reshape(x.shape[0], -1)

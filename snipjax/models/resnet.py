@@ -1,8 +1,11 @@
-"""Residual networks in the form for ImageNet.
+"""Residual networks, for ImageNet and for 32x32 images.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. A bottleneck
 strides in its 3x3 convolution, as in the networks that are called v1.5 (Goyal et al.,
-"Accurate, Large Minibatch SGD", 2017), and padding is equal on both sides.
+"Accurate, Large Minibatch SGD", 2017), and padding is equal on both sides. The networks
+for 32x32 images have projections (option B) where a shortcut changes its shape, as in
+Frankle and Carbin's open_lth and Tanaka et al., NeurIPS 2020; with zero padding (option
+A), ResNet-20, 32 and 56 would have the sizes that He et al. give for CIFAR-10.
 """
 
 import functools
@@ -16,7 +19,7 @@ import jax.numpy as jnp
 from snipjax import ops
 from snipjax.initializers import fan_in
 from snipjax.models import layers
-from snipjax.models.layers import Dense, flatten, normalized
+from snipjax.models.layers import Dense, mean_over_pixels, normalized
 
 
 class Block(nn.Module):
@@ -73,19 +76,22 @@ def _conv(channels: int, size: int, stride: int = 1, **settings: Any) -> nn.Modu
 
 
 class ResNet(nn.Module):
-    """Applies a 7x7 convolution, groups of blocks, a mean over pixels, a dense layer.
+    """Applies a convolution, groups of blocks, a mean over pixels, and a dense layer.
 
-    The first convolution and a max-pool make the image four times smaller, and the
-    first block of every group but the first halves it. The first group has ``width``
-    channels, each other one twice as many as the group before it. ``remat`` is a policy
-    of ``jax.checkpoint_policies`` for each block: values that it does not save are
-    recomputed for the gradient. ``kernel_init`` samples all kernels.
+    The first convolution, 7x7 of stride 2, and a max-pool make the image four times
+    smaller; with ``is_for_small_images`` the first convolution is 3x3 of stride 1, and
+    there is no max-pool. The first block of every group but the first halves the image.
+    The first group has ``width`` channels, each other one twice as many as the group
+    before it. ``remat`` is a policy of ``jax.checkpoint_policies`` for each block:
+    values that it does not save are recomputed for the gradient. ``kernel_init``
+    samples all kernels.
     """
 
     num_classes: int
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     is_bottleneck: bool = False
     width: int = 64
+    is_for_small_images: bool = False
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
     remat: Callable[..., bool] | None = None
@@ -95,9 +101,11 @@ class ResNet(nn.Module):
         settings = {"dtype": self.dtype, "kernel_init": self.kernel_init}
         block = layers.rematerialized(Block, self.remat, static_argnums=(2,))
 
-        x = _conv(self.width, 7, 2, **settings)(x)
+        size, stride = (3, 1) if self.is_for_small_images else (7, 2)
+        x = _conv(self.width, size, stride, **settings)(x)
         x = normalized(x, train, self.dtype)
-        x = ops.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        if not self.is_for_small_images:
+            x = ops.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for group, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 x = block(
@@ -107,9 +115,14 @@ class ResNet(nn.Module):
                     name=f"group_{group}_block_{i}",
                     **settings,
                 )(x, train)
-        x = flatten(ops.avg_pool(x, x.shape[1:3]))
-        return Dense(self.num_classes, **settings)(x)
+        return Dense(self.num_classes, **settings)(mean_over_pixels(x))
 
 
 resnet_18 = functools.partial(ResNet, blocks=(2, 2, 2, 2))
 resnet_50 = functools.partial(ResNet, blocks=(3, 4, 6, 3), is_bottleneck=True)
+
+_for_small_images = functools.partial(ResNet, is_for_small_images=True)
+resnet_18_cifar = functools.partial(_for_small_images, blocks=(2, 2, 2, 2))
+resnet_20 = functools.partial(_for_small_images, blocks=(3, 3, 3), width=16)
+resnet_32 = functools.partial(_for_small_images, blocks=(5, 5, 5), width=16)
+resnet_56 = functools.partial(_for_small_images, blocks=(9, 9, 9), width=16)

@@ -1,7 +1,10 @@
 """VGG networks for 32x32 images, with batch normalization.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-Recognition", ICLR 2015, with the small dense layers used on CIFAR-10.
+Recognition", ICLR 2015, with the small dense layers used on CIFAR-10. ``vgg_11_bn``,
+``vgg_16_bn`` and ``vgg_19_bn`` have the form of the lottery ticket and pruning at
+initialization literature: one dense layer, behind a mean over pixels in place of the
+last max-pool (Frankle and Carbin's open_lth; Tanaka et al., NeurIPS 2020).
 """
 
 import functools
@@ -11,7 +14,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from snipjax.initializers import fan_in
-from snipjax.models.layers import Conv, Dense, flatten, max_pool, normalized
+from snipjax.models.layers import (
+    Conv,
+    Dense,
+    flatten,
+    max_pool,
+    mean_over_pixels,
+    normalized,
+)
 
 # For each block, the kernel size of each convolution and the channels of all.
 _BLOCKS_C = (
@@ -28,14 +38,26 @@ _BLOCKS_D = (
     ((3, 3, 3), 512),
     ((3, 3, 3), 512),
 )
+_BLOCKS_11 = (((3,), 64), ((3,), 128), ((3, 3), 256), ((3, 3), 512), ((3, 3), 512))
+_BLOCKS_19 = (
+    ((3, 3), 64),
+    ((3, 3), 128),
+    ((3, 3, 3, 3), 256),
+    ((3, 3, 3, 3), 512),
+    ((3, 3, 3, 3), 512),
+)
 
 
 class VGG(nn.Module):
-    """Applies five blocks of convolutions and a max-pool, then dense layers."""
+    """Applies five blocks of convolutions and a max-pool, then dense layers.
+
+    With ``ends_in_mean``, a mean over all pixels takes the place of the last max-pool.
+    """
 
     num_classes: int
     blocks: tuple[tuple[tuple[int, ...], int], ...] = _BLOCKS_D
     dense_units: tuple[int, ...] = (512, 512)
+    ends_in_mean: bool = False
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
 
@@ -44,10 +66,13 @@ class VGG(nn.Module):
         conv = functools.partial(Conv, dtype=self.dtype, kernel_init=self.kernel_init)
         dense = functools.partial(Dense, dtype=self.dtype, kernel_init=self.kernel_init)
 
-        for kernel_sizes, channels in self.blocks:
+        for block, (kernel_sizes, channels) in enumerate(self.blocks, start=1):
             for size in kernel_sizes:
                 x = normalized(conv(channels, (size, size))(x), train, self.dtype)
-            x = max_pool(x)
+            if self.ends_in_mean and block == len(self.blocks):
+                x = mean_over_pixels(x)
+            else:
+                x = max_pool(x)
         x = flatten(x)
         for units in self.dense_units:
             x = normalized(dense(units)(x), train, self.dtype)
@@ -57,3 +82,8 @@ class VGG(nn.Module):
 vgg_c = functools.partial(VGG, blocks=_BLOCKS_C)
 vgg_d = functools.partial(VGG, blocks=_BLOCKS_D)
 vgg_like = functools.partial(VGG, blocks=_BLOCKS_D, dense_units=(512,))
+
+_with_one_dense_layer = functools.partial(VGG, dense_units=(), ends_in_mean=True)
+vgg_11_bn = functools.partial(_with_one_dense_layer, blocks=_BLOCKS_11)
+vgg_16_bn = functools.partial(_with_one_dense_layer, blocks=_BLOCKS_D)
+vgg_19_bn = functools.partial(_with_one_dense_layer, blocks=_BLOCKS_19)

@@ -11,9 +11,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from snipjax import ops
 from snipjax.initializers import fan_in
-from snipjax.models.layers import Conv, Dense, flatten, normalized
+from snipjax.models.layers import Conv, Dense, mean_over_pixels, normalized
 
 
 class Block(nn.Module):
@@ -66,10 +65,10 @@ class WideResNet(nn.Module):
                 channels = 16 * 2**group * self.width
                 x = Block(channels, stride, **settings)(x, train)
         x = normalized(x, train, self.dtype)
-        x = flatten(ops.avg_pool(x, x.shape[1:3]))
-        return Dense(self.num_classes, **settings)(x)
+        return Dense(self.num_classes, **settings)(mean_over_pixels(x))
 
 
 wrn_16_8 = functools.partial(WideResNet, blocks=2, width=8)
 wrn_16_10 = functools.partial(WideResNet, blocks=2, width=10)
 wrn_22_8 = functools.partial(WideResNet, blocks=3, width=8)
+wrn_22_2 = functools.partial(WideResNet, blocks=3, width=2)

@@ -59,13 +59,22 @@ def wide_resnet_size(blocks: int, width: int) -> int:
     return weights_and_biases(*layers, (1, inputs, 10))
 
 
+def resnet_size(blocks: int) -> int:
+    """Of three groups of blocks of 16, 32 and 64 channels, without any bias but one."""
+    kernels = 9 * 3 * 16 + 64 * 10 + 16 * 32 + 32 * 64  # the last two are shortcuts
+    for inputs, channels in ((16, 16), (16, 32), (32, 64)):
+        kernels += 9 * channels * (inputs + (2 * blocks - 1) * channels)
+    return kernels + 10
+
+
 def recurrent_size(products: int, biases: int, units: int) -> int:
     """Of a cell of so many matrices and biases, between two dense layers."""
     dense = weights_and_biases((1, 28, units), (1, units, 10))
     return dense + products * units**2 + biases * units
 
 
-# The LeNets' are in Lee et al., ICLR 2019, table 1.
+# The LeNets' are in Lee et al., ICLR 2019, table 1; the VGGs' of one dense layer and
+# ResNet-18's are the counts of pytorch-cifar, less the parameters of batch norm.
 PARAMETERS = {
     "lenet_300_100": (MNIST, 266_610),
     "lenet_5_caffe": (MNIST, 431_080),
@@ -78,11 +87,19 @@ PARAMETERS = {
         weights_and_biases(*FIRST_BLOCKS, *last_blocks(3), DENSE[0], *DENSE),
     ),
     "vgg_like": (CIFAR, weights_and_biases(*FIRST_BLOCKS, *last_blocks(3), *DENSE)),
+    "vgg_11_bn": (CIFAR, 9_231_114 - 2 * 2752),
+    "vgg_16_bn": (CIFAR, 14_728_266 - 2 * 4224),
+    "vgg_19_bn": (CIFAR, 20_040_522 - 2 * 5504),
     "alexnet_s": (CIFAR, alexnet_size(1024)),
     "alexnet_b": (CIFAR, alexnet_size(2048)),
     "wrn_16_8": (CIFAR, wide_resnet_size(2, 8)),
     "wrn_16_10": (CIFAR, wide_resnet_size(2, 10)),
+    "wrn_22_2": (CIFAR, wide_resnet_size(3, 2)),
     "wrn_22_8": (CIFAR, wide_resnet_size(3, 8)),
+    "resnet_18_cifar": (CIFAR, 11_173_962 - 2 * 4800),
+    "resnet_20": (CIFAR, resnet_size(3)),
+    "resnet_32": (CIFAR, resnet_size(5)),
+    "resnet_56": (CIFAR, resnet_size(9)),
     "lstm_s": (MNIST, recurrent_size(8, 4, 128)),
     "lstm_b": (MNIST, recurrent_size(8, 4, 256)),
     "gru_s": (MNIST, recurrent_size(6, 3, 128)),
@@ -111,11 +128,19 @@ LAYERS = {
     "vgg_c": (15, 13),
     "vgg_d": (15, 13),
     "vgg_like": (14, 13),
+    "vgg_11_bn": (8, 8),
+    "vgg_16_bn": (13, 13),
+    "vgg_19_bn": (16, 16),
     "alexnet_s": (7, 5),
     "alexnet_b": (7, 5),
     "wrn_16_8": (13, 1 + 12 + 3),
     "wrn_16_10": (13, 1 + 12 + 3),
+    "wrn_22_2": (19, 1 + 18 + 3),
     "wrn_22_8": (19, 1 + 18 + 3),
+    "resnet_18_cifar": (20, 1 + 16 + 3),
+    "resnet_20": (21, 1 + 18 + 2),
+    "resnet_32": (33, 1 + 30 + 2),
+    "resnet_56": (57, 1 + 54 + 2),
 }
 RNG = np.random.default_rng(0)
 
@@ -144,8 +169,8 @@ def prunable(params: chex.ArrayTree) -> int:
 
 def test_these_are_all() -> None:
     """But for those for ImageNet, in test_models_large.py."""
-    is_large = {name for name in models.MODELS if name.startswith(("resnet_", "vit_"))}
-    assert models.MODELS.keys() - is_large == PARAMETERS.keys()
+    large = {"resnet_18", "resnet_50", "vit_ti_16", "vit_s_16", "vit_b_16"}
+    assert models.MODELS.keys() - large == PARAMETERS.keys()
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -156,6 +181,36 @@ def test_weights_and_biases_are_as_many_as_published(name: str) -> None:
         sparsity, total, kept = KEPT[name]
         assert is_printed(parameters, total)
         assert is_printed(masks.kept_count(parameters, sparsity), kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "with_projections", "without"),
+    [
+        ("resnet_20", 272_474, "0.27m"),
+        ("resnet_32", 466_906, "0.46m"),
+        ("resnet_56", 855_770, "0.85m"),
+    ],
+)
+def test_small_resnets_without_projections_are_those_of_he_et_al(
+    name: str, with_projections: int, without: str
+) -> None:
+    """CVPR 2016, table 6; with projections, as in pytorch-cifar-models."""
+    paths = jax.tree_util.tree_leaves_with_path(created(name)["params"])
+    total = sum(leaf.size for _, leaf in paths)
+    projections = [leaf.size for path, leaf in paths if "shortcut" in str(path)]
+    assert total == with_projections
+    assert is_printed(total - sum(projections), without)
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [("vgg_16_bn", "14.7m"), ("wrn_22_2", "1.08m"), ("resnet_18_cifar", "11.17m")],
+)
+def test_parameters_round_to_the_sizes_in_the_literature(
+    name: str, printed: str
+) -> None:
+    leaves = jax.tree.leaves(created(name)["params"])
+    assert is_printed(sum(leaf.size for leaf in leaves), printed)
 
 
 @pytest.mark.parametrize("name", [*PARAMETERS, "resnet_50", "vit_ti_16"])
@@ -330,7 +385,7 @@ def test_new_cells_keep_the_logistic_of_one_of_their_state(
 # ------------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize("name", ["lenet_5_caffe", "vgg_d"])
+@pytest.mark.parametrize("name", ["lenet_5_caffe", "vgg_d", "vgg_16_bn"])
 def test_images_that_are_too_small_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="images are too small for this network"):
         shapes(models.create(name, num_classes=10), jnp.zeros((1, 8, 8, 1)))

@@ -1,0 +1,363 @@
+"""Effective connections: the kept ones that lie on a path from input to output.
+
+A connection that is kept changes nothing if no input reaches its unit, or its unit
+reaches no output. The paths are followed through any network by the operations of its
+function: in place of an array there is one of the numbers 1 and 0, for entries that an
+input reaches and others. A product has what both factors have, a sum what any term has,
+and reverse mode goes the same way back.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from snipjax._src.types import Mask
+from snipjax.masks import counting
+from snipjax.masks.mask import check_mask, prunable_leaves
+
+# Products of all entries that are there, in every sense of the words.
+_PRODUCTS = {"conv_general_dilated", "dot_general", "mul", "and"}
+# Each entry of the result comes from one entry of the first operand.
+_MOVES = {
+    *("broadcast_in_dim", "dynamic_slice", "expand_dims", "gather", "pvary", "reshape"),
+    *("rev", "slice", "squeeze", "transpose"),
+}
+# Entries of several operands lie side by side.
+_JOINS = {"concatenate", "dynamic_update_slice", "pad", "scatter", "scatter-add"}
+_CUMULATIVE = {"cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum"}
+_WINDOWS = {"reduce_window_max", "reduce_window_min", "reduce_window_sum"}
+_CALLS = {
+    *("checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"),
+    *("custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2"),
+}
+
+
+class _Value(NamedTuple):
+    """An array of the network, or what is known of it."""
+
+    # The array itself if it is exact, else 1.0 where something is, and 0.0.
+    array: Any
+    is_exact: bool
+    is_reached: bool  # whether it depends on the inputs
+
+
+def effective(
+    mask: Mask,
+    apply_fn: Callable[[chex.ArrayTree, Any], Any],
+    params: chex.ArrayTree,
+    inputs: Any,
+) -> Mask:
+    r"""Returns the mask of the connections on some path from an input to an output.
+
+    A kept connection stays if an input reaches it through kept connections and it
+    reaches an output. A kept bias stays if its unit lies on such a path. Values do not
+    matter: no weight, statistic or activation is taken for zero, and a maximum depends
+    on all of its arguments. All paths are followed in the time of one gradient.
+
+    Args:
+      mask: pytree of bools like ``params``; scalar leaves are not prunable.
+      apply_fn: ``(params, inputs) -> outputs``, a traceable function. Loops other than
+        ``jax.lax.scan`` cannot be followed.
+      params: pytree of arrays, of which shapes and dtypes matter.
+      inputs: pytree of arrays, e.g. a batch of one example. All entries of
+        floating-point arrays count as inputs, whatever their values. Integers, such as
+        tokens, are taken as they are.
+
+    Returns:
+      A pytree like ``mask``, of connections that it keeps.
+
+    Raises:
+      ValueError: if ``mask`` does not fit ``params``, or ``apply_fn`` has an operation
+        that cannot be followed.
+
+    Example:
+      >>> params = {"v": jnp.ones((2, 2)), "w": jnp.ones((2, 1))}
+      >>> mask = {"v": jnp.array([[True, True], [False, True]]),
+      ...         "w": jnp.array([[True], [False]])}
+      >>> apply_fn = lambda params, x: jnp.tanh(x @ params["v"]) @ params["w"]
+      >>> effective(mask, apply_fn, params, jnp.ones((1, 2)))["v"]
+      Array([[ True, False],
+             [False, False]], dtype=bool)
+
+    Vysogorets and Kempe, "Connectivity Matters: Neural Network Pruning Through the Lens
+    of Effective Sparsity", JMLR 2023.
+    """
+    check_mask(mask, params)
+    closed = jax.make_jaxpr(apply_fn)(params, inputs)
+    present = jax.tree.map(
+        lambda keep, w: jnp.broadcast_to(keep, jnp.shape(w)).astype(jnp.float32),
+        mask,
+        params,
+    )
+
+    @jax.jit
+    def gradient(present: chex.ArrayTree, inputs: Any) -> chex.ArrayTree:
+        def reached_outputs(present: chex.ArrayTree) -> chex.Array:
+            operands = [_Value(x, False, False) for x in jax.tree.leaves(present)]
+            operands += [_input(x) for x in jax.tree.leaves(inputs)]
+            outputs = _run(closed, operands)
+            return sum(
+                (jnp.sum(x.array) for x in outputs if x.is_reached and not x.is_exact),
+                start=jnp.float32(0.0),
+            )
+
+        return jax.grad(reached_outputs)(present)
+
+    return jax.tree.map(
+        lambda keep, g: keep & (g != 0) if jnp.ndim(keep) else keep,
+        mask,
+        gradient(present, inputs),
+    )
+
+
+def effective_sparsity(
+    mask: Mask,
+    apply_fn: Callable[[chex.ArrayTree, Any], Any],
+    params: chex.ArrayTree,
+    inputs: Any,
+) -> float:
+    r"""Returns the share of prunable connections that lie on no kept path.
+
+    .. math:: 1 - \frac{\text{connections on a path from input to output}}
+                       {\text{prunable connections}}
+
+    Args:
+      mask: pytree of bools like ``params``; scalar leaves are not prunable.
+      apply_fn: ``(params, inputs) -> outputs``, a traceable function.
+      params: pytree of arrays, of which shapes and dtypes matter.
+      inputs: pytree of arrays, e.g. a batch of one example.
+
+    Returns:
+      A float, at least the sparsity of the mask.
+
+    Raises:
+      ValueError: if no leaf is prunable, ``mask`` does not fit ``params``, or
+        ``apply_fn`` has an operation that cannot be followed.
+
+    Example:
+      >>> params = {"v": jnp.ones((2, 2)), "w": jnp.ones((2, 1))}
+      >>> mask = {"v": jnp.ones((2, 2), bool), "w": jnp.array([[True], [False]])}
+      >>> apply_fn = lambda params, x: x @ params["v"] @ params["w"]
+      >>> effective_sparsity(mask, apply_fn, params, jnp.ones((1, 2)))
+      0.5
+
+    Vysogorets and Kempe, JMLR 2023, section 2.
+    """
+    on_paths = [
+        leaf for _, leaf in prunable_leaves(effective(mask, apply_fn, params, inputs))
+    ]
+    total = sum(leaf.size for leaf in on_paths)
+    return 1.0 - sum(counting.counts(counting.is_true, on_paths)) / total
+
+
+def _input(x: chex.Array) -> _Value:
+    if jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+        return _Value(jnp.ones(jnp.shape(x), jnp.float32), False, True)
+    return _Value(x, True, True)
+
+
+@jax.custom_vjp
+def _is_there(x: chex.Array) -> chex.Array:
+    """Returns 1.0 where an entry is not zero; its derivative is of the same kind."""
+    return (x != 0).astype(jnp.float32)
+
+
+def _is_there_forward(x: chex.Array) -> tuple[chex.Array, chex.Array]:
+    there = _is_there(x)
+    return there, there
+
+
+def _is_there_backward(there: chex.Array, g: chex.Array) -> tuple[chex.Array]:
+    # Nothing goes back from entries that nothing reached.
+    return (there * (g != 0),)
+
+
+_is_there.defvjp(_is_there_forward, _is_there_backward)
+
+
+def _run(closed: Any, operands: Sequence[_Value]) -> list[_Value]:
+    """Returns the results of a jaxpr, which may be open if it has no constants."""
+    jaxpr, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+    values = {
+        variable: _Value(x, True, False)
+        for variable, x in zip(jaxpr.constvars, consts, strict=True)
+    }
+    values.update(zip(jaxpr.invars, operands, strict=True))
+
+    def read(atom: Any) -> _Value:
+        is_literal = isinstance(atom, core.Literal)
+        return _Value(atom.val, True, False) if is_literal else values[atom]
+
+    for equation in jaxpr.eqns:
+        results = _step(equation, [read(atom) for atom in equation.invars])
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _step(equation: Any, operands: list[_Value]) -> list[_Value]:
+    name, params = equation.primitive.name, equation.params
+    if all(x.is_exact for x in operands):
+        is_reached = any(x.is_reached for x in operands)
+        results = _bind(equation, [x.array for x in operands])
+        return [_Value(x, True, is_reached) for x in results]
+    if name in _CALLS:
+        names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+        return _run(next(params[n] for n in names if n in params), operands)
+    if name == "cond":
+        return _cond(params, operands)
+    if name == "scan":
+        return _scan(params, operands)
+    if name == "optimization_barrier":
+        return operands
+    if name == "split":
+        (whole,) = operands
+        return [whole._replace(array=x) for x in _bind(equation, [whole.array])]
+    return [_result(equation, operands)]
+
+
+def _result(equation: Any, operands: list[_Value]) -> _Value:
+    """Returns the result of an operation on arrays of which some are not exact."""
+    name, params = equation.primitive.name, equation.params
+    is_reached = any(x.is_reached for x in operands)
+    shape = equation.outvars[0].aval.shape
+    first = operands[0]
+    if name in _PRODUCTS:
+        (array,) = _bind(equation, [_factor(x) for x in operands], is_float32=True)
+    elif name == "div":
+        # Zero over anything is zero, and anything over zero is not.
+        over, under = (_factor(x) for x in operands)
+        array = over * under if first.is_exact else over * (1.0 + under)
+    elif name in _MOVES and all(x.is_exact for x in operands[1:]):
+        (array,) = _bind(equation, [first.array, *(x.array for x in operands[1:])])
+    elif name in _JOINS:
+        terms = [
+            _term(x, is_reached) if _is_number(v) else x.array
+            for x, v in zip(operands, equation.invars)
+        ]
+        (array,) = _bind(equation, terms)
+    elif name == "select_n" and first.is_exact:
+        cases = [_term(x, is_reached) for x in operands[1:]]
+        (array,) = _bind(equation, [first.array, *cases])
+    elif name in _CUMULATIVE:
+        array = jax.lax.cumsum(first.array, params["axis"], params["reverse"])
+    elif name in _WINDOWS:
+        array = _window_sum(first.array, params)
+    elif name == "sort" or len(equation.outvars) > 1:
+        raise _cannot_follow(name)
+    elif name.startswith(("reduce_", "arg")) and "axes" in params:
+        array = jnp.sum(first.array, params["axes"])
+    elif all(jnp.shape(x.array) in ((), shape) for x in operands):
+        # Entry by entry: the result depends on every operand.
+        array = sum(_term(x, is_reached) for x in operands)
+        array = jnp.broadcast_to(array, shape)
+    else:
+        raise _cannot_follow(name)
+    return _Value(_is_there(array), False, is_reached)
+
+
+def _factor(x: _Value) -> chex.Array:
+    """Returns the array as a factor of a product: a constant is there if not zero."""
+    return (jnp.asarray(x.array) != 0).astype(jnp.float32) if x.is_exact else x.array
+
+
+def _term(x: _Value, sum_is_reached: bool) -> chex.Array:
+    """Returns the array as a term of a sum.
+
+    A constant brings nothing from the inputs, and a bias neither, but its derivative
+    tells whether the sum goes on to an output.
+    """
+    if x.is_exact and x.is_reached:
+        return _factor(x)
+    if x.is_exact:
+        return jnp.zeros(jnp.shape(x.array), jnp.float32)
+    if sum_is_reached and not x.is_reached:
+        return x.array - jax.lax.stop_gradient(x.array)
+    return x.array
+
+
+def _cond(params: Any, operands: list[_Value]) -> list[_Value]:
+    """Returns the results of any branch, or of the default for all platforms."""
+    branches, platforms = params["branches"], params.get("branches_platforms")
+    if platforms and None in platforms:
+        branches = [branches[platforms.index(None)]]
+    results = [_run(branch, operands[1:]) for branch in branches]
+    return [functools.reduce(_either, values) for values in zip(*results)]
+
+
+def _either(a: _Value, b: _Value) -> _Value:
+    is_reached = a.is_reached or b.is_reached
+    terms = [_term(x, is_reached) for x in (a, b)]
+    return _Value(_is_there(sum(terms)), False, is_reached)
+
+
+def _scan(params: Any, operands: list[_Value]) -> list[_Value]:
+    """Returns the results of a loop, one step after the other."""
+    consts = operands[: params["num_consts"]]
+    carry = operands[params["num_consts"] :][: params["num_carry"]]
+    stacks = operands[params["num_consts"] + params["num_carry"] :]
+    steps = range(params["length"])
+    rows = []
+    for i in reversed(steps) if params["reverse"] else steps:
+        at = [x._replace(array=x.array[i]) for x in stacks]
+        results = _run(params["jaxpr"], [*consts, *carry, *at])
+        carry = results[: params["num_carry"]]
+        rows.append(results[params["num_carry"] :])
+    if params["reverse"]:
+        rows.reverse()
+    return [*carry, *map(_stacked, zip(*rows))]
+
+
+def _stacked(rows: tuple[_Value, ...]) -> _Value:
+    is_exact = all(x.is_exact for x in rows)
+    is_reached = any(x.is_reached for x in rows)
+    arrays = [x.array if is_exact else _term(x, is_reached) for x in rows]
+    return _Value(jnp.stack(arrays), is_exact, is_reached)
+
+
+def _window_sum(x: chex.Array, params: Any) -> chex.Array:
+    return jax.lax.reduce_window(
+        x,
+        0.0,
+        jax.lax.add,
+        params["window_dimensions"],
+        params["window_strides"],
+        params["padding"],
+        params["base_dilation"],
+        params["window_dilation"],
+    )
+
+
+def _bind(
+    equation: Any, values: Sequence[Any], *, is_float32: bool = False
+) -> list[Any]:
+    """Returns what the primitive of an equation gives for some values."""
+    primitive, params = equation.primitive, equation.params
+    if is_float32:
+        params = {
+            k: jnp.dtype(jnp.float32) if k == "preferred_element_type" else v
+            for k, v in params.items()
+        }
+        if primitive.name == "and":
+            return [values[0] * values[1]]
+    params = primitive.get_bind_params(params)
+    # Earlier versions of JAX give functions and parameters.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    with equation.ctx.manager:
+        results = primitive.bind(*functions, *values, **params)
+    return list(results) if primitive.multiple_results else [results]
+
+
+def _is_number(variable: Any) -> bool:
+    return jnp.issubdtype(variable.aval.dtype, jnp.inexact)
+
+
+def _cannot_follow(name: str) -> ValueError:
+    return ValueError(
+        f"apply_fn has an operation '{name}', through which paths cannot be followed; "
+        "write that part otherwise, e.g. with jax.lax.scan, or pass a function without"
+    )

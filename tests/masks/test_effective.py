@@ -1,0 +1,321 @@
+"""Effective connections against a search of the network's graph, pixel by pixel."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snipjax import masks, models, ops
+from snipjax.models import layers, recurrent, transformer, vit
+from snipjax.models.resnet import BasicBlock
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+Node = tuple[Any, ...]
+# From a node to another, by a connection (leaf, index), or by none.
+Edge = tuple[Node, Node, tuple[str, tuple[int, ...]] | None]
+
+
+def search(
+    edges: list[Edge], mask: dict[str, np.ndarray], sources: set[Node], ends: set[Node]
+) -> dict[str, np.ndarray]:
+    """The mask of connections with an edge on a path of kept ones."""
+    there = [e for e in edges if e[2] is None or mask[e[2][0]][e[2][1]]]
+
+    def reached(start: set[Node], pairs: Iterator[tuple[Node, Node]]) -> set[Node]:
+        following = defaultdict(set)
+        for a, b in pairs:
+            following[a].add(b)
+        found, new = set(start), list(start)
+        while new:
+            for node in following[new.pop()] - found:
+                found.add(node)
+                new.append(node)
+        return found
+
+    forward = reached(sources, ((a, b) for a, b, _ in there))
+    backward = reached(ends, ((b, a) for a, b, _ in there))
+    on_paths = {name: np.zeros_like(keep) for name, keep in mask.items()}
+    for a, b, connection in there:
+        if connection is not None and a in forward and b in backward:
+            on_paths[connection[0]][connection[1]] = True
+    return on_paths
+
+
+def dense(name: str, a: str, b: str, shape: tuple[int, int]) -> list[Edge]:
+    return [((a, i), (b, j), (name, (i, j))) for i, j in np.ndindex(*shape)]
+
+
+def convolution(
+    name: str, a: str, b: str, shape: tuple[int, ...], pixels: int, stride: int
+) -> list[Edge]:
+    """Of square images, padded on all sides by half of the kernel's size."""
+    size = shape[0]
+    edges = []
+    for y, x in np.ndindex(-(-pixels // stride), -(-pixels // stride)):
+        for index in np.ndindex(*shape):
+            dy, dx, i, o = index
+            v, u = y * stride + dy - size // 2, x * stride + dx - size // 2
+            if 0 <= v < pixels and 0 <= u < pixels:
+                edges.append(((a, v, u, i), (b, y, x, o), (name, index)))
+    return edges
+
+
+def check(
+    apply_fn: Any, params: Any, inputs: Any, edges: list[Edge], ends: set[Node]
+) -> None:
+    """Compares with the search, at densities at which many paths are broken."""
+    sources = {a for a, _, _ in edges if a[0] == "x"}
+    flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)}  # fmt: skip
+    rng = np.random.default_rng(0)
+    found_any = 0
+    for density in (0.03, 0.1, 0.2, 0.3, 0.5):
+        kept = {n: rng.random(w.shape) < density for n, w in flat.items() if w.ndim > 1}
+        mask = jax.tree_util.tree_map_with_path(
+            lambda path, w, kept=kept: kept.get(
+                jax.tree_util.keystr(path, simple=True, separator="/"), True
+            ),
+            params,
+        )
+        expected = search(edges, kept, sources, ends)
+        found = masks.effective(mask, apply_fn, params, inputs)
+        for path, keep in jax.tree_util.tree_leaves_with_path(found):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if name in kept:
+                np.testing.assert_array_equal(keep, expected[name], err_msg=name)
+                found_any += 0 < keep.sum() < kept[name].sum()
+            else:
+                assert keep is True or jnp.ndim(keep) == 0
+        total = sum(keep.size for keep in kept.values())
+        number = sum(keep.sum() for keep in expected.values())
+        assert masks.effective_sparsity(
+            mask, apply_fn, params, inputs
+        ) == pytest.approx(1 - number / total)
+    assert found_any > 2
+
+
+@pytest.mark.parametrize("activation", [nn.relu, nn.tanh, nn.gelu, nn.sigmoid])
+def test_a_network_of_dense_layers(activation: Any) -> None:
+    rng = np.random.default_rng(1)
+    params = {
+        "a": rng.normal(size=(6, 7)),
+        "b": rng.normal(size=(7, 5)),
+        "bias": rng.normal(size=5),
+        "c": rng.normal(size=(5, 3)),
+    }
+
+    def apply_fn(params: Any, x: chex.Array) -> chex.Array:
+        x = activation(x @ params["a"])
+        x = activation(x @ params["b"] + params["bias"])
+        return nn.softmax(x @ params["c"])
+
+    edges = dense("a", "x", "h", (6, 7)) + dense("b", "h", "g", (7, 5))
+    edges += dense("c", "g", "y", (5, 3))
+    check(apply_fn, params, np.zeros((2, 6)), edges, {("y", i) for i in range(3)})
+
+
+class Net(nn.Module):
+    """A convolution, a max-pool, a residual block that halves the image, a mean."""
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        x = nn.Conv(
+            3, (3, 3), padding=1, conv_general_dilated=ops.conv_general_dilated
+        )(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=True)(x))
+        x = ops.max_pool(x, (2, 2), (2, 2))
+        x = BasicBlock(4, 2)(x)
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+def test_a_residual_network_of_convolutions() -> None:
+    model, images = Net(), jnp.zeros((1, 8, 8, 2))
+    variables = model.init(jax.random.key(0), images)
+    stats = {"batch_stats": jax.tree.map(lambda x: x + 1.0, variables["batch_stats"])}
+
+    def apply_fn(params: Any, images: chex.Array) -> chex.Array:
+        return model.apply({"params": params, **stats}, images)
+
+    edges = convolution("Conv_0/kernel", "x", "h", (3, 3, 2, 3), 8, 1)
+    edges += [(("h", y, x, c), ("p", y // 2, x // 2, c), None)
+              for y, x, c in np.ndindex(8, 8, 3)]  # fmt: skip
+    block = "BasicBlock_0"
+    edges += convolution(f"{block}/Conv_0/kernel", "p", "q", (3, 3, 3, 4), 4, 2)
+    edges += convolution(f"{block}/Conv_1/kernel", "q", "r", (3, 3, 4, 4), 2, 1)
+    edges += convolution(f"{block}/shortcut/kernel", "p", "r", (1, 1, 3, 4), 4, 2)
+    edges += [(("r", y, x, c), ("m", c), None) for y, x, c in np.ndindex(2, 2, 4)]
+    edges += dense("Dense_0/kernel", "m", "y", (4, 3))
+    check(apply_fn, variables["params"], images, edges, {("y", i) for i in range(3)})
+
+
+def test_a_recurrent_network_row_by_row() -> None:
+    """Unrolled by hand: gates see the row and the state before."""
+    params = {
+        "first": np.ones((3, 4)), "row": np.ones((4, 5)),
+        "state": np.ones((5, 5)), "out": np.ones((5, 2)),
+    }  # fmt: skip
+
+    def apply_fn(params: Any, x: chex.Array) -> chex.Array:
+        def step(h: chex.Array, row: chex.Array) -> tuple[chex.Array, None]:
+            row = row @ params["first"]
+            return jnp.tanh(row @ params["row"] + h @ params["state"]), None
+
+        return jax.lax.scan(step, jnp.zeros(5), x)[0] @ params["out"]
+
+    edges = [
+        edge
+        for t in range(3)
+        for edge in itertools.chain(
+            [
+                ((f"x{t}", i), (f"f{t}", j), ("first", (i, j)))
+                for i, j in np.ndindex(3, 4)
+            ],
+            dense("row", f"f{t}", f"h{t}", (4, 5)),
+            dense("state", f"h{t - 1}", f"h{t}", (5, 5)),
+        )
+    ]
+    edges += dense("out", "h2", "y", (5, 2))
+    edges += [(("x", t, i), (f"x{t}", i), None) for t in range(3) for i in range(3)]
+    check(apply_fn, params, np.ones((3, 3)), edges, {("y", 0), ("y", 1)})
+
+
+# Biases and constants.
+
+
+def test_a_bias_on_no_path_is_not_effective() -> None:
+    params = {"v": jnp.ones((2, 3)), "bias": jnp.ones(3), "w": jnp.ones((3, 2))}
+    mask = {
+        "v": np.array([[True, False, True], [False, False, False]]),
+        "bias": np.array([True, True, True]),
+        "w": np.array([[True, False], [True, True], [False, False]]),
+    }
+    found = masks.effective(
+        mask, lambda p, x: nn.relu(x @ p["v"] + p["bias"]) @ p["w"], params,
+        jnp.ones((1, 2)),
+    )  # fmt: skip
+    # The second unit hears nothing of the inputs, and the third is not heard.
+    np.testing.assert_array_equal(found["bias"], [True, False, False])
+    np.testing.assert_array_equal(found["v"], [[True, False, False], [False] * 3])
+    np.testing.assert_array_equal(found["w"], [[True, False], [False] * 2, [False] * 2])
+
+
+def test_values_do_not_matter() -> None:
+    """No weight, no statistic and no pixel is taken for zero."""
+    params = {"v": jnp.zeros((2, 2)), "w": jnp.array([[1.0], [-1.0]])}
+    mask = masks.ones(params)
+    found = masks.effective(
+        mask, lambda p, x: (x @ p["v"] - 3.0) @ p["w"], params, jnp.zeros((1, 2))
+    )
+    chex.assert_trees_all_equal(found, mask)
+
+
+def test_a_deep_network_neither_overflows_nor_underflows() -> None:
+    """Of 200 layers, one path is left at the end, and all of it at the beginning."""
+    params = {f"layer_{i:03}": jnp.zeros((30, 30)) for i in range(200)}
+    mask = {name: np.ones((30, 30), bool) for name in params}
+    mask["layer_100"] = np.arange(900).reshape(30, 30) == 17
+
+    def apply_fn(params: Any, x: chex.Array) -> chex.Array:
+        for name in sorted(params):
+            x = nn.relu(x @ params[name])
+        return x
+
+    found = masks.effective(mask, apply_fn, params, jnp.ones((1, 30)))
+    assert masks.densities(found) == {
+        name: {"layer_099": 1 / 30, "layer_100": 1 / 900, "layer_101": 1 / 30}.get(
+            name, 1.0
+        )
+        for name in params
+    }
+
+
+# The networks of this package.
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lenet_300_100", "lenet_5_caffe"],
+)
+def test_a_dense_network_is_effective_whole(name: str) -> None:
+    model = models.create(name, num_classes=10)
+    images = jnp.zeros((1, 28, 28, 1))
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    mask = masks.ones(params, masks.weights_and_biases)
+    found = masks.effective(
+        mask, lambda p, x: model.apply({"params": p}, x), params, images
+    )
+    chex.assert_trees_all_equal(found, mask)
+
+
+SMALL = transformer.Config(vocab_size=11, length=6, width=8, depth=1, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (recurrent.Recurrent(num_classes=3, units=4), jnp.zeros((1, 4, 5, 1))),
+        (recurrent.Recurrent(3, 4, cell=recurrent.GRUCell), jnp.zeros((1, 4, 5, 1))),
+        (vit.ViT(5, width=8, depth=1, heads=2, patch=4), jnp.zeros((1, 8, 8, 3))),
+        (transformer.Transformer(SMALL), jnp.arange(6).reshape(1, 6)),
+    ],
+)
+def test_gates_and_attention_are_followed(model: nn.Module, inputs: Any) -> None:
+    variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    params = variables["params"]
+    mask = masks.ones(params)
+    found = masks.effective(
+        mask, lambda p, x: model.apply({"params": p}, x), params, inputs
+    )
+    densities = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): density
+        for path, density in jax.tree_util.tree_leaves_with_path(masks.densities(found))
+    }
+    # Tokens that do not occur are not read; all but the last are in the output layer.
+    assert {n for n, d in densities.items() if d < 1.0} <= {"tokens/embedding"}
+
+
+def test_one_kernel_without_connections_breaks_all_paths() -> None:
+    model = models.create("lenet_300_100", num_classes=10)
+    images = jnp.zeros((1, 28, 28, 1))
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    mask = masks.ones(params)
+    mask["Dense_1"]["kernel"] = np.zeros((300, 100), bool)
+    sparsity = masks.effective_sparsity(
+        mask, lambda p, x: model.apply({"params": p}, x), params, images
+    )
+    assert sparsity == 1.0
+
+
+def test_traced_masks_have_effective_ones() -> None:
+    params = {"v": jnp.ones((2, 2)), "w": jnp.ones((2, 1))}
+    mask = {
+        "v": jnp.array([[True, True], [False, True]]),
+        "w": jnp.array([[True], [False]]),
+    }
+    effective = jax.jit(
+        lambda mask: masks.effective(
+            mask, lambda p, x: x @ p["v"] @ p["w"], params, jnp.ones((1, 2))
+        )
+    )
+    np.testing.assert_array_equal(effective(mask)["v"], [[True, False], [False, False]])
+
+
+def test_a_loop_that_cannot_be_followed_is_told() -> None:
+    def apply_fn(params: Any, x: chex.Array) -> chex.Array:
+        return jax.lax.while_loop(
+            lambda x: jnp.sum(x) < 9, lambda x: x @ params["w"], x
+        )
+
+    with pytest.raises(ValueError, match="operation 'while', through which paths"):
+        masks.effective(
+            {"w": np.ones((2, 2), bool)}, apply_fn, {"w": jnp.ones((2, 2))},
+            jnp.ones((1, 2)),
+        )  # fmt: skip

@@ -1,0 +1,85 @@
+"""Facts about masks that published results show, checked without training.
+
+They are in the data of Tanaka et al., "Pruning neural networks without any data by
+iteratively conserving synaptic flow", NeurIPS 2020, figure 6, on CIFAR-10: where
+accuracy falls to chance, nothing goes through the network any more.
+"""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snipjax import masks, models
+
+pytestmark = pytest.mark.filterwarnings("ignore:no connection of")
+IMAGE = jnp.zeros((1, 32, 32, 3))
+
+
+@functools.cache
+def network(name: str) -> chex.ArrayTree:
+    """The parameters of a network of ten classes as that code samples them.
+
+    Kernels are normal of variance 2 / fan; ResNet-18 is sampled by the fan out, and its
+    dense layer as PyTorch does by default, uniformly up to 1 / sqrt(fan in).
+    """
+    model = models.create(name, num_classes=10)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGE)["params"]
+    rng = np.random.default_rng(0)
+
+    def sample(path: tuple, leaf: chex.Array) -> np.ndarray:
+        if path[-1].key != "kernel":
+            return np.full(leaf.shape, path[-1].key == "scale", np.float32)
+        is_resnet, is_dense = name.startswith("resnet"), leaf.ndim == 2
+        if is_resnet and is_dense:
+            bound = 1 / math.sqrt(leaf.shape[0])
+            return rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
+        fan = math.prod(leaf.shape) // leaf.shape[-2 if is_resnet else -1]
+        sample = rng.standard_normal(leaf.shape, np.float32)
+        return math.sqrt(2 / fan) * sample
+
+    return jax.tree_util.tree_map_with_path(sample, shapes)
+
+
+def by_magnitude(name: str, density: float) -> masks.Mask:
+    scores = jax.tree.map(np.abs, network(name))
+    return masks.global_topk(scores, 1 - density)
+
+
+def effective_sparsity(name: str, mask: masks.Mask) -> float:
+    model = models.create(name, num_classes=10)
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+    stats = jax.tree.map(lambda x: np.zeros(x.shape), variables["batch_stats"])
+    return masks.effective_sparsity(
+        mask,
+        lambda params, x: model.apply({"params": params, "batch_stats": stats}, x),
+        network(name),
+        IMAGE,
+    )
+
+
+def test_magnitude_empties_a_layer_of_resnet_18_between_10_and_5_6_percent() -> None:
+    """It is the last one, whose uniform weights are all below the threshold."""
+    empty = {
+        density: [
+            row.path
+            for row in masks.summary(by_magnitude("resnet_18_cifar", density))
+            if row.kept == 0
+        ]
+        for density in (0.1, 0.056)
+    }
+    assert empty == {0.1: [], 0.056: ["Dense_0/kernel"]}
+
+
+@pytest.mark.slow
+def test_magnitude_breaks_all_paths_of_vgg_16_between_0_56_and_0_32_percent() -> None:
+    """No layer is empty: so few connections in five layers of 512 do not meet."""
+    names = ("vgg_16_bn", 0.0056), ("vgg_16_bn", 0.0032)
+    above, below = (by_magnitude(*name) for name in names)
+    assert all(row.kept > 0 for row in masks.summary(below))
+    assert 0.9944 < effective_sparsity("vgg_16_bn", above) < 1.0
+    assert effective_sparsity("vgg_16_bn", below) == 1.0
