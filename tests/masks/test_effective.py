@@ -127,9 +127,7 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
-        x = nn.Conv(
-            3, (3, 3), padding=1, conv_general_dilated=ops.conv_general_dilated
-        )(x)
+        x = layers.Conv(3, (3, 3), padding=1)(x)
         x = nn.relu(nn.BatchNorm(use_running_average=True)(x))
         x = ops.max_pool(x, (2, 2), (2, 2))
         x = BasicBlock(4, 2)(x)
