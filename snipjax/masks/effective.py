@@ -251,13 +251,21 @@ def _result(equation: Any, operands: list[_Value]) -> _Value:
         raise _cannot_follow(name)
     elif name.startswith(("reduce_", "arg")) and "axes" in params:
         array = jnp.sum(first.array, params["axes"])
-    elif all(jnp.shape(x.array) in ((), shape) for x in operands):
+    elif all(_is_spread(jnp.shape(x.array), shape) for x in operands):
         # Entry by entry: the result depends on every operand.
         array = sum(_term(x, is_reached) for x in operands)
         array = jnp.broadcast_to(array, shape)
     else:
         raise _cannot_follow(name)
     return _Value(_is_there(array), False, is_reached)
+
+
+def _is_spread(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
+    """Returns whether an operation by entries may spread one shape over another."""
+    pairs = zip(shape, over)
+    return shape == () or (
+        len(shape) == len(over) and all(size in (1, other) for size, other in pairs)
+    )
 
 
 def _factor(x: _Value) -> chex.Array:

@@ -237,7 +237,7 @@ def _sum(x: chex.Array, axes: tuple[int, ...]) -> chex.Array:
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     # Also of as many as a thousand leaves of a group.
-    least = jnp.finfo(x.dtype).min / (1024 * max(x.size, 1))
+    least = float(jnp.finfo(dtype).min) / (1024 * max(x.size, 1))
     return jnp.sum(jnp.maximum(x.astype(dtype), least), axes)
 
 

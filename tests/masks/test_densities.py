@@ -169,7 +169,12 @@ def test_biases_are_no_layers_and_stay_dense(allocation: Callable) -> None:
 @pytest.mark.parametrize(
     ("allocation", "sparsity", "order", "problem"),
     [
-        (masks.uniform_plus, 0.95, LENET, "1 of Dense_0/kernel is 235,200 .* 13,310 of"),
+        (
+            masks.uniform_plus,
+            0.95,
+            LENET,
+            "1 of Dense_0/kernel is 235,200 .* 13,310 of",
+        ),
         (masks.smart_ratio, 0.999, LENET, "0.3 of Dense_2/kernel is 300 .* 266 of"),
         (masks.smart_ratio, 0.5, [*LENET][1:], "'Dense_0/kernel' is prunable, but not"),
         (masks.smart_ratio, 1.0, LENET, r"outside \[0, 1\)"),
@@ -203,7 +208,7 @@ def test_nothing_prunable_is_told(allocation: Callable) -> None:
         ("resnet_20", ["Conv_0", "group_0_block_0/Conv_0"], "Dense_0"),
         ("wrn_22_2", ["Conv_0", "Block_0/Conv_0"], "Dense_0"),
         ("lstm_s", ["Dense_0", "cell/gates"], "Dense_1"),
-        ("vit_ti_16", ["patches", "block_0/query"], "head"),
+        ("vit_ti_16", ["patches", "block_0/query"], "classifier"),
     ],
 )
 def test_layers_are_in_the_order_of_use(name: str, first: list[str], last: str) -> None:

@@ -77,7 +77,7 @@ def check(
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)}  # fmt: skip
     rng = np.random.default_rng(0)
     found_any = 0
-    for density in (0.03, 0.1, 0.2, 0.3, 0.5):
+    for density in (0.1, 0.2, 0.4):
         kept = {n: rng.random(w.shape) < density for n, w in flat.items() if w.ndim > 1}
         mask = jax.tree_util.tree_map_with_path(
             lambda path, w, kept=kept: kept.get(
@@ -94,11 +94,10 @@ def check(
                 found_any += 0 < keep.sum() < kept[name].sum()
             else:
                 assert keep is True or jnp.ndim(keep) == 0
-        total = sum(keep.size for keep in kept.values())
-        number = sum(keep.sum() for keep in expected.values())
-        assert masks.effective_sparsity(
-            mask, apply_fn, params, inputs
-        ) == pytest.approx(1 - number / total)
+    total = sum(keep.size for keep in kept.values())
+    number = sum(keep.sum() for keep in expected.values())
+    sparsity = masks.effective_sparsity(mask, apply_fn, params, inputs)
+    assert sparsity == pytest.approx(1 - number / total)
     assert found_any > 2
 
 
@@ -216,10 +215,10 @@ def test_values_do_not_matter() -> None:
 
 
 def test_a_deep_network_neither_overflows_nor_underflows() -> None:
-    """Of 200 layers, one path is left at the end, and all of it at the beginning."""
-    params = {f"layer_{i:03}": jnp.zeros((30, 30)) for i in range(200)}
+    """Of 30 ** 50 paths, those through one connection in the middle are left."""
+    params = {f"layer_{i:02}": jnp.zeros((30, 30)) for i in range(50)}
     mask = {name: np.ones((30, 30), bool) for name in params}
-    mask["layer_100"] = np.arange(900).reshape(30, 30) == 17
+    mask["layer_25"] = np.arange(900).reshape(30, 30) == 17
 
     def apply_fn(params: Any, x: chex.Array) -> chex.Array:
         for name in sorted(params):
@@ -228,7 +227,7 @@ def test_a_deep_network_neither_overflows_nor_underflows() -> None:
 
     found = masks.effective(mask, apply_fn, params, jnp.ones((1, 30)))
     assert masks.densities(found) == {
-        name: {"layer_099": 1 / 30, "layer_100": 1 / 900, "layer_101": 1 / 30}.get(
+        name: {"layer_24": 1 / 30, "layer_25": 1 / 900, "layer_26": 1 / 30}.get(
             name, 1.0
         )
         for name in params
@@ -260,7 +259,10 @@ SMALL = transformer.Config(vocab_size=11, length=6, width=8, depth=1, heads=2)
     ("model", "inputs"),
     [
         (recurrent.Recurrent(num_classes=3, units=4), jnp.zeros((1, 4, 5, 1))),
-        (recurrent.Recurrent(3, 4, cell=recurrent.GRUCell), jnp.zeros((1, 4, 5, 1))),
+        (
+            recurrent.Recurrent(num_classes=3, units=4, cell=recurrent.GRUCell),
+            jnp.zeros((1, 4, 5, 1)),
+        ),
         (vit.ViT(5, width=8, depth=1, heads=2, patch=4), jnp.zeros((1, 8, 8, 3))),
         (transformer.Transformer(SMALL), jnp.arange(6).reshape(1, 6)),
     ],

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snipjax import masks, pruning
@@ -24,6 +24,7 @@ def scores_like(*shape: int, seed: int = 0, levels: int = 5) -> np.ndarray:
 # N of M.
 
 
+@settings(max_examples=15)
 @given(
     m=st.sampled_from([1, 2, 3, 4, 8]),
     n=st.integers(1, 8),
