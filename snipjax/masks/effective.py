@@ -2,9 +2,9 @@
 
 A connection that is kept changes nothing if no input reaches its unit, or its unit
 reaches no output. The paths are followed through any network by the operations of its
-function: in place of an array there is one of the numbers 1 and 0, for entries that an
-input reaches and others. A product has what both factors have, a sum what any term has,
-and reverse mode goes the same way back.
+function: in place of an array there are two of the numbers 1 and 0, for entries that
+are present, not zero whatever the weights, and for entries that an input reaches.
+Reverse mode goes the same way back.
 """
 
 import functools
@@ -20,8 +20,7 @@ from snipjax._src.types import Mask
 from snipjax.masks import counting
 from snipjax.masks.mask import check_mask, prunable_leaves
 
-# Products of all entries that are there, in every sense of the words.
-_PRODUCTS = {"conv_general_dilated", "dot_general", "mul", "and"}
+_PRODUCTS = {"and", "conv_general_dilated", "dot_general", "mul"}
 # Each entry of the result comes from one entry of the first operand.
 _MOVES = {
     *("broadcast_in_dim", "dynamic_slice", "expand_dims", "gather", "pvary", "reshape"),
@@ -35,15 +34,20 @@ _CALLS = {
     *("checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"),
     *("custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2"),
 }
+# Functions by entries that are not zero at zero.
+_NEVER_ZERO = {
+    *("acos", "cos", "cosh", "eq", "erfc", "exp", "exp2", "ge", "is_finite", "le"),
+    *("logistic", "not", "rsqrt"),
+}
 
 
 class _Value(NamedTuple):
     """An array of the network, or what is known of it."""
 
-    # The array itself if it is exact, else 1.0 where something is, and 0.0.
-    array: Any
+    array: Any  # the array itself if it is exact, else 1.0 where something is present
     is_exact: bool
     is_reached: bool  # whether it depends on the inputs
+    reached: Any = None  # 1.0 where an input reaches an array that is not exact
 
 
 def effective(
@@ -100,10 +104,9 @@ def effective(
         def reached_outputs(present: chex.ArrayTree) -> chex.Array:
             operands = [_Value(x, False, False) for x in jax.tree.leaves(present)]
             operands += [_input(x) for x in jax.tree.leaves(inputs)]
-            outputs = _run(closed, operands)
+            outputs = [x.reached for x in _run(closed, operands)]
             return sum(
-                (jnp.sum(x.array) for x in outputs if x.is_reached and not x.is_exact),
-                start=jnp.float32(0.0),
+                (jnp.sum(x) for x in outputs if x is not None), start=jnp.float32(0.0)
             )
 
         return jax.grad(reached_outputs)(present)
@@ -157,7 +160,8 @@ def effective_sparsity(
 
 def _input(x: chex.Array) -> _Value:
     if jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-        return _Value(jnp.ones(jnp.shape(x), jnp.float32), False, True)
+        ones = jnp.ones(jnp.shape(x), jnp.float32)
+        return _Value(ones, False, True, ones)
     return _Value(x, True, True)
 
 
@@ -215,49 +219,120 @@ def _step(equation: Any, operands: list[_Value]) -> list[_Value]:
     if name == "optimization_barrier":
         return operands
     if name == "split":
-        (whole,) = operands
-        return [whole._replace(array=x) for x in _bind(equation, [whole.array])]
+        parts = range(len(equation.outvars))
+        return [
+            _sum(lambda terms, i=i: _bind(equation, terms)[i], operands) for i in parts
+        ]
     return [_result(equation, operands)]
 
 
 def _result(equation: Any, operands: list[_Value]) -> _Value:
     """Returns the result of an operation on arrays of which some are not exact."""
     name, params = equation.primitive.name, equation.params
-    is_reached = any(x.is_reached for x in operands)
     shape = equation.outvars[0].aval.shape
-    first = operands[0]
+    first, *others = operands
     if name in _PRODUCTS:
-        (array,) = _bind(equation, [_factor(x) for x in operands], is_float32=True)
-    elif name == "div":
-        # Zero over anything is zero, and anything over zero is not.
-        over, under = (_factor(x) for x in operands)
-        array = over * under if first.is_exact else over * (1.0 + under)
-    elif name in _MOVES and all(x.is_exact for x in operands[1:]):
-        (array,) = _bind(equation, [first.array, *(x.array for x in operands[1:])])
-    elif name in _JOINS:
-        terms = [
-            _term(x, is_reached) if _is_number(v) else x.array
-            for x, v in zip(operands, equation.invars)
-        ]
-        (array,) = _bind(equation, terms)
-    elif name == "select_n" and first.is_exact:
-        cases = [_term(x, is_reached) for x in operands[1:]]
-        (array,) = _bind(equation, [first.array, *cases])
-    elif name in _CUMULATIVE:
-        array = jax.lax.cumsum(first.array, params["axis"], params["reverse"])
-    elif name in _WINDOWS:
-        array = _window_sum(first.array, params)
-    elif name == "sort" or len(equation.outvars) > 1:
-        raise _cannot_follow(name)
-    elif name.startswith(("reduce_", "arg")) and "axes" in params:
-        array = jnp.sum(first.array, params["axes"])
-    elif all(_is_spread(jnp.shape(x.array), shape) for x in operands):
-        # Entry by entry: the result depends on every operand.
-        array = sum(_term(x, is_reached) for x in operands)
-        array = jnp.broadcast_to(array, shape)
-    else:
-        raise _cannot_follow(name)
-    return _Value(_is_there(array), False, is_reached)
+        return _product(functools.partial(_multiplied, equation), *operands)
+    if name == "div":
+        # Nothing is divided by zero.
+        under = _ones_like(others[0])
+        by = _product(jnp.multiply, first, under)
+        return _sum(lambda terms: jnp.broadcast_to(sum(terms), shape), [by])
+    if name in _MOVES and all(x.is_exact for x in others):
+        rest = [x.array for x in others]
+        return _sum(lambda terms: _bind(equation, [*terms, *rest])[0], [first])
+    if name in _JOINS:
+        are_terms = [_is_number(variable) for variable in equation.invars]
+
+        def join(terms: list[chex.Array]) -> chex.Array:
+            rest = iter(terms)
+            values = [next(rest) if t else x.array for t, x in zip(are_terms, operands)]
+            return _bind(equation, values)[0]
+
+        return _sum(join, [x for t, x in zip(are_terms, operands) if t])
+    if name == "select_n":
+        return _selection(equation, first, others)
+    if name in _CUMULATIVE:
+        axis, reverse = params["axis"], params["reverse"]
+        return _sum(lambda terms: jax.lax.cumsum(*terms, axis, reverse), [first])
+    if name in _WINDOWS:
+        return _sum(lambda terms: _window_sum(*terms, params), [first])
+    if name != "sort" and len(equation.outvars) == 1:
+        if name.startswith(("arg", "reduce_")) and "axes" in params:
+            return _sum(lambda terms: jnp.sum(*terms, params["axes"]), [first])
+        if all(_is_spread(jnp.shape(x.array), shape) for x in operands):
+            # Entry by entry: the result depends on every operand.
+            result = _sum(lambda terms: jnp.broadcast_to(sum(terms), shape), operands)
+            return _ones_like(result) if name in _NEVER_ZERO else result
+    raise ValueError(
+        f"apply_fn has an operation '{name}', through which paths cannot be followed; "
+        "write that part otherwise, e.g. with jax.lax.scan, or pass a function without"
+    )
+
+
+def _product(multiply: Callable[..., chex.Array], a: _Value, b: _Value) -> _Value:
+    """Returns a product: reached where one factor is, and the other is present."""
+    present = _is_there(multiply(_present(a), _present(b)))
+    terms = []
+    if a.is_reached:
+        terms.append(multiply(_reached(a), _present(b)))
+    if b.is_reached:
+        terms.append(multiply(_present(a), _reached(b)))
+    if not terms:
+        return _Value(present, False, False)
+    return _Value(present, False, True, _is_there(sum(terms)))
+
+
+def _sum(add: Callable[[list[Any]], chex.Array], terms: Sequence[_Value]) -> _Value:
+    """Returns a sum, linear in its terms: there where one of them is."""
+    present = _is_there(add([_present(x) for x in terms]))
+    if not any(x.is_reached for x in terms):
+        return _Value(present, False, False)
+    return _Value(present, False, True, _is_there(add([_reached(x) for x in terms])))
+
+
+def _selection(equation: Any, which: _Value, cases: list[_Value]) -> _Value:
+    if which.is_exact:
+        return _sum(lambda terms: _bind(equation, [which.array, *terms])[0], cases)
+    shape = equation.outvars[0].aval.shape
+    result = _sum(lambda terms: jnp.broadcast_to(sum(terms), shape), cases)
+    # What is selected depends on the condition too.
+    by_condition = _product(jnp.multiply, _ones_like(which), result)
+    return _sum(sum, [result, by_condition])
+
+
+def _present(x: _Value) -> chex.Array:
+    """Returns 1.0 where something is present.
+
+    Derivatives go back from a product to weights; to what inputs reach, by that alone.
+    """
+    if x.is_exact:
+        return (jnp.asarray(x.array) != 0).astype(jnp.float32)
+    return jax.lax.stop_gradient(x.array) if x.is_reached else x.array
+
+
+def _reached(x: _Value) -> chex.Array:
+    """Returns 1.0 where an input reaches.
+
+    It reaches no bias, but the derivative tells a bias whether its sum is on a path.
+    """
+    if x.is_exact:
+        reached = _present(x)
+        return reached if x.is_reached else jnp.zeros_like(reached)
+    return x.reached if x.is_reached else x.array - jax.lax.stop_gradient(x.array)
+
+
+def _ones_like(x: _Value) -> _Value:
+    """Returns a value that is present everywhere, and reached by the same inputs."""
+    reached = _reached(x) if x.is_reached else None
+    array = jnp.ones(jnp.shape(x.array), jnp.float32)
+    return _Value(array, False, x.is_reached, reached)
+
+
+def _multiplied(equation: Any, a: chex.Array, b: chex.Array) -> chex.Array:
+    if equation.primitive.name in ("and", "mul"):
+        return a * b
+    return _bind(equation, [a, b], is_float32=True)[0]
 
 
 def _is_spread(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
@@ -266,26 +341,6 @@ def _is_spread(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
     return shape == () or (
         len(shape) == len(over) and all(size in (1, other) for size, other in pairs)
     )
-
-
-def _factor(x: _Value) -> chex.Array:
-    """Returns the array as a factor of a product: a constant is there if not zero."""
-    return (jnp.asarray(x.array) != 0).astype(jnp.float32) if x.is_exact else x.array
-
-
-def _term(x: _Value, sum_is_reached: bool) -> chex.Array:
-    """Returns the array as a term of a sum.
-
-    A constant brings nothing from the inputs, and a bias neither, but its derivative
-    tells whether the sum goes on to an output.
-    """
-    if x.is_exact and x.is_reached:
-        return _factor(x)
-    if x.is_exact:
-        return jnp.zeros(jnp.shape(x.array), jnp.float32)
-    if sum_is_reached and not x.is_reached:
-        return x.array - jax.lax.stop_gradient(x.array)
-    return x.array
 
 
 def _cond(params: Any, operands: list[_Value]) -> list[_Value]:
@@ -298,9 +353,7 @@ def _cond(params: Any, operands: list[_Value]) -> list[_Value]:
 
 
 def _either(a: _Value, b: _Value) -> _Value:
-    is_reached = a.is_reached or b.is_reached
-    terms = [_term(x, is_reached) for x in (a, b)]
-    return _Value(_is_there(sum(terms)), False, is_reached)
+    return _sum(sum, [a, b])
 
 
 def _scan(params: Any, operands: list[_Value]) -> list[_Value]:
@@ -311,7 +364,7 @@ def _scan(params: Any, operands: list[_Value]) -> list[_Value]:
     steps = range(params["length"])
     rows = []
     for i in reversed(steps) if params["reverse"] else steps:
-        at = [x._replace(array=x.array[i]) for x in stacks]
+        at = [_entry(x, i) for x in stacks]
         results = _run(params["jaxpr"], [*consts, *carry, *at])
         carry = results[: params["num_carry"]]
         rows.append(results[params["num_carry"] :])
@@ -320,11 +373,16 @@ def _scan(params: Any, operands: list[_Value]) -> list[_Value]:
     return [*carry, *map(_stacked, zip(*rows))]
 
 
+def _entry(x: _Value, i: int) -> _Value:
+    reached = None if x.reached is None else x.reached[i]
+    return x._replace(array=x.array[i], reached=reached)
+
+
 def _stacked(rows: tuple[_Value, ...]) -> _Value:
-    is_exact = all(x.is_exact for x in rows)
-    is_reached = any(x.is_reached for x in rows)
-    arrays = [x.array if is_exact else _term(x, is_reached) for x in rows]
-    return _Value(jnp.stack(arrays), is_exact, is_reached)
+    if all(x.is_exact for x in rows):
+        is_reached = any(x.is_reached for x in rows)
+        return _Value(jnp.stack([x.array for x in rows]), True, is_reached)
+    return _sum(jnp.stack, rows)
 
 
 def _window_sum(x: chex.Array, params: Any) -> chex.Array:
@@ -350,8 +408,6 @@ def _bind(
             k: jnp.dtype(jnp.float32) if k == "preferred_element_type" else v
             for k, v in params.items()
         }
-        if primitive.name == "and":
-            return [values[0] * values[1]]
     params = primitive.get_bind_params(params)
     # Earlier versions of JAX give functions and parameters.
     functions, params = params if isinstance(params, tuple) else ((), params)
@@ -362,10 +418,3 @@ def _bind(
 
 def _is_number(variable: Any) -> bool:
     return jnp.issubdtype(variable.aval.dtype, jnp.inexact)
-
-
-def _cannot_follow(name: str) -> ValueError:
-    return ValueError(
-        f"apply_fn has an operation '{name}', through which paths cannot be followed; "
-        "write that part otherwise, e.g. with jax.lax.scan, or pass a function without"
-    )

@@ -98,7 +98,7 @@ def check(
     number = sum(keep.sum() for keep in expected.values())
     sparsity = masks.effective_sparsity(mask, apply_fn, params, inputs)
     assert sparsity == pytest.approx(1 - number / total)
-    assert found_any > 2
+    assert found_any
 
 
 @pytest.mark.parametrize("activation", [nn.relu, nn.tanh, nn.gelu, nn.sigmoid])
