@@ -235,9 +235,7 @@ def _result(equation: Any, operands: list[_Value]) -> _Value:
         return _product(functools.partial(_multiplied, equation), *operands)
     if name == "div":
         # Nothing is divided by zero.
-        under = _ones_like(others[0])
-        by = _product(jnp.multiply, first, under)
-        return _sum(lambda terms: jnp.broadcast_to(sum(terms), shape), [by])
+        return _product(jnp.multiply, first, _ones_like(others[0]))
     if name in _MOVES and all(x.is_exact for x in others):
         rest = [x.array for x in others]
         return _sum(lambda terms: _bind(equation, [*terms, *rest])[0], [first])
@@ -324,9 +322,10 @@ def _reached(x: _Value) -> chex.Array:
 
 def _ones_like(x: _Value) -> _Value:
     """Returns a value that is present everywhere, and reached by the same inputs."""
-    reached = _reached(x) if x.is_reached else None
-    array = jnp.ones(jnp.shape(x.array), jnp.float32)
-    return _Value(array, False, x.is_reached, reached)
+    present = _present(x)
+    # One, with the derivative that weights take.
+    array = 1.0 + present - jax.lax.stop_gradient(present)
+    return _Value(array, False, x.is_reached, _reached(x) if x.is_reached else None)
 
 
 def _multiplied(equation: Any, a: chex.Array, b: chex.Array) -> chex.Array:

@@ -214,6 +214,37 @@ def test_values_do_not_matter() -> None:
     chex.assert_trees_all_equal(found, mask)
 
 
+@pytest.mark.parametrize(("gate", "is_open"), [(nn.sigmoid, True), (nn.tanh, False)])
+def test_a_gate_without_inputs_is_open_if_it_is_not_zero(
+    gate: Any, is_open: bool
+) -> None:
+    params = {"gate": jnp.ones((2, 3)), "v": jnp.ones((2, 3))}
+    mask = {"gate": np.zeros((2, 3), bool), "v": np.ones((2, 3), bool)}
+    found = masks.effective(
+        mask, lambda p, x: (x @ p["v"]) * gate(x @ p["gate"]), params, jnp.ones((1, 2))
+    )
+    assert bool(found["v"].all()) == bool(found["v"].any()) == is_open
+    assert not found["gate"].any()
+
+
+def test_what_comes_from_a_parameter_alone_is_no_input() -> None:
+    """A class token reads from the inputs by its query, which no input reaches."""
+    params = {name: jnp.ones((2, 2)) for name in ("query", "key", "value", "out")}
+    params["token"] = jnp.ones((1, 2))
+    mask = masks.ones(params, lambda path, leaf: path[-1].key != "token")
+    mask["value"] = np.array([[True, False], [False, False]])
+
+    def apply_fn(params: Any, x: chex.Array) -> chex.Array:
+        x = jnp.concatenate([params["token"], x])
+        scores = (x[:1] @ params["query"]) @ (x @ params["key"]).T
+        return nn.softmax(scores) @ (x @ params["value"]) @ params["out"]
+
+    found = masks.effective(mask, apply_fn, params, jnp.ones((3, 2)))
+    assert masks.densities(found) == {
+        "query": 0.0, "key": 1.0, "value": 0.25, "out": 0.5, "token": 1.0
+    }  # fmt: skip
+
+
 def test_a_deep_network_neither_overflows_nor_underflows() -> None:
     """Of 30 ** 50 paths, those through one connection in the middle are left."""
     params = {f"layer_{i:02}": jnp.zeros((30, 30)) for i in range(50)}
