@@ -219,10 +219,10 @@ def _step(equation: Any, operands: list[_Value]) -> list[_Value]:
     if name == "optimization_barrier":
         return operands
     if name == "split":
-        parts = range(len(equation.outvars))
-        return [
-            _sum(lambda terms, i=i: _bind(equation, terms)[i], operands) for i in parts
-        ]
+        (whole,) = operands
+        pieces = [_bind(equation, [_present(whole)])]
+        pieces += [_bind(equation, [_reached(whole)])] if whole.is_reached else []
+        return [_Value(p, False, whole.is_reached, *r) for p, *r in zip(*pieces)]
     return [_result(equation, operands)]
 
 
@@ -237,8 +237,12 @@ def _result(equation: Any, operands: list[_Value]) -> _Value:
         # Nothing is divided by zero.
         return _product(jnp.multiply, first, _ones_like(others[0]))
     if name in _MOVES and all(x.is_exact for x in others):
-        rest = [x.array for x in others]
-        return _sum(lambda terms: _bind(equation, [*terms, *rest])[0], [first])
+        places = [x.array for x in others]
+        result = _sum(lambda terms: _bind(equation, [*terms, *places])[0], [first])
+        if any(x.is_reached for x in others) and not first.is_reached:
+            # Inputs, such as tokens, choose the entries.
+            return _Value(result.array, False, True, result.array)
+        return result
     if name in _JOINS:
         are_terms = [_is_number(variable) for variable in equation.invars]
 
@@ -252,12 +256,12 @@ def _result(equation: Any, operands: list[_Value]) -> _Value:
         return _selection(equation, first, others)
     if name in _CUMULATIVE:
         axis, reverse = params["axis"], params["reverse"]
-        return _sum(lambda terms: jax.lax.cumsum(*terms, axis, reverse), [first])
+        return _sum(lambda terms: jax.lax.cumsum(terms[0], axis, reverse), [first])
     if name in _WINDOWS:
-        return _sum(lambda terms: _window_sum(*terms, params), [first])
+        return _sum(lambda terms: _window_sum(terms[0], params), [first])
     if name != "sort" and len(equation.outvars) == 1:
         if name.startswith(("arg", "reduce_")) and "axes" in params:
-            return _sum(lambda terms: jnp.sum(*terms, params["axes"]), [first])
+            return _sum(lambda terms: jnp.sum(terms[0], params["axes"]), [first])
         if all(_is_spread(jnp.shape(x.array), shape) for x in operands):
             # Entry by entry: the result depends on every operand.
             result = _sum(lambda terms: jnp.broadcast_to(sum(terms), shape), operands)
