@@ -14,7 +14,7 @@ import pytest
 
 from snipjax import masks, models, ops
 from snipjax.models import layers, recurrent, transformer, vit
-from snipjax.models.resnet import BasicBlock
+from snipjax.models.resnet import Block
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -129,7 +129,7 @@ class Net(nn.Module):
         x = layers.Conv(3, (3, 3), padding=1)(x)
         x = nn.relu(nn.BatchNorm(use_running_average=True)(x))
         x = ops.max_pool(x, (2, 2), (2, 2))
-        x = BasicBlock(4, 2)(x)
+        x = Block(4, 2)(x)
         return nn.Dense(3)(x.mean((1, 2)))
 
 
@@ -144,7 +144,7 @@ def test_a_residual_network_of_convolutions() -> None:
     edges = convolution("Conv_0/kernel", "x", "h", (3, 3, 2, 3), 8, 1)
     edges += [(("h", y, x, c), ("p", y // 2, x // 2, c), None)
               for y, x, c in np.ndindex(8, 8, 3)]  # fmt: skip
-    block = "BasicBlock_0"
+    block = "Block_0"
     edges += convolution(f"{block}/Conv_0/kernel", "p", "q", (3, 3, 3, 4), 4, 2)
     edges += convolution(f"{block}/Conv_1/kernel", "q", "r", (3, 3, 4, 4), 2, 1)
     edges += convolution(f"{block}/shortcut/kernel", "p", "r", (1, 1, 3, 4), 4, 2)
