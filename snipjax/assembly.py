@@ -109,7 +109,7 @@ def score(
         batch,
         0.0 if config.method == "none" else config.sparsity,
         criterion=criterion,
-        select=build.select(setup.config),
+        select=build.select(setup.config, functools.partial(layer_order, setup)),
         prunable=build.prunable(setup.config),
         num_batches=None if config.num_batches == 1 else config.num_batches,
         rounds=config.rounds,
@@ -169,6 +169,20 @@ def scored_loss(setup: Setup, variables: chex.ArrayTree) -> Callable[..., chex.A
         return loss(params, Batch(task.preprocess(batch.images), batch.labels))
 
     return task.transform(streamed)
+
+
+def layer_order(setup: Setup) -> tuple[str, ...]:
+    """Returns the names of parameters in the order in which the network uses them."""
+    shape, name = setup.facts["image_shape"], setup.config.init.scored
+    variables = jax.eval_shape(lambda key: setup.init(key, name), jax.random.key(0))
+    order = masks.layer_order(
+        lambda variables, x: setup.task.model.apply(variables, x, train=False),
+        variables,
+        jax.ShapeDtypeStruct((1, *shape), jnp.float32),
+    )
+    return tuple(
+        name.removeprefix("params/") for name in order if name.startswith("params/")
+    )
 
 
 def abstract_state(setup: Setup) -> TrainState:

@@ -9,7 +9,7 @@ Importing this module loads no JAX; its functions do.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
@@ -49,6 +49,14 @@ PRUNABLE: Mapping[str, str] = {
 SELECTIONS: Mapping[str, str] = {
     "global": "snipjax.masks:global_topk",
     "layerwise": "snipjax.masks:layerwise_topk",
+}
+# Selections of the largest scores of each leaf, with densities that go by shapes.
+ALLOCATIONS: Mapping[str, str] = {
+    "uniform": "snipjax.masks:uniform",
+    "uniform_plus": "snipjax.masks:uniform_plus",
+    "erdos_renyi": "snipjax.masks:erdos_renyi",
+    "erk": "snipjax.masks:erk",
+    "smart_ratio": "snipjax.masks:smart_ratio",
 }
 OPTIMIZERS: Mapping[str, str] = {
     "sgd": "snipjax.training.optimizers:sgd",
@@ -175,17 +183,26 @@ def prunable(config: ConfigDict) -> Prunable:
     return masks.excluding(predicate, *config.prune.exclude)
 
 
-def select(config: ConfigDict) -> Select:
-    """Returns the selection, ``(scores, sparsity, prunable) -> mask``."""
+def select(config: ConfigDict, order: Callable[[], Sequence[str]] = tuple) -> Select:
+    """Returns the selection, ``(scores, sparsity, prunable) -> mask``.
+
+    ``order`` returns the names of layers from input to output; it is called where a
+    selection or an allocation takes them, as ``order``.
+    """
     from snipjax import masks
 
     if config.prune.min_density:
         return masks.with_minimum_density(config.prune.min_density)
-    name = config.prune.select
-    path = SELECTIONS.get(name, name)
-    return imports.load_function(
-        path, "prune.select", ("scores", "sparsity", "prunable")
+    name, field = config.prune.select, "prune.select"
+    path = {**SELECTIONS, **ALLOCATIONS}.get(name, name)
+    first = "params" if name in ALLOCATIONS else "scores"
+    keywords = ("order",) if imports.takes(path, field, "order") else ()
+    function = imports.load_function(
+        path, field, (first, "sparsity", "prunable"), keywords
     )
+    if keywords:
+        function = functools.partial(function, order=order())
+    return masks.by_allocation(function) if name in ALLOCATIONS else function
 
 
 def loss(config: ConfigDict) -> Callable[..., Any]:

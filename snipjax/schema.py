@@ -80,7 +80,13 @@ FIELDS: tuple[Field, ...] = (
             "prunable", "weights_and_biases", "what to prune", build.PRUNABLE, own=True
         ),
         Field("exclude", (), "patterns of leaves that stay dense, e.g. ('head/*',)"),
-        Field("select", "global", "selection by scores", build.SELECTIONS, own=True),
+        Field(
+            "select",
+            "global",
+            "selection by scores",
+            (*build.SELECTIONS, *build.ALLOCATIONS),
+            own=True,
+        ),
         Field("min_density", 0.0, "least density of a leaf, in a global selection"),
         Field("batch_norm", "inference", "mode while scoring", ("inference", "batch")),
         Field("fresh_init", True, "train a fresh sample, not the one scored"),

@@ -109,7 +109,8 @@ def after_steps(optimizer: optax.GradientTransformation, steps: int) -> chex.Arr
 
 class TestNames:
     @pytest.mark.parametrize(
-        "table", ["CRITERIA", "PRUNABLE", "SELECTIONS", "OPTIMIZERS", "LOSSES"]
+        "table",
+        ["CRITERIA", "PRUNABLE", "SELECTIONS", "ALLOCATIONS", "OPTIMIZERS", "LOSSES"],
     )
     def test_each_stands_for_a_function(self, table: str) -> None:
         for path in getattr(build, table).values():

@@ -73,6 +73,12 @@ def load_function(
     return function
 
 
+def takes(path: str, field: str, keyword: str) -> bool:
+    """Returns whether the function at an import path takes an argument of that name."""
+    function = load(path, field)
+    return callable(function) and keyword in inspect.signature(function).parameters
+
+
 def call(
     path: str,
     field: str,
