@@ -17,6 +17,7 @@ from flax import nnx
 from hypothesis import HealthCheck, settings
 from jax.experimental.compilation_cache import compilation_cache
 
+from snipjax.models import layers
 from tests import devices
 
 # The first call of a shape compiles, so that examples differ widely in time.
@@ -100,6 +101,19 @@ class LinenNet(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
         return nn.Dense(2)(nn.tanh(nn.LayerNorm()(nn.Dense(4)(x))))
+
+
+class ConvNet(nn.Module):
+    """Convolutions that are products on the CPU, batch norm and max-pooling."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
+        for _ in range(2):
+            x = layers.Conv(16, (3, 3), dtype=self.dtype)(x)
+            x = layers.max_pool(layers.normalized(x, train, self.dtype))
+        return layers.Dense(10, dtype=self.dtype)(layers.flatten(x))
 
 
 def linen() -> Network:
