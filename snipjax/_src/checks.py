@@ -45,6 +45,25 @@ def check_batch(batch: Any) -> None:
     )
 
 
+def check_leading_axis(batch: Any) -> int:
+    """Returns the number of entries along the leading axis of every leaf of a batch."""
+    check_batch(batch)
+    named = [(name, jnp.shape(leaf)) for name, leaf in trees.named_leaves(batch)]
+    if not named:
+        raise ValueError(
+            "batch has no arrays; pass a pytree of arrays with a leading axis of "
+            "examples"
+        )
+    first, length = named[0][0], named[0][1][:1]
+    for name, shape in named:
+        if not shape or shape[:1] != length:
+            raise ValueError(
+                f"batch leaf '{name}' has shape {shape}, and '{first}' has "
+                f"{named[0][1]}; pass leaves with one leading axis of examples"
+            )
+    return int(length[0])
+
+
 def check_loss(loss: Any) -> None:
     """Raises a ``ValueError`` for a loss that is no floating-point scalar."""
     try:

@@ -23,6 +23,17 @@ def hessian_product(
     The products are in float32 or wider. Each recomputes the
     gradient and stores nothing for the next, so memory is constant.
     """
+    _, product = gradient_and_product(loss_fn, params, batch)
+    return product
+
+
+def gradient_and_product(
+    loss_fn: LossFn, params: chex.ArrayTree, batch: Any
+) -> tuple[Callable[[], chex.ArrayTree], Callable[[chex.ArrayTree], chex.ArrayTree]]:
+    """Returns a function of the loss's gradient, and one that multiplies its Hessian.
+
+    Both are in float32 or wider.
+    """
     wide = jax.tree.map(lambda w: w.astype(at_least_float32(w)), params)
 
     def loss_of(wide: chex.ArrayTree) -> chex.Array:
@@ -37,7 +48,7 @@ def hessian_product(
         tangents = jax.tree.map(lambda v, w: v.astype(w.dtype), tree, wide)
         return jax.jvp(gradient, (wide,), (tangents,))[1]
 
-    return multiply
+    return lambda: gradient(wide), multiply
 
 
 def hessian_rows(

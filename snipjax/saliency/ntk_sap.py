@@ -1,0 +1,115 @@
+"""NTK-SAP: what a connection does to the spectrum of the neural tangent kernel."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from snipjax._src import checks, trees
+from snipjax._src.types import LossFn, Scores
+from snipjax.saliency.gradient import at_least_float32
+
+
+def ntk_sap(
+    loss_fn: LossFn | None,
+    params: chex.ArrayTree,
+    batch: Any,
+    *,
+    key: chex.PRNGKey | None = None,
+    apply_fn: Callable[[chex.ArrayTree, Any], chex.Array],
+    inputs: Any,
+    init_fn: Callable[[chex.PRNGKey], chex.ArrayTree],
+    num_samples: int = 5,
+    epsilon: float = 1e-2,
+) -> Scores:
+    r"""Returns the sensitivity of outputs' changes under small changes of all weights.
+
+    .. math:: s_j = \left| m_j \frac{\partial}{\partial m_j} E \,
+              \| f(z; w \odot m) - f(z; (w + \epsilon n) \odot m) \|^2 \right|
+
+    The expectation is over Gaussian inputs :math:`z`, Gaussian changes :math:`n` and
+    samples :math:`w` of the weights. Divided by :math:`\epsilon^2` it is the trace of
+    the neural tangent kernel, to first order. Neither data nor the values of ``params``
+    are used: :math:`m` is where they are not zero, so that zeros are pruned
+    connections. Scores of zeros are zero.
+
+    It is meant for rounds: the paper takes twenty.
+
+    Args:
+      loss_fn: ignored.
+      params: pytree of floating-point arrays, in which a zero is a pruned connection.
+      batch: ignored.
+      key: PRNG key of inputs, changes and weights.
+      apply_fn: ``(params, inputs) -> outputs [n, ...]``, the network in evaluation
+        mode. The reference has batch norm take the statistics of :math:`z` first.
+      inputs: array ``[n, ...]`` or pytree of arrays, of floating-point dtypes; of its
+        values none is used.
+      init_fn: ``key -> params``, a sample of the weights.
+      num_samples: number of samples that the expectation is the mean of.
+      epsilon: standard deviation of a change.
+
+    Returns:
+      A pytree like ``params`` of float32 arrays.
+
+    Raises:
+      ValueError: if there is no key, ``num_samples`` is not a positive integer, a leaf
+        of ``params`` or ``inputs`` is not a floating-point array, or ``init_fn`` makes
+        another pytree.
+
+    Example:
+      >>> scores = ntk_sap(
+      ...     None, {"w": jnp.array([1.0, 0.0])}, None, key=jax.random.key(0),
+      ...     apply_fn=lambda params, x: x * params["w"], inputs=jnp.ones((5, 2)),
+      ...     init_fn=lambda key: {"w": jax.random.normal(key, (2,))})
+      >>> (scores["w"] > 0).tolist()
+      [True, False]
+
+    Wang, Li, Sun, "NTK-SAP: Improving neural network pruning by aligning training
+    dynamics", ICLR 2023, equation 9 and algorithm 1.
+    """
+    del loss_fn, batch
+    key = checks.check_key(key, "ntk_sap")
+    checks.check_positive_integer(num_samples, "num_samples")
+    checks.check_floating(params, "params")
+    checks.check_floating(inputs, "inputs")
+    params = jax.tree.map(jnp.asarray, params)
+    like = jax.eval_shape(init_fn, key)
+    checks.check_same_structure(like, params, "the sample of init_fn", "params")
+
+    def distance(mask: chex.ArrayTree, key: chex.PRNGKey) -> chex.Array:
+        input_key, weight_key, change_key = jax.random.split(key, 3)
+        z = _normal(input_key, inputs)
+        weights = init_fn(weight_key)
+        changes = _normal(change_key, params)
+        changed = jax.tree.map(lambda w, n: w + epsilon * n, weights, changes)
+        here, there = (
+            apply_fn(jax.tree.map(lambda m, w: (m * w).astype(w.dtype), mask, tree), z)
+            for tree in (weights, changed)
+        )
+        difference = (here - there).astype(at_least_float32(here))
+        return jnp.sum(difference**2) / len(here)
+
+    def add(total: chex.ArrayTree, key: chex.PRNGKey) -> tuple[chex.ArrayTree, None]:
+        gradient = jax.grad(distance)(mask, key)
+        return jax.tree.map(jnp.add, total, gradient), None
+
+    mask = jax.tree.map(lambda w: (w != 0).astype(at_least_float32(w)), params)
+    zeros = jax.tree.map(
+        lambda m: trees.placed_like(jnp.zeros(m.shape, m.dtype), m), mask
+    )
+    total, _ = jax.lax.scan(add, zeros, jax.random.split(key, num_samples))
+    return jax.tree.map(
+        lambda m, t: jnp.abs(m * t / num_samples).astype(jnp.float32), mask, total
+    )
+
+
+def _normal(key: chex.PRNGKey, like: chex.ArrayTree) -> chex.ArrayTree:
+    leaves, treedef = jax.tree.flatten(like)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    samples = [
+        trees.placed_like(jax.random.normal(k, jnp.shape(x), jnp.result_type(x)), x)
+        for k, x in zip(keys, leaves)
+    ]
+    return jax.tree.unflatten(treedef, samples)

@@ -1,0 +1,233 @@
+"""Synaptic flow against all paths by brute force, and a hundred layers deep."""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snipjax import masks, pruning, saliency
+from tests.conftest import ConvNet, Network, flatten
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+Params = list[np.ndarray]
+both = pytest.mark.parametrize(
+    ("criterion", "power"), [(saliency.synflow, 1), (saliency.synflow_l2, 2)]
+)
+
+
+def plain(params: Any, x: chex.Array) -> chex.Array:
+    for w in params:
+        x = jax.nn.relu(x @ w)
+    return x
+
+
+def residual(params: Any, x: chex.Array) -> chex.Array:
+    for w in params:
+        x = x + jax.nn.relu(x @ w)
+    return x
+
+
+def weights(layers: int, width: int, scale: float = 1.0) -> Params:
+    rng = np.random.default_rng(layers)
+    return [np.float32(scale * rng.normal(size=(width, width))) for _ in range(layers)]
+
+
+def paths(layers: int, width: int, has_shortcuts: bool) -> Iterator[list[Any]]:
+    """All paths as lists of edges ``(layer, from, to)``; a shortcut is no edge."""
+    for units in itertools.product(range(width), repeat=layers + 1):
+        steps = [*enumerate(itertools.pairwise(units))]
+        choices = [
+            [(layer, i, j), None] if has_shortcuts and i == j else [(layer, i, j)]
+            for layer, (i, j) in steps
+        ]
+        for path in itertools.product(*choices):
+            yield [edge for edge in path if edge is not None]
+
+
+def shares(params: Params, power: int, has_shortcuts: bool) -> Params:
+    """The share of paths that each weight is on, one path after the other."""
+    sizes = [np.abs(np.float64(w)) ** power for w in params]
+    flow, total = [np.zeros_like(w) for w in sizes], 0.0
+    for path in paths(len(params), len(params[0]), has_shortcuts):
+        product = np.prod([sizes[layer][i, j] for layer, i, j in path])
+        total += product
+        for layer, i, j in path:
+            flow[layer][i, j] += product
+    return [w / total for w in flow]
+
+
+@both
+@pytest.mark.parametrize("network", [plain, residual])
+def test_a_score_is_the_share_of_the_paths_through_a_connection(
+    criterion: saliency.Criterion, power: int, network: Any
+) -> None:
+    params = weights(layers=3, width=3)
+    params[1][0, 1] = 0.0
+    inputs = np.float32(np.random.default_rng(0).normal(size=(4, 3)))
+    scores = criterion(None, params, None, apply_fn=network, inputs=inputs)
+    expected = shares(params, power, has_shortcuts=network is residual)
+    chex.assert_trees_all_close(scores, expected, rtol=1e-5)
+    assert scores[1][0, 1] == 0
+
+
+def flow_in_double(params: Params, power: int, has_shortcuts: bool) -> Params:
+    """The shares by messages from both ends, each divided by its sum."""
+    sizes = [np.abs(np.float64(w)) ** power for w in params]
+    eye = np.eye(len(sizes[0])) * has_shortcuts
+    ahead, behind = [np.ones(len(eye))], [np.ones(len(eye))]
+    for w in sizes:
+        a = ahead[-1] @ (w + eye)
+        ahead.append(a / a.sum())
+    for w in reversed(sizes):
+        b = (w + eye) @ behind[-1]
+        behind.append(b / b.sum())
+    return [
+        np.outer(a, b) * w / (a @ (w + eye) @ b)
+        for a, b, w in zip(ahead, behind[-2::-1], sizes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "power", "network", "scale"),
+    [
+        (saliency.synflow, 1, plain, 1e-3),
+        (saliency.synflow, 1, residual, 1e3),
+        (saliency.synflow_l2, 2, residual, 1.0),
+    ],
+)
+def test_a_hundred_layers_in_float32(
+    criterion: saliency.Criterion, power: int, network: Any, scale: float
+) -> None:
+    params = weights(layers=100, width=20, scale=scale)
+    scores = criterion(None, params, None, apply_fn=network, inputs=jnp.ones((1, 20)))
+    assert flatten(scores).min() > 0
+    expected = flow_in_double(params, power, has_shortcuts=network is residual)
+    chex.assert_trees_all_close(scores, expected, rtol=1e-3)
+    if network is plain:
+        np.testing.assert_allclose([w.sum() for w in scores], 1.0, rtol=1e-4)
+
+
+def test_plain_float32_would_overflow() -> None:
+    gradient = jax.grad(lambda params: plain(params, jnp.ones((1, 20))).sum())(
+        weights(layers=100, width=20)
+    )
+    assert not np.isfinite(flatten(gradient)).all()
+
+
+def test_convolutions_and_batch_norm_as_in_double_precision() -> None:
+    model, x = ConvNet(), jnp.ones((1, 8, 8, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    params, stats = variables["params"], variables["batch_stats"]
+
+    def apply_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
+        return model.apply({"params": params, "batch_stats": stats}, x, train=False)
+
+    score = functools.partial(saliency.synflow, apply_fn=apply_fn, inputs=x)
+    scores = jax.jit(lambda params: score(None, params, None))(params)
+    with jax.enable_x64(True):
+        double = ConvNet(jnp.float64)
+        sizes = jax.tree.map(lambda w: jnp.abs(jnp.asarray(w, jnp.float64)), params)
+
+        def log_total(sizes: chex.ArrayTree) -> chex.Array:
+            wide = {"params": sizes, "batch_stats": stats}
+            ones = jnp.ones(x.shape, jnp.float64)
+            return jnp.log(jnp.sum(double.apply(wide, ones, train=False)))
+
+        gradient = jax.jit(jax.grad(log_total))(sizes)
+        expected = flatten(jax.tree.map(jnp.multiply, sizes, gradient))
+    np.testing.assert_allclose(
+        flatten(scores), expected, rtol=1e-3, atol=1e-6 * expected.max()
+    )
+
+
+def test_neither_data_nor_a_loss_nor_signs_matter(network: Network) -> None:
+    _, params, batch = network
+
+    def apply_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
+        leaves = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+        return sum(jnp.sum(x) * jnp.sum(leaf) for leaf in leaves)
+
+    score = functools.partial(saliency.synflow, apply_fn=apply_fn)
+    scores = score(None, params, None, inputs=batch["x"])
+    chex.assert_trees_all_equal_shapes(scores, params)
+    assert {s.dtype for s in jax.tree.leaves(scores)} == {jnp.dtype("float32")}
+    flipped = jax.tree.map(jnp.negative, params)
+    chex.assert_trees_all_equal(
+        score(lambda params, batch: 0.0, flipped, 1, inputs=5 * batch["x"]), scores
+    )
+
+
+@both
+def test_where_no_path_is_left_all_is_zero(
+    criterion: saliency.Criterion, power: int
+) -> None:
+    params = [np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)]
+    scores = criterion(None, params, None, apply_fn=plain, inputs=jnp.ones((1, 2)))
+    np.testing.assert_array_equal(flatten(scores), 0.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_params_have_float32_scores(dtype: Any) -> None:
+    params = jax.tree.map(lambda w: w.astype(dtype), weights(layers=20, width=8))
+
+    def apply_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
+        assert params[0].dtype == dtype
+        return plain(params, x.astype(dtype))
+
+    scores = saliency.synflow(
+        None, params, None, apply_fn=apply_fn, inputs=jnp.ones((1, 8))
+    )
+    assert scores[0].dtype == jnp.float32
+    np.testing.assert_allclose([w.sum() for w in scores], 1.0, rtol=0.1)
+
+
+def test_a_hundred_rounds_empty_no_layer_where_one_does() -> None:
+    # The middle of a bottleneck has few connections, through which all paths go.
+    rng = np.random.default_rng(0)
+    sizes = [50, 50, 3, 3, 50, 50]
+    params = {
+        f"layer_{i}": np.float32(rng.normal(size=shape) / shape[0] ** 0.5)
+        for i, shape in enumerate(itertools.pairwise(sizes))
+    }
+
+    def apply_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
+        return plain([params[name] for name in sorted(params)], x)
+
+    criterion = functools.partial(
+        saliency.synflow, apply_fn=apply_fn, inputs=jnp.ones((1, 50))
+    )
+    sparsity = 1 - 5 / sum(w.size for w in params.values())
+    _, mask = pruning.score_and_mask(
+        None, params, None, sparsity, criterion=criterion, rounds=100
+    )
+    assert {name: int(keep.sum()) for name, keep in mask.items()} == dict.fromkeys(
+        params, 1
+    )
+    magnitudes = functools.partial(saliency.magnitude, None, params)
+    with pytest.warns(UserWarning, match="no connection of"):
+        pruning.prune(
+            None, params, None, sparsity, criterion=lambda *_, key: magnitudes(None)
+        )
+    assert masks.sparsity(mask) == pytest.approx(sparsity)
+
+
+def test_under_vmap() -> None:
+    stacked = np.stack([weights(2, 3), weights(2, 3)[::-1]])
+
+    def scores(params: chex.Array) -> chex.Array:
+        return jnp.stack(
+            saliency.synflow(
+                None, [*params], None, apply_fn=plain, inputs=jnp.ones((1, 3))
+            )
+        )
+
+    np.testing.assert_allclose(
+        jax.vmap(scores)(stacked), [scores(w) for w in stacked], rtol=1e-5
+    )
