@@ -12,7 +12,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from snipjax import masks, saliency
-from snipjax._src import checks, trees
+from snipjax._src import batches, checks, trees
 from snipjax._src.types import Criterion, LossFn, Mask, Prunable, Scores, Select
 from snipjax.masks import counting
 from snipjax.saliency.gradient import at_least_float32
@@ -31,8 +31,9 @@ def prune(
     rounds: int = 1,
     key: chex.PRNGKey | None = None,
     mask: Mask | None = None,
+    may_return: bool = False,
 ) -> tuple[chex.ArrayTree, Mask]:
-    """Prunes a network by the saliency of its connections on a mini-batch.
+    r"""Prunes a network by the saliency of its connections on a mini-batch.
 
     Computes ``scores = criterion(loss_fn, params, batch, key=key)``, keeps the
     connections that ``select(scores, sparsity, prunable)`` chooses, and sets the others
@@ -56,6 +57,11 @@ def prune(
         is taken again ``rounds`` times while density shrinks geometrically.
       key: PRNG key for the criterion, in round ``r > 1`` ``fold_in(key, r)``.
       mask: mask of connections that were pruned before and stay so.
+      may_return: whether a connection that a round prunes may return in a later one.
+        The criterion then sees the dense params, and a loss of the masked ones whose
+        derivative passes to all: :func:`snipjax.saliency.snip` becomes FORCE,
+        :math:`|w \odot \nabla L(m \odot w)|`. A criterion that does not look at the
+        loss sees no mask, so that rounds are of no use to it.
 
     Returns:
       ``(params, mask)``: the pruned params and the mask, pytrees like ``params``.
@@ -78,7 +84,7 @@ def prune(
       >>> params["w"].tolist()
       [[0.0], [3.0]]
 
-    Lee, Ajanthan, Torr, ICLR 2019, algorithm 1; rounds as in de Jorge et al.,
+    Lee, Ajanthan, Torr, ICLR 2019, algorithm 1; rounds and FORCE as in de Jorge et al.,
     "Progressive Skeletonization", ICLR 2021.
     """
     scores, mask = score_and_mask(
@@ -93,6 +99,7 @@ def prune(
         rounds=rounds,
         key=key,
         mask=mask,
+        may_return=may_return,
     )
     warn_if_weak(scores, mask, stacklevel=3)
     return masks.apply(mask, params), mask
@@ -111,6 +118,7 @@ def score_and_mask(
     rounds: int = 1,
     key: chex.PRNGKey | None = None,
     mask: Mask | None = None,
+    may_return: bool = False,
     jit: Callable[..., Callable[..., Any]] = jax.jit,
 ) -> tuple[Scores, Mask]:
     """Returns the saliency of connections and the mask of those to keep.
@@ -132,6 +140,8 @@ def score_and_mask(
       rounds: number of times that the saliency of the kept connections is taken.
       key: PRNG key for the criterion, in round ``r > 1`` ``fold_in(key, r)``.
       mask: mask of connections that were pruned before and stay so.
+      may_return: whether a connection that a round prunes may return in a later one;
+        the criterion then sees the dense params, and a loss of the masked ones.
       jit: compiles the program for the scores, e.g. for a mesh of devices.
 
     Returns:
@@ -157,38 +167,48 @@ def score_and_mask(
     elif rounds > 1:
         raise ValueError(f"sparsity is None, but rounds={rounds} need one to shrink to")
     if isinstance(batch, Iterator):
-        batch, num_batches = _stack(batch, num_batches)
-    batch = _as_arrays(batch)
+        batch, num_batches = batches.stack(batch, num_batches)
+    batch = batches.as_arrays(batch)
     if num_batches is not None:
-        _check_leading_axis(batch, num_batches)
+        batches.check_number(batch, num_batches)
         loss_fn = mean_loss(loss_fn)
     checks.check_floating(params, "params")
     treedef = jax.tree.structure(params)
     is_prunable = jax.tree.unflatten(treedef, masks.are_prunable(params, prunable))
 
     @jit
-    def score(params: chex.ArrayTree, batch: Any, key: Any) -> Scores:
-        return criterion(loss_fn, params, batch, key=key)
+    def score(params: chex.ArrayTree, batch: Any, key: Any, mask: Any) -> Scores:
+        loss = loss_fn if mask is None else _masked(loss_fn, mask)
+        return criterion(loss, params, batch, key=key)
 
+    allowed = mask  # connections that may be kept; None for all
+    if may_return and allowed is not None:
+        params = masks.apply(allowed, params)
+    elif may_return:
+        mask = _dense_mask(params, is_prunable)  # so that rounds have one program
     for number in range(1, rounds + 1):
         # Frees the scores and the masked parameters of the last round.
         scores = None
-        params = params if mask is None else masks.apply(mask, params)
-        if key is None or number == 1:
-            scores = score(params, batch, key)
-        else:
-            scores = score(params, batch, jax.random.fold_in(key, number))
+        if not may_return:
+            allowed = mask
+            params = params if mask is None else masks.apply(mask, params)
+        round_key = key
+        if key is not None and number > 1:
+            round_key = jax.random.fold_in(key, number)
+        scores = score(params, batch, round_key, mask if may_return else None)
         checks.check_same_shapes(scores, params, "the criterion's scores", "params")
         target = sparsity
         if number < rounds and sparsity is not None:
             target = 1 - (1 - sparsity) ** (number / rounds)
         else:
             del params
-        ranked = scores if mask is None else _pruned_last(scores, mask)
-        selected = select(ranked, target, is_prunable)
-        if mask is not None:
-            selected = jax.tree.map(jnp.logical_and, selected, mask)
-        mask = selected
+        mask = select(
+            scores if allowed is None else _pruned_last(scores, allowed),
+            target,
+            is_prunable,
+        )
+        if allowed is not None:
+            mask = jax.tree.map(jnp.logical_and, mask, allowed)
     return scores, mask
 
 
@@ -319,6 +339,31 @@ def _instantiated(tangent: Any) -> Any:
     return np.zeros(tangent.shape, tangent.dtype)
 
 
+def _dense_mask(params: chex.ArrayTree, is_prunable: chex.ArrayTree) -> Mask:
+    """Returns the mask of all connections, each leaf on the devices of its param."""
+    return jax.tree.map(
+        lambda prunable, w: (
+            jnp.ones_like(w, jnp.bool_) if prunable else jnp.array(True)
+        ),
+        is_prunable,
+        params,
+    )
+
+
+def _masked(loss_fn: LossFn, mask: Mask) -> LossFn:
+    """Returns the loss of masked params, whose derivative passes to all of them."""
+
+    def masked(params: chex.ArrayTree, batch: Any) -> chex.Array:
+        pruned = masks.apply(mask, params)
+        # Exactly 0 or w, with the derivative of w.
+        straight = jax.tree.map(
+            lambda w, p: w - jax.lax.stop_gradient(w - p), params, pruned
+        )
+        return loss_fn(straight, batch)
+
+    return masked
+
+
 def _pruned_last(scores: Scores, mask: Mask) -> Scores:
     """Returns scores in which pruned connections come after all others."""
     return jax.tree.map(
@@ -326,60 +371,3 @@ def _pruned_last(scores: Scores, mask: Mask) -> Scores:
         mask,
         scores,
     )
-
-
-def _stack(batches: Iterator, num_batches: int | None) -> tuple[Any, int]:
-    if num_batches is not None:
-        raise ValueError(
-            "num_batches is for a batch with a leading axis; leave it out where batch "
-            "is an iterator"
-        )
-    read = [_as_arrays(batch) for batch in batches]
-    if not read:
-        raise ValueError(
-            "batch is an iterator that yields nothing; pass at least one batch (an "
-            "iterator can be read only once)"
-        )
-    for number, batch in enumerate(read):
-        checks.check_same_structure(batch, read[0], f"batch {number}", "the first")
-        shapes, first = (
-            [*map(jnp.shape, jax.tree.leaves(b))] for b in (batch, read[0])
-        )
-        if shapes != first:
-            raise ValueError(
-                f"batch {number} of the iterator has arrays of shapes {shapes}, and "
-                f"the first has {first}; make all batches equally large, e.g. drop a "
-                "last, smaller one, which would weigh as much as the others"
-            )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *read), len(read)
-
-
-def _as_arrays(batch: Any) -> Any:
-    """The batch with arrays of other libraries, such as PyTorch's, as NumPy's."""
-
-    def as_array(leaf: Any) -> Any:
-        try:
-            jax.typeof(leaf)
-        except (TypeError, ValueError):
-            return np.asarray(leaf) if hasattr(leaf, "__array__") else leaf
-        return leaf
-
-    batch = jax.tree.map(as_array, batch)
-    checks.check_batch(batch)
-    return batch
-
-
-def _check_leading_axis(batch: Any, num_batches: int) -> None:
-    checks.check_positive_integer(num_batches, "num_batches")
-    if not jax.tree.leaves(batch):
-        raise ValueError(
-            f"batch has no arrays, but num_batches={num_batches} asks for that many "
-            "along their leading axis; leave num_batches out"
-        )
-    for name, leaf in trees.named_leaves(batch):
-        shape = jnp.shape(leaf)
-        if not shape or shape[0] != num_batches:
-            raise ValueError(
-                f"batch leaf '{name}' has shape {shape}, but num_batches={num_batches} "
-                "asks for that many along its leading axis; stack the batches there"
-            )

@@ -386,6 +386,78 @@ def test_no_round_revives_a_connection(select: masks.Select) -> None:
     assert masks.sparsity(found[-1]) > masks.sparsity(found[0])
 
 
+def force_in_rounds(
+    w: np.ndarray, batch: Any, sparsity: float, rounds: int, allowed: Any = True
+) -> list[np.ndarray]:
+    """The masks of all rounds: dense weights times gradients of the masked ones."""
+    found = [np.ones(w.shape, bool) & allowed]
+    for number in range(1, rounds + 1):
+        x, y = np.float64(batch["x"]), np.float64(batch["y"])
+        gradient = 2 / y.size * x.T @ (x @ (w * found[-1]) - y)
+        scores = np.where(allowed, np.abs(w * gradient), -np.inf)
+        density = (1 - sparsity) ** (number / rounds)
+        found.append(largest(scores, round(w.size * density)) & allowed)
+    return found[1:]
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 6])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_with_force_connections_return(rounds: int, with_mask: bool) -> None:
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(12, 5)), jnp.float32)}
+    batch = {"x": rng.normal(size=(40, 12)), "y": rng.normal(size=(40, 5))}
+    batch = jax.tree.map(np.float32, batch)
+    allowed = rng.random((12, 5)) < 0.7 if with_mask else np.ones((12, 5), bool)
+    found = force_in_rounds(np.float64(params["w"]), batch, 0.9, rounds, allowed)
+    seen: list[Any] = []
+
+    def remember(scores: Any, sparsity: float, prunable: Any) -> chex.ArrayTree:
+        seen.append(masks.global_topk(scores, sparsity, prunable))
+        return seen[-1]
+
+    pruned, mask = pruning.prune(
+        linear_regression,
+        params,
+        batch,
+        0.9,
+        rounds=rounds,
+        select=remember,
+        mask={"w": jnp.asarray(allowed)} if with_mask else None,
+        may_return=True,
+    )
+    for actual, expected in zip(seen, found, strict=True):
+        np.testing.assert_array_equal(actual["w"] & allowed, expected)
+    np.testing.assert_array_equal(mask["w"], found[-1])
+    np.testing.assert_array_equal(pruned["w"], np.where(found[-1], params["w"], 0))
+    returned = [later & ~earlier for earlier, later in itertools.pairwise(found)]
+    assert np.any(returned) == (rounds == 6)
+
+
+def test_rounds_have_one_program() -> None:
+    programs = []
+
+    def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+        def traced(*args: Any) -> Any:
+            programs.append(1)
+            return function(*args)
+
+        return jax.jit(traced)
+
+    params, batch = regression_weights(), batch_of(7)
+    for may_return in (False, True):
+        pruning.score_and_mask(
+            linear_regression,
+            params,
+            batch,
+            0.5,
+            rounds=5,
+            key=jax.random.key(0),
+            may_return=may_return,
+            jit=jit,
+        )
+    assert len(programs) == 2
+
+
 def test_an_iterator_may_have_rounds() -> None:
     params, batches = regression_weights(), [batch_of(7, seed) for seed in range(2)]
     large = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
