@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 
 from snipjax import build, data, masks, optim, pruning, training
 from snipjax import config as schema
+from snipjax._src import imports
+from snipjax._src.types import Criterion, LossFn
 from snipjax.training import console, on_mesh, sharding, side_by_side
 from snipjax.training.loop import rounded
 from snipjax.training.placement import Placement, Task
@@ -58,7 +60,10 @@ class Setup(NamedTuple):
         like = abstract_state(self)
         if self.mesh is None:
             assert self.arrays is not None
-            return side_by_side.side_by_side(self.task, self.arrays, like, seeds)
+            has_rounds = build.rounds(self.config) > 1
+            return side_by_side.side_by_side(
+                self.task, self.arrays, like, seeds, has_rounds=has_rounds
+            )
         assert self.stream is not None
         steps = self.config.train.steps
         return on_mesh.on_mesh(self.task, self.stream, self.mesh, like, seeds, steps)
@@ -100,10 +105,9 @@ def score(
     Lines 1 to 6 of Algorithm 1.
     """
     config, keys = setup.config.prune, make_keys(seed)
-    criterion = build.criterion(setup.config)
-    assert criterion is not None  # or rivals prunes instead
     variables = setup.init(keys.scored_init, setup.config.init.scored)
-    return pruning.score_and_mask(
+    criterion = scoring_criterion(setup, variables)
+    scores, mask = pruning.score_and_mask(
         scored_loss(setup, variables),
         variables.pop("params"),  # which are gone after the last scores
         batch,
@@ -112,10 +116,14 @@ def score(
         select=build.select(setup.config, functools.partial(layer_order, setup)),
         prunable=build.prunable(setup.config),
         num_batches=None if config.num_batches == 1 else config.num_batches,
-        rounds=config.rounds,
+        rounds=build.rounds(setup.config),
         key=keys.criterion,
+        may_return=config.method in build.MAY_RETURN,
         jit=jit,
     )
+    if config.shuffle:
+        mask = jit(masks.shuffle)(mask, jax.random.fold_in(keys.criterion, 1))
+    return scores, mask
 
 
 def start(setup: Setup, seed: chex.Numeric, mask: chex.ArrayTree) -> TrainState:
@@ -156,11 +164,45 @@ def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
     )
 
 
+def scoring_criterion(setup: Setup, variables: chex.ArrayTree) -> Criterion:
+    """Returns the criterion, given what it takes beyond a loss; see `build.OFFERS`."""
+    config, task = setup.config, setup.task
+    criterion = build.criterion(config)
+    assert criterion is not None  # or rivals prunes instead
+    takes = imports.taken(criterion, build.OFFERS)
+    if not takes and not config.prune.invert:
+        return criterion
+    stats = variables.get("batch_stats", {})
+
+    def apply_fn(params: chex.ArrayTree, inputs: chex.Array) -> chex.Array:
+        sample = {"params": params, "batch_stats": stats}
+        return task.model.apply(sample, inputs, train=False)
+
+    def scores(
+        loss_fn: LossFn, params: chex.ArrayTree, batch: Batch, *, key: chex.PRNGKey
+    ) -> chex.ArrayTree:
+        images = batch.images if config.prune.num_batches == 1 else batch.images[0]
+        offers = {
+            "apply_fn": task.transform(apply_fn),
+            "inputs": images if setup.stream is None else task.preprocess(images),
+            "init_fn": lambda key: setup.init(key, config.init.scored)["params"],
+        }
+        given = {name: offers[name] for name in takes}
+        found = criterion(loss_fn, params, batch, key=key, **given)
+        return jax.tree.map(jnp.negative, found) if config.prune.invert else found
+
+    return scores
+
+
 def scored_loss(setup: Setup, variables: chex.ArrayTree) -> Callable[..., chex.Array]:
     """Returns ``(params, batch) -> loss`` with the batch statistics of a sample."""
-    task = setup.task
-    loss = _SCORED_LOSS[setup.config.prune.batch_norm](
-        task.model, variables.get("batch_stats", {}), loss=task.loss
+    task, config = setup.task, setup.config.prune
+
+    def of_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
+        return task.loss(logits / config.temperature, labels)
+
+    loss = _SCORED_LOSS[config.batch_norm](
+        task.model, variables.get("batch_stats", {}), loss=of_logits
     )
     if setup.stream is None:
         return loss

@@ -30,7 +30,30 @@ CRITERIA: Mapping[str, str] = {
     "random": "snipjax.saliency:random",
     "hessian_diagonal": "snipjax.saliency:obd",
     "hessian_inverse": "snipjax.saliency:obs",
+    "grasp": "snipjax.saliency:grasp",
+    "grasp_magnitude": "snipjax.saliency:grasp_magnitude",
+    "synflow": "snipjax.saliency:synflow",
+    "synflow_l2": "snipjax.saliency:synflow_l2",
+    "force": "snipjax.saliency:snip",
+    "prospr": "snipjax.saliency:prospr",
+    "prospr_first_order": "snipjax.saliency:prospr_first_order",
+    "ntk_sap": "snipjax.saliency:ntk_sap",
+    "fisher": "snipjax.saliency:fisher",
+    "taylor": "snipjax.saliency:taylor",
+    "taylor_fisher": "snipjax.saliency:taylor_fisher",
 }
+# The rounds of scoring that papers take, where it is not one.
+ROUNDS: Mapping[str, int] = {
+    "synflow": 100,
+    "synflow_l2": 100,
+    "force": 60,
+    "ntk_sap": 20,
+}
+# Criteria with rounds from which pruned connections may return.
+MAY_RETURN = ("force",)
+# Keywords that a criterion is given if it takes them: the network in evaluation mode
+# with the batch statistics of the scored sample, a mini-batch, and a sampler of params.
+OFFERS = ("apply_fn", "inputs", "init_fn")
 # Methods that start from a trained network, and their settings.
 RIVALS: Mapping[str, tuple[str, str]] = {
     "lwc": ("snipjax.methods:lwc", "snipjax.methods:LWC"),
@@ -146,15 +169,30 @@ def dataset(config: ConfigDict, data_dir: str | None = None) -> data.Dataset:
 def criterion(config: ConfigDict) -> Criterion | None:
     """Returns the criterion that a configuration names; None for another method.
 
-    For no pruning it is the magnitude, of which all is kept.
+    It has the settings in its section. For no pruning it is the magnitude, of which all
+    is kept.
     """
     name = config.prune.method
     if name in RIVALS:
         return None
     path = CRITERIA.get("magnitude" if name == "none" else name, name)
-    return imports.load_function(
-        path, "prune.method", ("loss_fn", "params", "batch"), ("key",)
+    function = imports.load_function(
+        path, "prune.method", ("loss_fn", "params", "batch"), ("key",), OFFERS
     )
+    settings = config[name] if name in CRITERIA and name in config else {}
+    return functools.partial(function, **settings) if settings else function
+
+
+def rounds(config: ConfigDict) -> int:
+    """Returns the number of rounds of scoring; by default the method's own.
+
+    >>> from snipjax import config as configs
+    >>> config = configs.default()
+    >>> config.prune.method = "synflow"
+    >>> rounds(config)
+    100
+    """
+    return config.prune.rounds or ROUNDS.get(config.prune.method, 1)
 
 
 def method(config: ConfigDict) -> tuple[Callable[..., Any], Any] | None:
@@ -196,11 +234,9 @@ def select(config: ConfigDict, order: Callable[[], Sequence[str]] = tuple) -> Se
     name, field = config.prune.select, "prune.select"
     path = {**SELECTIONS, **ALLOCATIONS}.get(name, name)
     first = "params" if name in ALLOCATIONS else "scores"
-    keywords = ("order",) if imports.takes(path, field, "order") else ()
-    function = imports.load_function(
-        path, field, (first, "sparsity", "prunable"), keywords
-    )
-    if keywords:
+    arguments = (first, "sparsity", "prunable")
+    function = imports.load_function(path, field, arguments, offers=("order",))
+    if imports.taken(function, ["order"]):
         function = functools.partial(function, order=order())
     return masks.by_allocation(function) if name in ALLOCATIONS else function
 

@@ -308,6 +308,15 @@ def _check_pruning(given: dict[str, Any]) -> None:
             f"config.prune.pretrained is '{given['prune.pretrained']}', but method "
             f"'{method}' starts from no trained network; {', '.join(build.RIVALS)} do"
         )
+    if method in build.RIVALS:
+        for name in ("prune.invert", "prune.shuffle"):
+            if given[name]:
+                raise ValueError(
+                    f"config.{name} is for criteria, which prune before training, but "
+                    f"method '{method}' prunes a trained network; leave it at False"
+                )
+    if method in ("prospr", "prospr_first_order"):
+        _check_parts(given, method)
     density = 1.0 if method == "none" else 1 - given["prune.sparsity"]
     if minimum > density:
         raise ValueError(
@@ -318,6 +327,16 @@ def _check_pruning(given: dict[str, Any]) -> None:
         raise ValueError(
             f"config.prune.min_density is {minimum}, but config.prune.select is "
             f"'{given['prune.select']}'; set one of the two to its default"
+        )
+
+
+def _check_parts(given: dict[str, Any], method: str) -> None:
+    name = "num_batches" if given["prune.num_batches"] > 1 else "batch_size"
+    size, parts = given[f"prune.{name}"], given[f"{method}.steps"] + 1
+    if size % parts:
+        raise ValueError(
+            f"config.prune.{name} is {size}, but method '{method}' divides it into "
+            f"{method}.steps + 1 = {parts} equal parts; make it a multiple of {parts}"
         )
 
 

@@ -226,7 +226,7 @@ def train(
     assert progress.best is not None and progress.last is not None
     best, last = map(records.rows_by_network, (progress.best, progress.last))
     pruning = setup.config.prune
-    prunes = 0 if pruning.method == "none" else pruning.rounds
+    prunes = 0 if pruning.method == "none" else build.rounds(setup.config)
     return [
         records.network(
             seed,

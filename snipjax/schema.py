@@ -37,6 +37,11 @@ _BATCHES = Field(
     "num_batches", 500, "batches that the curvature is taken over", least=1
 )
 _RATE = Field("learning_rate", 0.1, "learning rate, per unit of dense training's")
+_PROSPECT = (
+    Field("steps", 3, "steps of training before the loss that is scored", least=1),
+    Field("learning_rate", 0.5, "learning rate of these steps"),
+    Field("momentum", 0.9, "momentum of these steps", below=1.0),
+)
 
 FIELDS: tuple[Field, ...] = (
     Field("seed", 0, "seed of the first network", below=SEEDS),
@@ -75,7 +80,7 @@ FIELDS: tuple[Field, ...] = (
         Field("batch_size", 100, "examples in a batch that is scored", least=1),
         Field("batch_class", -1, "class of the scored examples; -1: all", least=-1),
         Field("num_batches", 1, "batches that scores are taken over", least=1),
-        Field("rounds", 1, "rounds of scoring; 1: single-shot", least=1, below=10_001),
+        Field("rounds", 0, "rounds of scoring; 0: the method's own", below=10_001),
         Field(
             "prunable", "weights_and_biases", "what to prune", build.PRUNABLE, own=True
         ),
@@ -89,6 +94,9 @@ FIELDS: tuple[Field, ...] = (
         ),
         Field("min_density", 0.0, "least density of a leaf, in a global selection"),
         Field("batch_norm", "inference", "mode while scoring", ("inference", "batch")),
+        Field("temperature", 1.0, "divisor of the logits while scoring", least=1e-9),
+        Field("invert", False, "keep the connections of the lowest scores"),
+        Field("shuffle", False, "shuffle the mask within each leaf"),
         Field("fresh_init", True, "train a fresh sample, not the one scored"),
         Field("pretrained", "", "run directory of the dense network to start from"),
     ),
@@ -171,5 +179,22 @@ FIELDS: tuple[Field, ...] = (
             "damping", 1e-3, "addition to a Hessian's diagonal, per unit of its mean"
         ),
         _BATCHES._replace(default=50),
+    ),
+    *section(
+        "hessian_diagonal",
+        Field("num_samples", 16, "products with the Hessian", least=1),
+    ),
+    *section(
+        "hessian_inverse",
+        Field("damping", 1e-4, "addition to the Hessian's diagonal", least=1e-12),
+        Field("per_leaf", False, "one Hessian for each leaf"),
+        Field("max_size", 2048, "parameters that a Hessian may have", least=1),
+    ),
+    *section("prospr", *_PROSPECT),
+    *section("prospr_first_order", *_PROSPECT),
+    *section(
+        "ntk_sap",
+        Field("num_samples", 5, "samples of weights, inputs and changes", least=1),
+        Field("epsilon", 1e-2, "standard deviation of a change of the weights"),
     ),
 )

@@ -20,7 +20,7 @@ MNIST_EPOCH, CIFAR_EPOCH = 54_000 // 100, 45_000 // 128
 PAPER = {
     "prune.method": "snip",
     "prune.num_batches": 1,
-    "prune.rounds": 1,
+    "prune.rounds": 0,
     "prune.prunable": "weights_and_biases",
     "prune.select": "global",
     "prune.batch_norm": "inference",

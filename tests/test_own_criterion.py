@@ -1,4 +1,4 @@
-"""A criterion of one's own runs by its name, wherever the networks are."""
+"""Every criterion, one's own too, runs by its name wherever the networks are."""
 
 import json
 import subprocess
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from snipjax import assembly, experiment, pruning
+from snipjax import assembly, build, experiment, pruning
 from snipjax.training import rundir
 from tests import devices, runs
 
@@ -68,7 +69,7 @@ def expected_mask(config: ConfigDict, seed: int) -> dict[str, np.ndarray]:
         config.prune.sparsity,
         criterion=gradient_norm,
         prunable=lambda path, leaf: True,
-        rounds=config.prune.rounds,
+        rounds=build.rounds(config),
     )
     return runs.named(mask)
 
@@ -94,16 +95,97 @@ def test_runs_by_name(place: str, tmp_path: Path) -> None:
     assert config["prune"]["method"] == f"{__name__}:gradient_norm"
 
 
-def test_runs_by_name_on_a_mesh_of_eight_devices(tmp_path: Path) -> None:
-    program = """
+class Small(nn.Module):
+    """A network with batch norm, of 618 parameters on the digits."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
+        x = nn.Dense(8, use_bias=False)(x.reshape(len(x), -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+def by_outputs(
+    loss_fn: Any,
+    params: chex.ArrayTree,
+    batch: Any,
+    *,
+    key: Any = None,
+    apply_fn: Any,
+    inputs: Any,
+    init_fn: Any,
+) -> chex.ArrayTree:
+    """Scores a weight by itself and what it does to the outputs of other samples."""
+    fresh = init_fn(key)
+    gradient = jax.grad(lambda params: jnp.sum(apply_fn(params, inputs) ** 2))(fresh)
+    return jax.tree.map(lambda w, g: jnp.abs(w * g), params, gradient)
+
+
+EVERY = [*build.CRITERIA, f"{__name__}:by_outputs"]
+
+
+def small(method: str, **fields: Any) -> assembly.Setup:
+    """The parts of an experiment on the small network."""
+    rounds = 2 if method in build.ROUNDS else 0
+    config = runs.quick(steps=0, rounds=rounds, **fields)
+    config.prune.method, config.model.name = method, f"{__name__}:Small"
+    config.prune.batch_size = config.train.batch_size = 104
+    return assembly.assemble(config)
+
+
+def mask_of(setup: assembly.Setup, seeds: range) -> dict[str, np.ndarray]:
+    """The masks of networks at once; in memory, along the leading axis of a leaf."""
+    score, _, batch = assembly.algorithm(setup)
+    _, mask = setup.placement(seeds).score(score, batch)
+    return runs.named(mask)
+
+
+def check_count(masks: list[np.ndarray]) -> None:
+    prunable = [keep for keep in masks if keep.ndim]
+    total = sum(keep.size for keep in prunable)
+    assert sum(keep.sum() for keep in prunable) == round(0.1 * total) > 0
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_every_criterion_has_the_mask_of_a_seed_side_by_side(method: str) -> None:
+    setup = small(method)
+    together, alone = mask_of(setup, range(2)), mask_of(setup, range(1, 2))
+    check_count([keep[0] for keep in alone.values()])
+    for name, keep in alone.items():
+        assert (keep[0] != together[name][1]).sum() <= 2, name
+
+
+def check_on_a_mesh(*methods: str) -> None:
+    for method in methods:
+        mask = mask_of(small(method, mesh="data=4,model=2"), range(1))
+        check_count([*mask.values()])
+
+
+def on_eight_devices(statement: str, *arguments: Any) -> None:
+    program = f"""
 import sys
 from pathlib import Path
 from tests import test_own_criterion
-test_own_criterion.check("a mesh", Path(sys.argv[1]))
+{statement}
 """
     subprocess.run(
-        [sys.executable, "-c", program, tmp_path],
+        [sys.executable, "-c", program, *arguments],
         env=devices(8),
         cwd=ROOT,
         check=True,
     )
+
+
+def test_runs_by_name_on_a_mesh_of_eight_devices(tmp_path: Path) -> None:
+    on_eight_devices(
+        "test_own_criterion.check('a mesh', Path(sys.argv[1]))\n"
+        "test_own_criterion.check_on_a_mesh('synflow', 'force', 'prospr', 'ntk_sap')",
+        tmp_path,
+    )
+
+
+@pytest.mark.slow
+def test_every_criterion_on_a_mesh_of_eight_devices() -> None:
+    on_eight_devices("test_own_criterion.check_on_a_mesh(*test_own_criterion.EVERY)")

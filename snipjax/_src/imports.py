@@ -51,13 +51,19 @@ def load(path: str, field: str) -> Any:
 
 
 def load_function(
-    path: str, field: str, arguments: Sequence[str], keywords: Sequence[str] = ()
+    path: str,
+    field: str,
+    arguments: Sequence[str],
+    keywords: Sequence[str] = (),
+    offers: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """Returns the function at an import path, which takes the given arguments.
 
-    ``arguments`` name the positional ones, ``keywords`` the others.
+    ``arguments`` name the positional ones, ``keywords`` the others; ``offers`` are
+    keywords that it may take.
     """
     function = load(path, field)
+    keywords = (*keywords, *taken(function, offers))
     call = ", ".join([*arguments, *(f"{keyword}=..." for keyword in keywords)])
     if not callable(function):
         raise ValueError(
@@ -73,10 +79,14 @@ def load_function(
     return function
 
 
-def takes(path: str, field: str, keyword: str) -> bool:
-    """Returns whether the function at an import path takes an argument of that name."""
-    function = load(path, field)
-    return callable(function) and keyword in inspect.signature(function).parameters
+def taken(function: Any, offers: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the keywords on offer that a function takes.
+
+    >>> taken(lambda images, *, key: None, ["key", "rate"])
+    ('key',)
+    """
+    parameters = inspect.signature(function).parameters if callable(function) else ()
+    return tuple(offer for offer in offers if offer in parameters)
 
 
 def call(
@@ -91,8 +101,7 @@ def call(
     The keyword arguments are ``required``, and what the function takes of ``offers``.
     """
     function = load(path, field)
-    parameters = inspect.signature(function).parameters if callable(function) else ()
-    given = {k: v for k, v in offers.items() if k in parameters} | dict(required)
+    given = {k: offers[k] for k in taken(function, [*offers])} | dict(required)
     value = load_function(path, field, (), tuple(given))(**given)
     if not isinstance(value, returns):
         raise ValueError(

@@ -80,7 +80,8 @@ def networks(runs: Iterable[Run]) -> pd.DataFrame:
             figure = published.find(row["dataset"], row["model"], row["method"], asked)
             rows.append({**row, "published": figure.error if figure else math.nan})
     table = pd.DataFrame(rows)
-    return table.astype(dict.fromkeys(ERRORS, float)) if rows else table
+    # A copy has one block for all columns of a dtype, to which pandas adds fast.
+    return table.astype(dict.fromkeys(ERRORS, float)).copy() if rows else table
 
 
 def read_metrics(*paths: Path | str) -> pd.DataFrame:

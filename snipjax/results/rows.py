@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from snipjax._src.names import natural_order
+from snipjax.build import METHODS
 from snipjax.results import published
 from snipjax.results.words import flag_value
 from snipjax.schema import FIELDS
@@ -149,7 +150,7 @@ def _settings(network: Mapping[str, Any]) -> Settings:
 
     def has_effect(name: str) -> bool:
         section = _section(name)
-        if section in RIVALS:
+        if section in METHODS:
             return section == network["method"]
         if section in ("train", "optimizer") and network["train.steps"] == 0:
             return name == "train.steps"
@@ -166,7 +167,7 @@ def _section(name: str) -> str:
 
 
 def _is_about_pruning(name: str) -> bool:
-    return _section(name) in ("prune", *RIVALS) or name == "init.scored"
+    return _section(name) in ("prune", *METHODS) or name == "init.scored"
 
 
 def _training(settings: Settings) -> Settings:

@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snipjax.training import loop
@@ -35,7 +36,12 @@ class Arrays(NamedTuple):
 
 
 def side_by_side(
-    task: Task, arrays: Arrays, like: TrainState, seeds: range
+    task: Task,
+    arrays: Arrays,
+    like: TrainState,
+    seeds: range,
+    *,
+    has_rounds: bool = False,
 ) -> Placement:
     """Returns the placement of networks that each fit a device, with all of the data.
 
@@ -128,7 +134,7 @@ def side_by_side(
     return Placement(
         seeds=seeds,
         like=TrainState(like.step, *jax.tree.map(stacked, like[1:])),
-        score=functools.partial(for_each_seed, seeds),
+        score=functools.partial(for_each_seed, seeds, has_rounds=has_rounds),
         start=start,
         training=lambda step: contextlib.nullcontext(programs),
         networks=lambda tree: (one(tree, index) for index in range(len(seeds))),
@@ -153,20 +159,29 @@ def over_networks(function: Callable[..., Any], state: TrainState, *args: Any) -
 
 
 def for_each_seed(
-    seeds: range, function: Callable[..., Any], batch: Callable[[chex.Array], Any]
+    seeds: range,
+    function: Callable[..., Any],
+    batch: Callable[[chex.Array], Any],
+    *,
+    has_rounds: bool = False,
 ) -> Any:
     """Returns ``function(seed, batch(seed))`` for every seed, stacked.
 
     One seed runs as it is. On a CPU several run one after the other, so that the memory
     holds one mini-batch at a time, which may be most of the data set. Elsewhere they
     run under `jax.vmap`.
+
+    All is one program, but of a function that has rounds: each program in it then runs
+    by itself, as it would outside of any, and is compiled once for all rounds and
+    seeds.
     """
+    compile_all = programs_apart if has_rounds else jax.jit
     on_device = jnp.asarray(seeds, jnp.uint32)
     if len(seeds) == 1:
         return expanded(function(on_device[0], batch(on_device[0])))
     if jax.default_backend() != "cpu":
-        return jax.jit(jax.vmap(function))(on_device, jax.vmap(batch)(on_device))
-    compiled = jax.jit(function)
+        return compile_all(jax.vmap(function))(on_device, jax.vmap(batch)(on_device))
+    compiled = compile_all(function)
     # Blocking, or the host could run ahead and make the mini-batches of all.
     results = [jax.block_until_ready(compiled(seed, batch(seed))) for seed in on_device]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
@@ -176,6 +191,23 @@ def for_each_seed(
 def expanded(tree: Any) -> Any:
     """Returns the state, or another tree, of one network with a leading axis."""
     return jax.tree.map(lambda x: x[None], tree)
+
+
+def programs_apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function traced once, whose programs run one after the other.
+
+    It is for arguments of one structure, with leaves of one shape and dtype each.
+    """
+    traced: list[Any] = []
+
+    def call(*args: Any) -> Any:
+        if not traced:
+            closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+            traced.extend((jaxpr_as_fun(closed), jax.tree.structure(shape)))
+        run, structure = traced
+        return jax.tree.unflatten(structure, run(*jax.tree.leaves(args)))
+
+    return call
 
 
 def network_mesh(networks: int) -> Mesh:
