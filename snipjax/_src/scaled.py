@@ -145,7 +145,7 @@ def _step(equation: Any, operands: list[Scaled]) -> list[Scaled]:
     exponent = None
     if is_plain or name in _INVARIANT:
         values = [x.value for x in operands]
-    elif name in _MOVE | _SUM and _is_float(equation.outvars[0].aval):
+    elif _is_linear(name, operands) and _is_float(equation.outvars[0].aval):
         values, exponent = [x.value for x in operands], operands[0].exponent
     elif name in _JOIN | _ADD:
         values, exponent = _aligned(operands)
@@ -162,6 +162,11 @@ def _step(equation: Any, operands: list[Scaled]) -> list[Scaled]:
     results = [Scaled(y, exponent) for y in _bind(equation, values)]
     is_rescaled = exponent is not None and name in _RESCALED
     return [*map(rescaled, results)] if is_rescaled else results
+
+
+def _is_linear(name: str, operands: list[Scaled]) -> bool:
+    is_linear_call = name == "linear_call" and len(operands) == 1
+    return name in _MOVE | _SUM or is_linear_call
 
 
 def _branch(params: Any, operands: list[Scaled]) -> list[Scaled]:

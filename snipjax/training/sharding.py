@@ -199,17 +199,12 @@ def compiled_for_memory(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.C
         return lowered.compile()  # an XLA older than its schedulers' names
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gathered(mesh: Mesh, param: chex.Array) -> chex.Array:
-    return jax.lax.with_sharding_constraint(param, replicated(mesh))
+    def gather(_: Any, param: chex.Array) -> chex.Array:
+        return jax.lax.with_sharding_constraint(param, replicated(mesh))
 
+    def scatter(_: Any, grad: chex.Array) -> chex.Array:
+        return jax.lax.with_sharding_constraint(grad, tree_shardings(mesh, grad))
 
-def _gathered_forward(mesh: Mesh, param: chex.Array) -> tuple[chex.Array, None]:
-    return _gathered(mesh, param), None
-
-
-def _gathered_backward(mesh: Mesh, _: None, grad: chex.Array) -> tuple[chex.Array]:
-    return (jax.lax.with_sharding_constraint(grad, tree_shardings(mesh, grad)),)
-
-
-_gathered.defvjp(_gathered_forward, _gathered_backward)
+    # Linear, so that forward mode goes through it as well, for products with Hessians.
+    return jax.custom_derivatives.linear_call(gather, scatter, (), param)
