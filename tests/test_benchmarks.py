@@ -41,7 +41,15 @@ def test_a_report_is_a_file_from_which_a_table_of_markdown_is_made(
 @pytest.mark.parametrize(
     "name",
     [
-        *("convolution", "loop", "pruning", "seeds", "selection", "startup"),
+        *(
+            "criteria",
+            "convolution",
+            "loop",
+            "pruning",
+            "seeds",
+            "selection",
+            "startup",
+        ),
         *("streaming", "training", "communication"),
     ],
 )
