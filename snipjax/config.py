@@ -95,14 +95,16 @@ def mesh_axes(text: str) -> dict[str, int]:
     return axes
 
 
-def parse_entry(entry: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+def parse_entry(entry: str) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
     """Returns the fields that an entry of ``config.vary`` sets, and their values.
 
-    Several fields, joined by ``&``, take each value together; their defaults are of
-    one type.
+    Several fields, joined by ``&``, take each value together, or a value each where
+    these are joined by ``&`` too.
 
     >>> parse_entry("prune.sparsity=0.9,0.95")
-    (('prune.sparsity',), (0.9, 0.95))
+    (('prune.sparsity',), ((0.9,), (0.95,)))
+    >>> parse_entry("prune.method&prune.select=snip&global,random&erk")[1]
+    (('snip', 'global'), ('random', 'erk'))
     """
     joined, _, text = entry.partition("=")
     names, values = joined.split("&"), [value.strip() for value in text.split(",")]
@@ -120,12 +122,29 @@ def parse_entry(entry: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
                 f"config.{name} cannot be varied; config.seeds takes several seeds, "
                 "and other fields several values"
             )
-    parsed = [
-        tuple(_parsed(name, value, known[name]) for value in values) for name in names
-    ]
-    if len(set(parsed[0])) < len(values):
+    parsed = []
+    for value in values:
+        parts = value.split("&") if "&" in value else [value] * len(names)
+        if len(parts) != len(names):
+            raise ValueError(
+                f"config.vary has '{value}' for {len(names)} fields in '{entry}'; give "
+                "one value for all, or one for each, joined by &"
+            )
+        pairs = zip(names, parts)
+        parsed.append(tuple(_parsed(name, part, known[name]) for name, part in pairs))
+    if len(set(parsed)) < len(values):
         raise ValueError(f"config.vary has a value twice in '{entry}'; leave one out")
-    return tuple(names), parsed[0]
+    return tuple(names), tuple(parsed)
+
+
+def setting(names: Sequence[str], values: Sequence[Any]) -> tuple[str, str]:
+    """Returns the name and the text of one value of an entry of ``config.vary``.
+
+    >>> setting(("prune.method", "prune.select"), ("random", "erk"))
+    ('prune.method&prune.select', 'random&erk')
+    """
+    parts = [str(value) for value in values]
+    return "&".join(names), parts[0] if len(set(parts)) == 1 else "&".join(parts)
 
 
 def cells(config: ConfigDict) -> dict[str, ConfigDict]:
@@ -139,11 +158,12 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
     for values in itertools.product(*(values for _, values in entries)):
         cell = config.copy_and_resolve_references()
         cell.vary = ()
+        settings = []
         for (names, _), value in zip(entries, values):
-            cell.update_from_flattened_dict(dict.fromkeys(names, value))
+            cell.update_from_flattened_dict(dict(zip(names, value)))
+            settings.append("=".join(setting(names, value)))
         validate(cell)
-        settings = zip(entries, values)
-        named[" ".join(f"{'&'.join(names)}={v}" for (names, _), v in settings)] = cell
+        named[" ".join(settings)] = cell
     return named
 
 

@@ -63,6 +63,7 @@ EXPECTED = {
 }
 # Studies, which depart from the protocol in their subject, and their combinations.
 STUDIES = {
+    "criteria": 138,
     "init_study": 7,
     "mnist_batch_sizes": 5,
     "mnist_classes": 30,
@@ -317,6 +318,16 @@ class TestCells:
             for initializer in ("he", "xavier")
         }  # fmt: skip
         assert list(found)[1] == "prune.sparsity=0.9 init.scored&init.trained=xavier"
+
+    def test_fields_together_may_have_a_value_each(self) -> None:
+        entry = "prune.method&prune.rounds&prune.fresh_init=random&1&True,snip&3&False"
+        cells = configs.cells(config_with({"vary": (entry,)}))
+        found = [
+            (c.prune.method, c.prune.rounds, c.prune.fresh_init) for c in cells.values()
+        ]
+        assert found == [("random", 1, True), ("snip", 3, False)]
+        with pytest.raises(ValueError, match="one value for all, or one for each"):
+            configs.cells(config_with({"vary": (entry + ",snip&3",)}))
 
     def test_nothing_varied_is_one_run(self) -> None:
         config = configs.default()

@@ -13,6 +13,7 @@ from snipjax import config as configs
 from snipjax._src.names import natural_order
 from snipjax.initializers import signals
 from snipjax.results import figures, page, reading, words
+from snipjax.schema import FIELDS
 from snipjax.training import rundir
 
 _TABLE = {
@@ -126,13 +127,17 @@ def _compared(
 ) -> list[tuple[Settings, reading.Run]]:
     """Returns the finished runs of a sweep with their settings, in their order."""
     entries = [configs.parse_entry(entry) for entry in sweep.varied]
-    names = ["&".join(names) for names, _ in entries]
-    fields = [names[0] for names, _ in entries]
+    names = [names for names, _ in entries]
+
+    def is_of(run: reading.Run, values: tuple[Any, ...]) -> bool:
+        pairs = zip(itertools.chain(*names), itertools.chain(*values))
+        return all(run.config[name] == value for name, value in pairs)
+
     return [
-        (dict(zip(names, map(str, values))), run)
+        (dict(map(configs.setting, names, values)), run)
         for values in itertools.product(*(values for _, values in entries))
         for run in runs
-        if run.result and all(run.config[f] == v for f, v in zip(fields, values))
+        if run.result and is_of(run, values)
     ]
 
 
@@ -182,8 +187,17 @@ def _mean_curves(run: reading.Run) -> pd.DataFrame:
 
 
 def _label(settings: Mapping[str, Any]) -> str:
-    """Returns a name for pictures, such as ``sparsity 0.9, he``."""
-    return ", ".join(
-        value if value.isidentifier() else f"{field.split('.')[-1]} {value}"
-        for field, value in settings.items()
-    ).replace("_", " ")
+    """Returns a name for pictures, such as ``sparsity 0.9, he`` or ``random, erk``."""
+    known = {field.name: str(field.default) for field in FIELDS}
+    names = []
+    for joined, values in settings.items():
+        fields = joined.split("&")
+        for number, (field, value) in enumerate(zip(fields, values.split("&"))):
+            if number and value == known[field]:
+                continue
+            name = field.split(".")[-1]
+            if value == "True":
+                names.append(name)
+            else:
+                names.append(value if value.isidentifier() else f"{name} {value}")
+    return ", ".join(names).replace("_", " ")

@@ -1,0 +1,57 @@
+"""Every criterion at six densities, with random masks to beat and sanity checks.
+
+LeNet-300-100 on MNIST; ``--config.model.name=lenet_5_caffe`` makes the study of a
+convolutional network. ``--config.vary="('prune.sparsity=0.99',)"`` makes it of one
+method.
+"""
+
+from ml_collections import ConfigDict
+
+from snipjax.config import default
+
+_STEPS_PER_EPOCH = 540  # of 54,000 examples, 10% of the 60,000 being held out
+_CRITERIA = (
+    *("snip", "grasp", "grasp_magnitude", "synflow", "synflow_l2", "force", "prospr"),
+    *("prospr_first_order", "ntk_sap", "fisher", "taylor", "taylor_fisher"),
+    *("hessian_diagonal", "magnitude"),
+)
+# GraSP divides the logits by 200; ProsPr takes a batch for each of three steps, and one
+# for the loss after them.
+_TEMPERATURE = {"grasp": 200.0, "grasp_magnitude": 200.0}
+_NUM_BATCHES = {"prospr": 4, "prospr_first_order": 4}
+_FIELDS = (
+    *("prune.method", "prune.select", "prune.shuffle", "prune.invert"),
+    *("prune.temperature", "prune.num_batches"),
+)
+
+
+def _arm(
+    method: str, select: str = "global", shuffle: bool = False, invert: bool = False
+) -> str:
+    more = _TEMPERATURE.get(method, 1.0), _NUM_BATCHES.get(method, 1)
+    return "&".join(map(str, (method, select, shuffle, invert, *more)))
+
+
+_ARMS = (
+    *(_arm(name) for name in _CRITERIA),
+    *(_arm("random", select) for select in ("global", "uniform", "erk")),
+    *(_arm(name, shuffle=True) for name in ("snip", "grasp", "synflow")),
+    *(_arm(name, invert=True) for name in ("snip", "grasp", "synflow")),
+)
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.dataset.name = "mnist"
+    config.seeds = 5
+    config.vary = (
+        f"{'&'.join(_FIELDS)}={','.join(_ARMS)}",
+        "prune.sparsity=0.9,0.95,0.98,0.99,0.995,0.999",
+    )
+    config.prune.prunable = "kernels"
+    config.train.steps = 20 * _STEPS_PER_EPOCH
+    config.optimizer.decay_every = 10 * _STEPS_PER_EPOCH
+    config.train.eval_every = 2 * _STEPS_PER_EPOCH
+    config.train.steps_per_dispatch = _STEPS_PER_EPOCH
+    config.train.checkpoint_every = 10 * _STEPS_PER_EPOCH
+    return config
