@@ -112,7 +112,7 @@ def effective(
         return jax.grad(reached_outputs)(present)
 
     return jax.tree.map(
-        lambda keep, g: keep & (g != 0) if jnp.ndim(keep) else keep,
+        lambda keep, g: keep & (g > 0.5) if jnp.ndim(keep) else keep,
         mask,
         gradient(present, inputs),
     )
@@ -167,8 +167,9 @@ def _input(x: chex.Array) -> _Value:
 
 @jax.custom_vjp
 def _is_there(x: chex.Array) -> chex.Array:
-    """Returns 1.0 where an entry is not zero; its derivative is of the same kind."""
-    return (x != 0).astype(jnp.float32)
+    """Returns 1.0 where a count is at least one; its derivative is of the same kind."""
+    # Convolutions by fast transforms round, but not by a half.
+    return (x > 0.5).astype(jnp.float32)
 
 
 def _is_there_forward(x: chex.Array) -> tuple[chex.Array, chex.Array]:
@@ -178,7 +179,7 @@ def _is_there_forward(x: chex.Array) -> tuple[chex.Array, chex.Array]:
 
 def _is_there_backward(there: chex.Array, g: chex.Array) -> tuple[chex.Array]:
     # Nothing goes back from entries that nothing reached.
-    return (there * (g != 0),)
+    return (there * (g > 0.5),)
 
 
 _is_there.defvjp(_is_there_forward, _is_there_backward)

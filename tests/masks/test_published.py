@@ -1,6 +1,6 @@
 """Facts about masks that published results show, checked without training.
 
-They are in the data of Tanaka et al., "Pruning neural networks without any data by
+Most are in the data of Tanaka et al., "Pruning neural networks without any data by
 iteratively conserving synaptic flow", NeurIPS 2020, figure 6, on CIFAR-10: where
 accuracy falls to chance, nothing goes through the network any more.
 """
@@ -13,9 +13,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from snipjax import masks, models
+from snipjax import masks, models, pruning, saliency
 
 pytestmark = pytest.mark.filterwarnings("ignore:no connection of")
 IMAGE = jnp.zeros((1, 32, 32, 3))
@@ -96,3 +97,29 @@ def test_magnitude_breaks_all_paths_of_vgg_16_between_0_56_and_0_32_percent() ->
     for mask in broken:
         assert min(row.kept for row in masks.summary(mask)) > 50
     assert [number_of_effective(name, mask) for mask in broken].count(0) >= 2
+
+
+@pytest.mark.slow
+def test_grasp_keeps_fewer_in_the_last_layers_than_snip() -> None:
+    """On noise, at 5% density."""
+    name = "vgg_11_bn"
+    rng = np.random.default_rng(0)
+    batch = rng.standard_normal((32, 32, 32, 3), np.float32), rng.integers(0, 10, 32)
+    apply = apply_fn(name)
+
+    def loss_fn(params: chex.ArrayTree, batch: tuple) -> chex.Array:
+        images, labels = batch
+        logits = apply(params, images) / 200  # the temperature of GraSP
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean()
+
+    grasp, snip = (
+        masks.densities(
+            pruning.score_and_mask(
+                loss_fn, network(name, 0), batch, 0.95, criterion=criterion
+            )[1]
+        )
+        for criterion in (saliency.grasp, saliency.snip)
+    )
+    for layer in ("Conv_6", "Conv_7", "Dense_0"):
+        assert grasp[layer]["kernel"] < 0.8 * snip[layer]["kernel"]
