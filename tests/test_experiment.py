@@ -41,6 +41,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return finished_run(quick(), tmp_path_factory.mktemp("runs") / "finished")
 
 
+def on_paths(mask: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The connections of dense layers between units that lie on a path."""
+    kernels = [mask[f"Dense_{i}/kernel"] for i in range(3)]
+    biases = [mask[f"Dense_{i}/bias"] for i in range(3)]
+    ahead = [np.ones(len(kernels[0]), bool)]
+    for kernel in kernels:
+        ahead.append((ahead[-1][:, None] & kernel).any(axis=0))
+    behind = [np.ones(len(biases[-1]), bool)]
+    for kernel in reversed(kernels):
+        behind.insert(0, (kernel & behind[0]).any(axis=1))
+    layers = zip(kernels, ahead, behind[1:])
+    units = zip(biases, ahead[1:], behind[1:])
+    return [
+        *(kernel & a[:, None] & b for kernel, a, b in layers),
+        *(bias & a & b for bias, a, b in units),
+    ]
+
+
 class TestRunDirectory:
     def test_holds_everything(self, finished: Finished) -> None:
         files = {
@@ -88,6 +106,8 @@ class TestRunDirectory:
         kept = {layer["path"]: layer["kept"] for layer in network["layers"]}
         mask = finished.mask()
         assert kept == {name: keep.sum() for name, keep in mask.items()}
+        in_paths = sum(keep.sum() for keep in on_paths(mask))
+        assert network["effective_sparsity"] == 1 - in_paths / PARAMETERS
         summary = result["summary"]
         assert summary["test_error"] == network["test_error"]
         assert summary["test_error_std"] is None
