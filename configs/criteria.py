@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     )
     config.prune.prunable = "kernels"
     config.prune.fresh_init = False
+    config.prune.effective = True
     config.train.steps = 20 * _STEPS_PER_EPOCH
     config.optimizer.decay_every = 10 * _STEPS_PER_EPOCH
     config.train.eval_every = 2 * _STEPS_PER_EPOCH

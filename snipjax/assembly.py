@@ -164,6 +164,25 @@ def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
     )
 
 
+def path_counter(setup: Setup) -> Callable[[chex.ArrayTree], float | None]:
+    """Returns the function from a mask to its effective sparsity, compiled once.
+
+    It returns None where the configuration does not ask for it.
+    """
+    if not setup.config.prune.effective:
+        return lambda mask: None
+    name = setup.config.init.trained
+    variables = jax.eval_shape(setup.init, jax.random.key(0), name)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables)
+    params, images = zeros.pop("params"), jnp.zeros((1, *setup.facts["image_shape"]))
+
+    def apply_fn(params: chex.ArrayTree, images: chex.Array) -> chex.Array:
+        return setup.task.model.apply({"params": params, **zeros}, images, train=False)
+
+    on_paths = jax.jit(lambda mask: masks.effective(mask, apply_fn, params, images))
+    return lambda mask: masks.sparsity(on_paths(mask))
+
+
 def scoring_criterion(setup: Setup, variables: chex.ArrayTree) -> Criterion:
     """Returns the criterion, given what it takes beyond a loss; see `build.OFFERS`."""
     config, task = setup.config, setup.task

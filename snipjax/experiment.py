@@ -225,8 +225,8 @@ def train(
     reporting.write_networks(place, state, progress.snapshot, session)
     assert progress.best is not None and progress.last is not None
     best, last = map(records.rows_by_network, (progress.best, progress.last))
+    effective_sparsity = assembly.path_counter(setup)
     pruning = setup.config.prune
-    effective_sparsity = records.effective_sparsity(setup)
     prunes = 0 if pruning.method == "none" else build.rounds(setup.config)
     return [
         records.network(
@@ -238,7 +238,7 @@ def train(
             steps=progress.step,
             prunes=prunes,
             seconds=progress.seconds / len(place.seeds),
-            effective_sparsity=effective_sparsity(one.opt_state.mask, one.params),
+            effective_sparsity=effective_sparsity(one.opt_state.mask),
         )
         for index, (seed, one) in enumerate(zip(place.seeds, place.networks(state)))
     ]

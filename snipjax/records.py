@@ -3,12 +3,11 @@
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import snipjax
@@ -36,8 +35,7 @@ def network(
     """Returns the entry of one network in a result. Errors are in percent.
 
     ``best`` is the row of metrics with the least validation error, and ``last`` the one
-    after the last step. ``seconds`` is the network's share of the wall-clock time;
-    ``effective_sparsity`` is None where it is not known.
+    after the last step. ``seconds`` is the network's share of the wall-clock time.
     """
     rows = masks.summary(mask)
     return {
@@ -56,42 +54,6 @@ def network(
         "seconds": round(seconds, 2),
         "params_sha256": digest(params),
     }
-
-
-def effective_sparsity(
-    setup: Setup,
-) -> Callable[[chex.ArrayTree, chex.ArrayTree], float | None]:
-    """Returns ``(mask, params) -> share of connections on no path``, compiled once.
-
-    The share is None on a mesh, and where an operation of the network cannot be
-    followed.
-    """
-    images = jnp.zeros((1, *setup.facts["image_shape"]))
-    like = jax.eval_shape(setup.init, jax.random.key(0), setup.config.init.trained)
-    state = {
-        name: jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), tree)
-        for name, tree in like.items()
-        if name != "params"
-    }
-
-    def apply_fn(params: chex.ArrayTree, images: chex.Array) -> chex.Array:
-        return setup.task.model.apply({**state, "params": params}, images, train=False)
-
-    @jax.jit
-    def kept(mask: chex.ArrayTree, params: chex.ArrayTree) -> list[chex.Array]:
-        reached = masks.effective(mask, apply_fn, params, images)
-        return [jnp.sum(leaf) for leaf in jax.tree.leaves(reached) if leaf.ndim]
-
-    def share(mask: chex.ArrayTree, params: chex.ArrayTree) -> float | None:
-        if setup.mesh is not None:
-            return None
-        try:
-            count = sum(map(int, kept(mask, params)))
-        except ValueError:  # of an operation that cannot be followed
-            return None
-        return 1 - count / sum(row.total for row in masks.summary(mask))
-
-    return share
 
 
 def rows_by_network(row: loop.Row) -> list[dict[str, Any]]:

@@ -97,6 +97,7 @@ FIELDS: tuple[Field, ...] = (
         Field("temperature", 1.0, "divisor of the logits while scoring", least=1e-9),
         Field("invert", False, "keep the connections of the lowest scores"),
         Field("shuffle", False, "shuffle the mask within each leaf"),
+        Field("effective", False, "count the connections on a path to an output"),
         Field("fresh_init", True, "train a fresh sample, not the one scored"),
         Field("pretrained", "", "run directory of the dense network to start from"),
     ),

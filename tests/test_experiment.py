@@ -38,7 +38,9 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(quick(), tmp_path_factory.mktemp("runs") / "finished")
+    return finished_run(
+        quick(effective=True), tmp_path_factory.mktemp("runs") / "finished"
+    )
 
 
 def on_paths(mask: dict[str, np.ndarray]) -> list[np.ndarray]:

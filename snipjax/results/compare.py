@@ -149,6 +149,9 @@ def _table(compared: list[tuple[Settings, reading.Run]]) -> pd.DataFrame:
         density = networks["kept"].mean() / networks["prunable"].iloc[0]
         std = networks["test_error"].std()
         counts = {"density": density * 100, "seeds": len(networks)}
+        if networks["effective_sparsity"].notna().all():
+            mean = networks["effective_sparsity"].mean()
+            counts["effective_density"] = 100 * (1 - mean)
         rows.append({**settings, **counts, **means.mean(), "test_error_std": std})
     return pd.DataFrame(rows)
 

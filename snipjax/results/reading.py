@@ -23,6 +23,7 @@ _OF_RUN = {
 _OF_NETWORK = {
     **dict.fromkeys(("seed", "kept", "steps"), int),
     **{"sparsity": int | float, "layers": list},
+    "effective_sparsity": int | float | None,
     **dict.fromkeys(ERRORS, int | float | None),  # None without an evaluation
 }
 _OF_LAYER = {"path": str, "shape": list, "kept": int, "total": int}

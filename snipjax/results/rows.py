@@ -26,6 +26,7 @@ RIVALS = tuple(name for name in published.NAMES if name not in ("none", "snip"))
 _IN_COLUMNS = ("dataset.name", "model.name", "prune.method", "prune.sparsity", "seed")
 _WITHOUT_EFFECT = (
     *("train.checkpoint_every", "train.steps_per_dispatch", "prune.pretrained"),
+    "prune.effective",
     *("seeds", "seeds_at_once", "signal_seeds", "vary"),
 )
 _TRAINING = ("train", "optimizer", *RIVALS)  # sections

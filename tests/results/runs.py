@@ -61,6 +61,7 @@ def make_run(
             "seed": seed + offset,
             "sparsity": sparsity,
             "kept": round(PARAMETERS * (1 - sparsity)),
+            "effective_sparsity": None,
             "layers": layers(),
             **dict.fromkeys(("test_error", "test_error_last", "val_error"), error),
             "train_error": None,
