@@ -322,7 +322,8 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
             # The derivative by the inputs, as of adversarial examples.
             moved = jax.tree.map(_instantiated, tangents[1])
             of_batches = functools.partial(plain_mean, params)
-            tangent += jax.jvp(of_batches, (batches,), (moved,))[1]
+            moves = jax.jvp(of_batches, (batches,), (moved,))[1]
+            tangent = tangent + moves.astype(jnp.result_type(tangent))
         return jnp.mean(losses), jnp.asarray(tangent, losses.dtype)
 
     mean.defjvp(mean_jvp, symbolic_zeros=True)

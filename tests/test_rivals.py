@@ -1,6 +1,8 @@
 """Methods that prune a trained network, as experiments by their names."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,21 @@ def golden_config(method: str, **prune: Any) -> ConfigDict:
     return config
 
 
-def is_golden() -> bool:
-    """Whether rounding is the same as where the goldens were made."""
-    is_optimized = FEW_OPTIMIZATIONS not in os.environ["XLA_FLAGS"]
-    return is_optimized and test_goldens.is_same_machine()
+# Goldens were compiled with all optimizations.
+optimized = pytest.mark.skipif(
+    FEW_OPTIMIZATIONS in os.environ["XLA_FLAGS"],
+    reason="run by test_goldens_with_all_optimizations, in a process of its own",
+)
+
+
+def test_goldens_with_all_optimizations() -> None:
+    options = ["-q", "-m", "not slow", "-k", "as_it_was or as_they_did"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", *options, __file__],
+        env={**os.environ, "XLA_FLAGS": ""},
+        cwd=Path(__file__).parents[1],
+        check=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +64,16 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@optimized
 def test_the_dense_network_is_as_it_was(dense: Path) -> None:
     (network,) = rundir.read_json(dense / rundir.RESULT)["networks"]
     golden = GOLDENS["dense-seed0"]
     assert network["steps"] == golden["steps"]
-    if is_golden():
+    if test_goldens.is_same_machine():
         assert network["params_sha256"] == golden["params_sha256"]
 
 
+@optimized
 @pytest.mark.parametrize(
     "name",
     [
@@ -78,7 +93,7 @@ def test_rivals_end_as_they_did(name: str, dense: Path, tmp_path: Path) -> None:
     for figure in ("kept", "prunes", "steps"):
         assert network[figure] == golden[figure]
     assert network["seconds"] > 1.5  # the dense network's are counted
-    if is_golden() and golden["method"] != "lobs":
+    if test_goldens.is_same_machine() and golden["method"] != "lobs":
         # Inverses of matrices are rounded by the number of cores, too.
         assert network["params_sha256"] == golden["params_sha256"]
         assert network["test_error"] == golden["test_error"]

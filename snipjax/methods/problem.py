@@ -83,7 +83,7 @@ class Problem(NamedTuple):
     momentum: float = 0.0
 
     def check(self) -> None:
-        """Raises a ``ValueError`` that names the first attribute that is wrong."""
+        """Raises a ``ValueError`` for attributes that would fail inside of training."""
         for name in ("eval_every", "batch_size", "decay_every"):
             checks.check_positive_integer(getattr(self, name), f"problem.{name}")
         if isinstance(self.optimizer, optax.GradientTransformation):
@@ -92,7 +92,7 @@ class Problem(NamedTuple):
                 "from a learning rate, e.g. optax.sgd"
             )
         metrics = jax.eval_shape(self.evaluate, self.params)
-        if "val" not in metrics:
+        if not isinstance(metrics.get("val"), Metrics):
             raise ValueError(
                 f"problem.evaluate returns {', '.join(metrics) or 'nothing'}; return "
                 '{"val": Metrics(loss, error)}, by which the best network is chosen'
