@@ -39,6 +39,8 @@ def conclusion(table: pd.DataFrame) -> list[str]:
         *_against_dense([row for row in rows if row.random_labels], "training"),
         *_against_rivals(measured),
         *layer_sentences(table[table["error"].notna()]),
+        *_without_dense(rows),
+        *_on_seeds([*table.itertuples()]),
     ]
 
 
@@ -92,12 +94,14 @@ def on_table_1(rows: Sequence[Row]) -> list[str]:
     """
     if not rows:
         return ["Nothing is measured yet."]
+    every, rows = rows, [row for row in rows if not math.isnan(row.error)]
     costed = [row for row in rows if row.method != "none" and row.cost >= 0]
     costs = _span(costed, lambda row: row.cost, ".2f", "dense trainings")
     return [
         *(sentence for group in by_network(rows) for sentence in _on_a_network(group)),
         *against_published(rows),
         *([f"The cost of a method is {costs}."] if costed else []),
+        *_on_seeds(every),
     ]
 
 
@@ -142,6 +146,43 @@ def _against_dense(rows: Sequence[Row], kind: str) -> list[str]:
             f"{equal} of {counted(group, 'row')}."
         )
     return sentences
+
+
+def _without_dense(rows: Sequence[Row]) -> Iterable[str]:
+    """Counts the pruned rows without a dense network trained the same way."""
+    pruned = [row for row in rows if row.method != "none"]
+    if lost := [
+        row
+        for row in pruned
+        if math.isnan(row.dense_train_error if row.random_labels else row.dense)
+    ]:
+        yield (
+            "Without a dense network trained the same way to be compared with: "
+            f"{len(lost)} of {counted(pruned, 'pruned row')}."
+        )
+
+
+def _on_seeds(rows: Sequence[Row]) -> Iterable[str]:
+    """Says how far the means of rows can be relied on."""
+    known = [row for row in rows if not math.isnan(row.error)]
+    if spread := [row for row in known if row.std >= 0 and not row.random_labels]:
+        widest = max(spread, key=lambda row: row.std)
+        seeds = counted(int(widest.networks["test_error"].count()), "seed")
+        yield (
+            f"The largest standard deviation over seeds is {widest.std:.2f} points "
+            f"({title(widest)}, {seeds})."
+        )
+    if single := [row for row in known if math.isnan(row.std)]:
+        yield (
+            "Resting on a single seed, which says nothing of the spread: "
+            f"{len(single)} of {counted(known, 'row')}."
+        )
+    errors = pd.concat([row.networks["test_error"] for row in rows])
+    if without := int(errors.isna().sum()):
+        yield (
+            f"{without} of {counted(errors, 'network')} have no test error; means are "
+            "over the others."
+        )
 
 
 def _against_rivals(rows: Sequence[Row]) -> list[str]:
