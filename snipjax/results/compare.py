@@ -18,6 +18,7 @@ from snipjax.training import rundir
 
 _TABLE = {
     "density (%)": ("density", ".2f"),
+    "effective density (%)": ("effective_density", ".2f"),
     "kept": ("kept", ",.0f"),
     "seeds": ("seeds", ".0f"),
     "test error (%)": ("test_error", ".2f"),
@@ -71,7 +72,8 @@ def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     fields = [name for name in table if name not in dict(_TABLE.values())]
     shown = table[fields].astype(str)
     for head, (name, form) in _TABLE.items():
-        shown[head] = [words.plain(value, form) for value in table[name]]
+        if name in table:
+            shown[head] = [words.plain(value, form) for value in table[name]]
     return shown
 
 

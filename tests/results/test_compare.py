@@ -90,6 +90,16 @@ def test_untrained_networks_have_no_curves_and_no_errors(tmp_path: Path) -> None
     assert not list(tmp_path.glob("*.png"))  # no curves, no errors
 
 
+def test_an_effective_density_that_only_some_runs_have_is_a_dash_elsewhere(
+    tmp_path: Path,
+) -> None:
+    make_run(tmp_path / "a", sparsity=0.9, network={"effective_sparsity": 0.925})
+    make_run(tmp_path / "b")
+    write_config(tmp_path, {"vary": ("prune.sparsity=0.9,0.98",)})
+    shown = compare.shown_table(compare.write(tmp_path))
+    assert list(shown["effective density (%)"]) == ["7.50", "-"]
+
+
 def test_a_run_gets_the_pictures_of_its_files(tmp_path: Path) -> None:
     rows = [{"step": step, "train_loss": [1 / step]} for step in (1, 2)]
     run = make_run(tmp_path / "run", metrics=rows)

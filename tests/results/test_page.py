@@ -110,6 +110,15 @@ def test_the_tables_hold_the_figures_and_the_commands(tmp_path: Path) -> None:
     assert shown.text["h2"].endswith("Conclusion")
 
 
+def test_a_run_without_a_noted_command_or_device_has_none(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", command="python train.py")
+    make_run(tmp_path / "runs" / "b", sparsity=0.9, command=None, device=None)
+    shown, _ = page(tmp_path / "runs")
+    assert shown.text["pre"].startswith("python train.py  # ")
+    assert "# LeNet-300-100 on MNIST, SNIP at 90%" not in shown.text["pre"]
+    assert "2 trained networks on cpu; " in shown.text["p"]
+
+
 def test_the_page_loads_nothing_and_is_a_function_of_the_runs(tmp_path: Path) -> None:
     for sparsity in (0.95, 0.98):
         path = tmp_path / "runs" / f"{sparsity}"
