@@ -32,11 +32,15 @@ _PRINTED = (
 
 
 class Cell(NamedTuple):
-    """Text of a table, with a reference beside it where there is one."""
+    """Text of a table, with a reference beside it where there is one.
+
+    The best figure of a column is bold.
+    """
 
     text: str
     reference: str = ""
     link: str = ""
+    is_best: bool = False
 
 
 Line = Mapping[str, str | Cell]  # by column
@@ -106,7 +110,7 @@ def report(
 def about(networks: pd.DataFrame) -> str:
     """Returns a sentence on the networks of a page, and the devices they ran on."""
     trained = int((networks["steps"] > 0).sum()) if len(networks) else 0
-    devices = networks["device"].unique() if len(networks) else ()
+    devices = networks.get("device", pd.Series(dtype=str)).dropna().unique()
     where = f" on {words.listed(sorted(devices))}" if len(devices) else ""
     version = snipjax.__version__
     return f"{words.counted(trained, 'trained network')}{where}; snipjax {version}."
@@ -197,7 +201,8 @@ def _markdown_cell(cell: str | Cell) -> str:
     if isinstance(cell, str):
         return plain(cell)
     link = f" [{plain(cell.reference)}]({cell.link})" if cell.link else ""
-    return (plain(cell.text) + link).strip()
+    text = plain(cell.text)
+    return ((f"**{text}**" if cell.is_best else text) + link).strip()
 
 
 def _write_text(path: Path, text: str) -> None:

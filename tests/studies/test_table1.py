@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from snipjax import config as configs
 from snipjax.studies import table1
 from snipjax.studies.table1 import cells, page
 from snipjax.studies.table1.cells import Cell
-from tests.results.runs import make_run
+from tests.results.runs import make_run, write_config, write_json
 
 NETWORK = "lenet_300_100"
 DENSE = f"{NETWORK}-dense-seed0"
@@ -33,7 +34,11 @@ def small(**fields: Any) -> ConfigDict:
 
 
 def write_run(
-    workdir: Path, config: ConfigDict, *errors: float, **network: Any
+    workdir: Path,
+    config: ConfigDict,
+    *errors: float,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    **network: Any,
 ) -> None:
     """A finished run of a configuration, as if it had been trained."""
     make_run(
@@ -43,6 +48,7 @@ def write_run(
         **{"method": config.prune.method, "model": config.model.name},
         dataset=config.dataset.name,
         fields=dict(configs.fields(config.to_dict())),
+        metrics=[{**row, "seeds": [config.seed]} for row in metrics],
         network=network,
     )
 
@@ -197,6 +203,18 @@ class TestRunning:
         assert stubs.calls == ["snip 0.95 0", "none 0 1", "lwc 0.917 1"]
         assert "failed" not in (tmp_path / "table1.md").read_text()
 
+    def test_cells_that_are_not_asked_for_are_neither_counted_nor_failures(
+        self, stubs: Stubs, tmp_path: Path
+    ) -> None:
+        stubs.fail = {"lwc 0.917 0"}
+        table1.make(small(methods="snip,lwc"), tmp_path)
+        stubs.fail = {"snip 0.95 1"}
+        table1.make(small(methods="snip", seed=1), tmp_path)
+        text = (tmp_path / "table1.md").read_text()
+        assert "2 of 3 cells are finished" in text  # of five in the table
+        assert "snip-0.95-seed1 failed" in text
+        assert "lwc-0.917-seed0 failed" not in text
+
     def test_nothing_starts_from_a_network_that_diverged(
         self, stubs: Stubs, tmp_path: Path
     ) -> None:
@@ -248,6 +266,31 @@ class TestDirectories:
             f"left out of the table: {NETWORK}-lwc-0.917-seed0, made with other "
             "settings (lwc.rounds: 2 here, 4 there)" in printed
         )
+
+    def test_an_unfinished_cell_of_other_settings_is_refused_before_any_run(
+        self, stubs: Stubs, tmp_path: Path
+    ) -> None:
+        config = small(methods="lwc", seeds=2)
+        config.lwc.rounds = 2
+        cell = Cell(NETWORK, "lwc", 0.917, 1)
+        fields = configs.fields(cells.experiment_config(config, cell, tmp_path))
+        write_config(tmp_path / cell.name, dict(fields))
+        write_json(tmp_path / "config.json", config.to_dict())
+        with pytest.raises(
+            ValueError, match=rf"{cell.name}' was made .*lwc.rounds: 4 here, 2 there"
+        ):
+            table1.make(small(methods="lwc", seeds=2), tmp_path)
+        assert stubs.calls == []
+        assert table1.make(config, tmp_path) == {}
+
+    def test_a_copy_of_a_cell_is_left_out(
+        self, finished: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copytree(finished / DENSE, finished / f"{DENSE} (copy)")
+        assert table1.make(small(), finished) == {}
+        assert len(page.rows(small(), finished)) == 3
+        printed = " ".join(capsys.readouterr().out.split())
+        assert f"left out of the table: {DENSE} (copy)" in printed
 
     def test_a_damaged_cell_is_named_with_the_remedy(self, finished: Path) -> None:
         (finished / DENSE / "result.json").write_text("{")
@@ -337,6 +380,59 @@ class TestTable:
         ):
             assert part in html
 
+    def test_the_smallest_errors_are_bold_and_the_frontier_is_not_among_them(
+        self, written: Path
+    ) -> None:
+        markdown = (written / "table1.md").read_text()
+        # Measured 1.90, and 1.6 published of LWC and of SNIP; 0.50 and 0.8.
+        assert re.findall(r"\*\*(.*?)\*\*", markdown) == [
+            "1.6",
+            "1.90",
+            "1.6",
+            "0.50",
+            "0.8",
+        ]
+        assert "<strong>1.90</strong>" in (written / "table1.html").read_text()
+
+    def test_a_learning_rate_of_snips_own_is_said(self, written: Path) -> None:
+        text = (written / "table1.md").read_text()
+        assert "SNIP trains LeNet-5-Caffe at 0.05." in text
+        assert "SNIP trains LeNet-300-100" not in text
+
+    def test_figures_that_only_some_methods_have_are_a_table_of_their_own(
+        self, tmp_path: Path
+    ) -> None:
+        config = small(methods="sws,lobs,lwc", seeds=2)
+        for cell in cells.cells(config):
+            seed = cell.seed
+            metrics = {
+                "sws": [
+                    {"phase": "sws", "step": 0, "kept_by_rule": 9000},
+                    {"phase": "sws", "step": 9, "kept_by_rule": 5000 + 1000 * seed},
+                    {"phase": "quantized", "step": 0, "test_error": 4.0 + seed}
+                    | {"bits_per_weight": 0.25},
+                ],
+                "lobs": [
+                    {"phase": f"prune {n}", "step": 0, "layer_bound/Dense_0": bound}
+                    for n, bound in ((1, 7.0), (2, 0.125))
+                ],
+            }.get(cell.method, [{"step": 9, "test_error": 2.0}])
+            experiment_config = cells.experiment_config(config, cell, tmp_path)
+            write_run(tmp_path / cell.name, experiment_config, 2.0, metrics=metrics)
+        page.make(config, tmp_path, None)
+        text = (tmp_path / "table1.md").read_text()
+        lines = text.split("own figures")[1].replace("\\", "").split("##")[0]
+        assert [
+            [cell.strip() for cell in line.split("|")[2:5]]
+            for line in lines.splitlines()
+            if line.startswith("| LeNet")
+        ] == [
+            ["L-OBS at 98.5%", "layer_bound/Dense_0", "0.125"],
+            ["SWS at 95.6%", "kept_by_rule", "5,500"],
+            ["SWS at 95.6%", "bits_per_weight", "0.25"],
+            ["SWS at 95.6%", "test_error of the quantized network (%)", "4.5"],
+        ]
+
     def test_a_table_with_nothing_measured_says_so(self, tmp_path: Path) -> None:
         config = table1.default()
         page.make(config, tmp_path, None)
@@ -357,3 +453,10 @@ def test_the_quick_form_in_miniature_has_a_network_of_every_method(
         (kept,) = row.networks["kept"]
         assert kept <= round(50_610 * (1 - row.asked))
     assert rows[0].error < 15  # the dense network
+    text = (tmp_path / "table1.md").read_text().replace("\\", "")
+    for figure in (
+        *("SVD at 98.5% | kept_by_rule", "SWS at 95.6% | kept_by_rule"),
+        *("| bits_per_weight |", "| test_error of the quantized network (%) |"),
+        *("| layer_bound/Dense_0 |", "| output_bound |"),
+    ):
+        assert figure in text

@@ -206,23 +206,29 @@ def finished(workdir: Path, config: ConfigDict | None = None) -> list[reading.Ru
     return [run for run in runs if not (config and differences(config, run, workdir))]
 
 
-def failures(workdir: Path) -> dict[str, str]:
-    """Returns the reason of each failure in a directory by the name of the cell."""
+def failures(workdir: Path, config: ConfigDict) -> dict[str, str]:
+    """Returns the reason of each failure of the cells asked for, by their names."""
     return {
-        path.parent.name: rundir.read_json(path)["message"]
-        for path in sorted(workdir.glob(f"*/{FAILURE}"))
+        cell.name: rundir.read_json(path)["message"]
+        for cell in cells(config)
+        if (path := workdir / cell.name / FAILURE).exists()
     }
 
 
 def differences(config: ConfigDict, run: reading.Run, workdir: Path) -> list[str]:
-    """Returns a line for each setting in which a finished cell differs."""
+    """Returns a line for each setting in which a cell differs."""
     made = run.config
     method = made["prune.method"].replace("none", "dense")
     if made["model.name"] not in NETWORKS or method not in METHODS:
         return ["it is no cell of the table"]
     cell = Cell(made["model.name"], method, made["prune.sparsity"], made["seed"])
+    if cell.name != run.path.name:
+        return [f"directory: {cell.name} here, {run.path.name} there"]
     asked = dict(configs.fields(experiment_config(config, cell, workdir)))
     lines = configs.differences(asked, made)
+    if not is_finished(run.path):
+        return lines
+    # The whole table may have been moved since.
     return [line for line in lines if not line.startswith("prune.pretrained:")]
 
 

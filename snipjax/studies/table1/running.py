@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from snipjax import assembly, experiment
 from snipjax import config as configs
+from snipjax.results import reading
 from snipjax.studies.table1 import page
 from snipjax.studies.table1.cells import (
     FAILURE,
@@ -36,7 +37,8 @@ def make(
 
     The same directory takes more methods, networks, seeds and sparsities later on. A
     cell that fails is noted in the table, the others go on, and the same command tries
-    it again. Finished cells of other settings that are not asked for are left out.
+    it again. Finished cells of other settings that are not asked for are left out, and
+    so are copies of cells under other names.
 
     Returns:
       The reason of each failure by the name of the cell.
@@ -54,7 +56,7 @@ def make(
     validate(config)
     workdir, asked = Path(workdir), cells(config)
     with rundir.claim(workdir, _differences_of_studies):
-        _check_settings(config, workdir, {cell.name for cell in asked})
+        _check_settings(config, workdir, [cell.name for cell in asked])
         if not all(is_finished(workdir / cell.name) for cell in asked):
             for cell in {cell.network: cell for cell in asked}.values():
                 first = experiment_config(config, cell, workdir)
@@ -67,8 +69,7 @@ def make(
                 page.make(config, workdir, command)
         table = page.make(config, workdir, command)
     page.show(table)
-    messages = failures(workdir)
-    failed = {c.name: messages[c.name] for c in asked if c.name in messages}
+    failed = failures(workdir, config)
     for name, message in failed.items():
         console.say(f"failed: {name}: {message}")
     if failed:
@@ -96,9 +97,14 @@ def _run(config: ConfigDict, cell: Cell, workdir: Path, **options: Any) -> None:
         console.say(f"failed: {message}")
 
 
-def _check_settings(config: ConfigDict, workdir: Path, asked: set[str]) -> None:
+def _check_settings(config: ConfigDict, workdir: Path, asked: list[str]) -> None:
     """Raises a ``ValueError`` for an asked cell that was made with other settings."""
-    for run in finished(workdir):
+    begun = [
+        reading.read_run(path)
+        for path in (workdir / name for name in asked)
+        if (path / rundir.CONFIG).exists() and not is_finished(path)
+    ]
+    for run in [*begun, *finished(workdir)]:
         if not (lines := differences(config, run, workdir)):
             continue
         if run.path.name in asked:
