@@ -124,6 +124,8 @@ def by_outputs(
 
 
 EVERY = [*build.CRITERIA, f"{__name__}:by_outputs"]
+# One of each kind: a gradient, a product with the Hessian, what else they are offered.
+FEW = ("snip", "force", "synflow", "grasp", "prospr", "ntk_sap", "taylor")
 
 
 def small(method: str, **fields: Any) -> assembly.Setup:
@@ -148,7 +150,13 @@ def check_count(masks: list[np.ndarray]) -> None:
     assert sum(keep.sum() for keep in prunable) == round(0.1 * total) > 0
 
 
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
+        for name in EVERY
+    ],
+)
 def test_every_criterion_has_the_mask_of_a_seed_side_by_side(method: str) -> None:
     setup = small(method)
     together, alone = mask_of(setup, range(2)), mask_of(setup, range(1, 2))

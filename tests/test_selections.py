@@ -1,6 +1,5 @@
 """Selections by name in a configuration, wherever the networks are."""
 
-import os
 import subprocess
 import sys
 from typing import Any
@@ -11,8 +10,7 @@ from ml_collections import ConfigDict
 
 from snipjax import assembly, build, masks
 from snipjax import config as configs
-from tests import runs
-from tests.training import eight_devices
+from tests import devices, runs
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 # LeNet-300-100 on the digits.
@@ -71,7 +69,7 @@ def test_densities_by_name_on_a_mesh_of_eight_devices() -> None:
     program = "from tests import test_selections; test_selections.check_on_a_mesh()"
     subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "XLA_FLAGS": eight_devices.FLAGS, "JAX_PLATFORMS": "cpu"},
+        env=devices(8),
         check=True,
     )
 

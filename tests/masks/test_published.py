@@ -123,3 +123,17 @@ def test_grasp_keeps_fewer_in_the_last_layers_than_snip() -> None:
     )
     for layer in ("Conv_6", "Conv_7", "Dense_0"):
         assert grasp[layer]["kernel"] < 0.8 * snip[layer]["kernel"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg_16_bn", "resnet_18_cifar"])
+def test_synflow_empties_no_layer_at_a_tenth_of_a_percent(name: str) -> None:
+    criterion = functools.partial(
+        saliency.synflow, apply_fn=apply_fn(name), inputs=IMAGE
+    )
+    _, mask = pruning.prune(
+        None, network(name, 0), None, 0.999, criterion=criterion, rounds=100
+    )
+    assert all(row.kept for row in masks.summary(mask))
+    # Every connection lies on a path: another has no flow.
+    assert number_of_effective(name, mask) == sum(r.kept for r in masks.summary(mask))
