@@ -338,6 +338,11 @@ def _check_pruning(given: dict[str, Any]) -> None:
     if method in ("prospr", "prospr_first_order"):
         _check_parts(given, method)
     density = 1.0 if method == "none" else 1 - given["prune.sparsity"]
+    if given["prune.batch_norm"] == "batch" and method in ("fisher", "taylor_fisher"):
+        raise ValueError(
+            f"config.prune.batch_norm is 'batch', but {method} takes the gradient of "
+            "one example at a time, which has no variance; take 'inference'"
+        )
     if minimum > density:
         raise ValueError(
             f"config.prune.min_density is {minimum}; it must be at most the density of "

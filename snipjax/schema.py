@@ -196,6 +196,6 @@ FIELDS: tuple[Field, ...] = (
     *section(
         "ntk_sap",
         Field("num_samples", 5, "samples of weights, inputs and changes", least=1),
-        Field("epsilon", 1e-2, "standard deviation of a change of the weights"),
+        Field("epsilon", 1e-2, "deviation of a change of the weights", least=1e-9),
     ),
 )

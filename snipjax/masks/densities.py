@@ -179,8 +179,9 @@ def uniform_plus(
     fixed = dict.fromkeys(leaves.vectors(), 1.0) | {first: 1.0}
     ratios = [1.0] * len(leaves.shapes)
     densities = leaves.filled(ratios, fixed)
-    if densities[last] < _LAST_OF_UNIFORM_PLUS:
-        densities = leaves.filled(ratios, fixed | {last: _LAST_OF_UNIFORM_PLUS})
+    least = leaves.whole(last, _LAST_OF_UNIFORM_PLUS)
+    if densities[last] < least:
+        densities = leaves.filled(ratios, fixed | {last: least})
     return leaves.tree(densities)
 
 
@@ -228,7 +229,8 @@ def smart_ratio(
     """
     leaves = _Leaves(params, sparsity, prunable)
     layers = leaves.layers(order)
-    fixed = dict.fromkeys(leaves.vectors(), 1.0) | {layers[-1]: _LAST_OF_SMART_RATIO}
+    last = leaves.whole(layers[-1], _LAST_OF_SMART_RATIO)
+    fixed = dict.fromkeys(leaves.vectors(), 1.0) | {layers[-1]: last}
     ratios = [1.0] * len(leaves.shapes)
     for number, index in enumerate(reversed(layers), start=1):  # L - l + 1
         ratios[index] = float(number**2 + number)
@@ -329,7 +331,9 @@ def by_allocation(allocation: Allocation) -> Select:
 
     Returns:
       ``(scores, sparsity, prunable) -> mask``, which keeps the largest scores of each
-      leaf, and exactly ``round(m * (1 - sparsity))`` of all ``m`` connections.
+      leaf, and exactly ``round(m * (1 - sparsity))`` of all ``m`` connections. In
+      rounds from which no connection returns, the total can be one short on leaves of
+      a few dozen connections, where a density is held or capped.
 
     Example:
       >>> scores = {"v": jnp.array([[1.0, 2.0]]), "w": jnp.array([[8.0, 9.0]])}
@@ -392,6 +396,14 @@ class _Leaves:
                     "order from masks.layer_order"
                 )
         return sorted(layers, key=lambda i: place[self.names[i]])
+
+    def whole(self, index: int, density: float) -> float:
+        """Returns the least density of a leaf, from one on, of a whole count.
+
+        It has the same count in every round, whatever the others are rounded to.
+        """
+        size = self.sizes[index]
+        return math.ceil(density * size - 1e-9) / size
 
     def filled(
         self, ratios: Sequence[float], fixed: Mapping[int, float]

@@ -231,14 +231,17 @@ def _block_sums(path: KeyPath, x: chex.Array, shape: tuple[int, ...]) -> chex.Ar
 
 
 def _sum(x: chex.Array, axes: tuple[int, ...]) -> chex.Array:
-    """Returns sums in float32 at least, which are finite where all entries are least.
+    """Returns sums in float32 at least, of the entries that were not pruned before.
 
-    In rounds, connections that were pruned before have the least score there is.
+    In rounds, pruned connections have the least score there is. They do not count,
+    unless all of a block are: it comes after every other.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    # Also of as many as a thousand leaves of a group.
-    least = float(jnp.finfo(dtype).min) / (1024 * max(x.size, 1))
-    return jnp.sum(jnp.maximum(x.astype(dtype), least), axes)
+    is_kept = x != jnp.finfo(x.dtype).min  # nor is a NaN, which is told later
+    sums = jnp.sum(jnp.where(is_kept, x.astype(dtype), 0.0), axes)
+    # Still finite as the sum of as many as a thousand leaves of a group.
+    least = float(jnp.finfo(dtype).min) / 1024
+    return jnp.where(jnp.any(is_kept, axes), sums, least)
 
 
 def _repeated(keep: chex.Array, shape: tuple[int, ...]) -> chex.Array:

@@ -66,8 +66,8 @@ def fisher_diagonal(
 
     :math:`L_i` is the loss of entry ``i`` of the batch alone, as a batch of one.
     Entries are taken one after the other, in memory that does not grow with their
-    number. Where :func:`snipjax.pruning.prune` takes several batches, the entries are
-    these.
+    number. If :func:`snipjax.pruning.prune` takes several batches, the entries are the
+    batches.
 
     Args:
       loss_fn: ``(params, batch) -> scalar``, a pure function: the mean loss of a batch.

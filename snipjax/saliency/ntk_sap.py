@@ -76,7 +76,7 @@ def ntk_sap(
     checks.check_floating(inputs, "inputs")
     params = jax.tree.map(jnp.asarray, params)
     like = jax.eval_shape(init_fn, key)
-    checks.check_same_structure(like, params, "the sample of init_fn", "params")
+    checks.check_same_shapes(like, params, "the sample of init_fn", "params")
 
     def distance(mask: chex.ArrayTree, key: chex.PRNGKey) -> chex.Array:
         input_key, weight_key, change_key = jax.random.split(key, 3)

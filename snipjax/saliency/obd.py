@@ -108,7 +108,7 @@ def hessian_diagonal(
         return _exact_diagonal(loss_fn, params, batch)
     checks.check_positive_integer(num_samples, "num_samples")
     keys = jax.random.split(
-        jax.random.fold_in(checks.check_key(key, "obd"), 0), num_samples
+        jax.random.fold_in(checks.check_key(key, "hessian_diagonal"), 0), num_samples
     )
     product = hessian_product(loss_fn, params, batch)
 

@@ -42,9 +42,10 @@ def synflow(
       params: pytree of floating-point arrays.
       batch: ignored.
       key: ignored.
-      apply_fn: ``(params, inputs) -> outputs``, the network in evaluation mode.
-      inputs: array ``[n, ...]`` or pytree of arrays that the network takes; of its
-        values none is used, of its entries one.
+      apply_fn: ``(params, inputs) -> outputs``, the network in evaluation mode, with
+        logits as outputs: probabilities sum to one whatever the weights are.
+      inputs: array ``[n, ...]`` or pytree of arrays that the network takes; only their
+        shapes and dtypes are used.
 
     Returns:
       A pytree like ``params`` of float32 arrays; zeros where no path is left.
@@ -90,9 +91,10 @@ def synflow_l2(
       params: pytree of floating-point arrays.
       batch: ignored.
       key: ignored.
-      apply_fn: ``(params, inputs) -> outputs``, the network in evaluation mode.
-      inputs: array ``[n, ...]`` or pytree of arrays that the network takes; of its
-        values none is used, of its entries one.
+      apply_fn: ``(params, inputs) -> outputs``, the network in evaluation mode, with
+        logits as outputs: probabilities sum to one whatever the weights are.
+      inputs: array ``[n, ...]`` or pytree of arrays that the network takes; only their
+        shapes and dtypes are used.
 
     Returns:
       A pytree like ``params`` of float32 arrays; zeros where no path is left.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snipjax import masks, pruning
+from snipjax import masks, pruning, saliency
 from tests.conftest import largest_by_sorting
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:no connection of")
@@ -185,3 +185,14 @@ def test_a_score_that_is_not_finite_is_told() -> None:
     for select in SELECTIONS.values():
         with pytest.raises(ValueError, match=r"not finite in w|does not divide"):
             select(scores, 0.5, masks.kernels)
+
+
+@pytest.mark.parametrize("select", [masks.units(), masks.blocks((10, 1))])
+def test_connections_pruned_before_do_not_count(select: masks.Select) -> None:
+    w = jnp.broadcast_to(jnp.array([100.0, 50.0, 1.0]), (10, 3))
+    before = {"w": jnp.ones((10, 3), bool).at[0, :2].set(False)}
+    _, mask = pruning.prune(
+        None, {"w": w}, None, 2 / 3, criterion=saliency.magnitude, select=select,
+        mask=before,
+    )  # fmt: skip
+    assert mask["w"].sum(axis=0).tolist() == [9, 0, 0]
