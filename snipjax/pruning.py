@@ -15,7 +15,7 @@ from snipjax import masks, saliency
 from snipjax._src import batches, checks, trees
 from snipjax._src.types import Criterion, LossFn, Mask, Prunable, Scores, Select
 from snipjax.masks import counting
-from snipjax.saliency.gradient import at_least_float32
+from snipjax.saliency.gradient import zeros_to_add
 
 
 def prune(
@@ -303,13 +303,7 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
                 lambda t, g: t + g.astype(t.dtype), total, gradient
             ), loss
 
-        zeros = jax.tree.map(
-            lambda w: trees.placed_like(
-                jnp.zeros(jnp.shape(w), at_least_float32(w)), w
-            ),
-            params,
-        )
-        total, losses = jax.lax.scan(add, zeros, batches)
+        total, losses = jax.lax.scan(add, zeros_to_add(params), batches)
         terms = jax.tree.map(
             lambda g, t: (
                 0.0 if _is_zero(t) else jnp.sum(g / len(losses) * t.astype(g.dtype))

@@ -6,9 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax._src import checks, trees
+from snipjax._src import checks
 from snipjax._src.types import LossFn, Scores
-from snipjax.saliency.gradient import at_least_float32
+from snipjax.saliency.gradient import zeros_to_add
 
 
 def fisher(
@@ -107,8 +107,6 @@ def fisher_diagonal(
             lambda t, g: t + g.astype(t.dtype) ** 2, total, gradient
         ), None
 
-    zeros = jax.tree.map(
-        lambda w: trees.placed_like(jnp.zeros(w.shape, at_least_float32(w)), w), params
-    )
-    total, _ = jax.lax.scan(add, zeros, jax.tree.map(jnp.asarray, batch))
+    entries = jax.tree.map(jnp.asarray, batch)
+    total, _ = jax.lax.scan(add, zeros_to_add(params), entries)
     return jax.tree.map(lambda t: (t / number).astype(jnp.float32), total)

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax._src import checks
+from snipjax._src import checks, trees
 from snipjax._src.types import LossFn
 
 
@@ -74,6 +74,14 @@ def at_least_float32(w: chex.Array) -> Any:
     """Returns the dtype of ``w``, or float32 where that is narrower."""
     dtype = jnp.result_type(w)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def zeros_to_add(params: chex.ArrayTree) -> chex.ArrayTree:
+    """Returns zeros like the params, in float32 or wider, to add gradients to."""
+    return jax.tree.map(
+        lambda w: trees.placed_like(jnp.zeros(jnp.shape(w), at_least_float32(w)), w),
+        params,
+    )
 
 
 def _connect(mask: chex.Array, param: chex.Array) -> chex.Array:
