@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from snipjax import build
+from snipjax import build, config_files
 from snipjax import config as configs
 from snipjax.schema import FIELDS
 
@@ -57,6 +57,8 @@ def main(argv: list[str], description: str) -> int:
     It is 1 if a part of a study failed, 2 for a mistake of the user, which is told in
     one line, and 130 for an interrupt.
     """
+    command = f"python {program(argv[0])} {shlex.join(without_places(argv[1:]))}"
+    argv = with_config_path(argv)
     if {"-h", "-help", "--help"} & set(argv[1:]):
         print(usage(description, known_config(argv)))
         return 0
@@ -69,12 +71,7 @@ def main(argv: list[str], description: str) -> int:
         run = runner(config)
         keep_compilations()
         workdir = Path(flags.FLAGS.workdir or default_workdir(config))
-        outcome = run(
-            config,
-            workdir,
-            data_dir=flags.FLAGS.data_dir,
-            command=f"python train.py {shlex.join(without_places(argv[1:]))}",
-        )
+        outcome = run(config, workdir, data_dir=flags.FLAGS.data_dir, command=command)
         if not is_study(config):
             draw(workdir)
     except KeyboardInterrupt:
@@ -94,7 +91,7 @@ def check_installed(modules: Sequence[str] = PACKAGES) -> None:
     if missing:
         raise ValueError(
             f"{', '.join(missing)} cannot be imported; training needs the extra: "
-            "pip install --editable '.[train]'"
+            "pip install 'snipjax[train]'"
         )
 
 
@@ -194,7 +191,7 @@ def parse(argv: list[str]) -> ConfigDict:
     if len(arguments) > 1:
         raise ValueError(f"unexpected argument '{arguments[1]}'; options begin with --")
     if not flags.FLAGS["config"].present:
-        raise ValueError("--config is missing, e.g. configs/digits_lenet300.py")
+        raise ValueError("--config is missing, e.g. --config digits_lenet300")
     if not isinstance(config, ConfigDict):
         raise ValueError(
             f"--config: get_config() returned a {type(config).__name__}, not the "
@@ -298,6 +295,22 @@ def without_places(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def program(file: str) -> str:
+    """Returns the arguments of Python that run the program of a file anywhere."""
+    is_module = Path(file) == Path(__file__).with_name("train.py")
+    return "-m snipjax.train" if is_module else "train.py"
+
+
+def with_config_path(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments, with the path of a configuration in place of its name."""
+    rest: list[str] = []
+    for parts in with_values(arguments):
+        flag, equals, given = "=".join(parts).partition("=")
+        is_config = flag.lstrip("-") == "config" and equals
+        rest += [f"--config={config_files.find(given)}"] if is_config else parts
+    return rest
+
+
 def known_config(argv: Sequence[str]) -> ConfigDict:
     """Returns a configuration with the fields that a command line may set."""
     for argument, *value in with_values(argv):
@@ -322,7 +335,7 @@ def explanation(error: Exception, like: ConfigDict) -> str:
     message = str(error).removeprefix(_NOT_LOADED)
     missing_file = re.search(r"No such file or directory: '(.*?)'", message)
     if missing_file:
-        return f"--config: there is no file '{missing_file[1]}'"
+        return config_files.missing(missing_file[1])
     unknown_field = re.search(r'(?:Key \\?|instead of )"(\w+)', message)
     if unknown_field:
         return f"--config: {configs.unknown_field(unknown_field[1], like)}"
@@ -351,8 +364,11 @@ def usage(description: str, like: ConfigDict) -> str:
             choices = [*known[name].choices, *["import path"] * known[name].own]
             suffix = f": {', '.join(choices)}" if choices else ""
             lines.append(f"    {known[name].help}{suffix}")
+    # They are the main module's where it is run by its name.
+    modules = ("snipjax.train", sys.argv[0])
+    flag_help = "".join(flags.FLAGS.module_help(module) for module in modules)
     return (
-        f"{description}\nFlags:\n{flags.FLAGS.main_module_help()}\n\n"
+        f"{description}\nFlags:\n{flag_help}\n\n"
         f"Fields of the configuration, each a flag:\n" + "\n".join(lines)
     )
 

@@ -23,10 +23,11 @@ ROWS = (
     ("data",),
     ("training",),
     ("methods",),
-    ("schema", "build", "config"),
+    ("schema", "build", "config", "config_files"),
     ("assembly", "records", "reporting", "rivals", "experiment", "sweep"),
     ("results", "studies"),
     ("cli",),
+    ("train",),
 )
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 

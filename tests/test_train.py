@@ -5,7 +5,6 @@ import io
 import itertools
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from absl.testing import flagsaver
 
+import snipjax.train
 from snipjax import cli
 from snipjax.schema import FIELDS
 from snipjax.training import rundir
@@ -46,7 +46,7 @@ def flags_of(arguments: tuple[Any, ...]) -> Iterator[list[str]]:
     ):
         patch.setattr(sys, "argv", argv)  # read by the flag of the configuration
         patch.setattr(cli, "keep_compilations", lambda: None)
-        runpy.run_path(str(ROOT / "train.py"), run_name="train")
+        snipjax.train.define_flags()
         yield argv
 
 
@@ -100,9 +100,10 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "pattern"),
         [
-            ((), "--config is missing, e.g. configs/digits_lenet300.py"),
+            ((), "--config is missing, e.g. --config digits_lenet300"),
             ((DIGITS[1],), r"unexpected argument '.*digits_lenet300\.py'"),
             (("--config", "configs/none.py"), r"no file 'configs/none\.py'"),
+            (("--config", "digits"), r"no file 'digits'; did you mean 'digits_"),
             (("--config",), "Missing value for flag --config"),
             *(
                 ((*DIGITS, *f"--{flag}".split("|")), pattern)
