@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from snipjax import build, data, masks, optim, pruning, training
+from snipjax import build, data, masks, pruning, training
 from snipjax import config as schema
 from snipjax._src import imports
 from snipjax._src.types import Criterion, LossFn
@@ -85,16 +85,19 @@ _split = jax.jit(lambda key: Keys(*jax.random.split(key, len(Keys._fields))))
 _choose = jax.jit(jax.random.choice, static_argnames=("shape", "replace"))
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
+@functools.partial(jax.jit, static_argnames=("optimizer", "sparse"))
 def _masked_state(
     variables: chex.ArrayTree,
     mask: chex.ArrayTree,
     key: chex.PRNGKey,
     *,
     optimizer: Any,
+    sparse: Any,
 ) -> TrainState:
     variables = {**variables, "params": masks.apply(mask, variables["params"])}
-    return init_state(variables, optim.sparse(optimizer, mask), key)
+    # Its children 0 and 1 are the order of the examples and augmentation.
+    moves_key = jax.random.fold_in(key, 2)
+    return init_state(variables, sparse(optimizer, mask, moves_key), key)
 
 
 def score(
@@ -137,7 +140,13 @@ def start(setup: Setup, seed: chex.Numeric, mask: chex.ArrayTree) -> TrainState:
         variables = setup.init(keys.fresh_init, config.init.trained)
     else:
         variables = setup.init(keys.scored_init, config.init.scored)
-    return _masked_state(variables, mask, keys.training, optimizer=setup.task.optimizer)
+    return _masked_state(
+        variables,
+        mask,
+        keys.training,
+        optimizer=setup.task.optimizer,
+        sparse=setup.task.sparse,
+    )
 
 
 def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
@@ -346,6 +355,7 @@ def _setup(
         augment=build.augment(config),
         loss=build.loss(config),
         transform=transform,
+        sparse=build.sparse(config),
     )
 
     @functools.partial(jax.jit, static_argnames="initializer")

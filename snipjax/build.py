@@ -87,6 +87,12 @@ OPTIMIZERS: Mapping[str, str] = {
     "adamw": "snipjax.training.optimizers:adamw",
     "lamb": "snipjax.training.optimizers:lamb",
 }
+# From an optimizer of the dense network and a mask to one of the sparse network.
+SPARSE: Mapping[str, str] = {
+    "static": "snipjax.optim:sparse",
+    "rigl": "snipjax.optim:rigl",
+    "set": "snipjax.optim:set",
+}
 LOSSES: Mapping[str, str] = {"cross_entropy": "snipjax.training:cross_entropy"}
 SCHEDULES = ("step", "cosine", "constant")
 INITIALIZERS = (
@@ -104,7 +110,7 @@ VIEWS = ("none", "translate", "translate_flip", "imagenet")
 def check_names(config: ConfigDict) -> None:
     """Raises a ``ValueError`` for a wrong name of a part other than the data."""
     model(config, 1)
-    for part in (criterion, method, prunable, select, loss, optimizer):
+    for part in (criterion, method, prunable, select, loss, optimizer, sparse):
         part(config)
 
 
@@ -312,3 +318,43 @@ def optimizer(
         {"learning_rate": rate},
         {"momentum": settings.momentum, "weight_decay": settings.weight_decay},
     )
+
+
+def sparse(config: ConfigDict) -> Callable[..., Any]:
+    """Returns ``(optimizer, mask, key) -> optimizer of the sparse network``.
+
+    A function of one's own is called with ``inner`` and ``mask``, and with those of the
+    settings in ``optimizer.sparse`` that it takes by their names, and a ``key``. The
+    shares of the training's steps become numbers of steps.
+    """
+    settings = config.optimizer.sparse
+    name, field = settings.name, "optimizer.sparse.name"
+    offers = {
+        **{k: v for k, v in settings.items() if k != "name"},
+        "stop": last_move(config),
+    }
+    function = imports.load_function(
+        SPARSE.get(name, name), field, ("inner", "mask"), offers=(*offers, "key")
+    )
+    given = {k: offers[k] for k in imports.taken(function, [*offers])}
+    takes_key = bool(imports.taken(function, ["key"]))
+
+    def sparse_optimizer(inner: Any, mask: Any, key: Any) -> Any:
+        return function(inner, mask, **given, **({"key": key} if takes_key else {}))
+
+    return sparse_optimizer
+
+
+def last_move(config: ConfigDict) -> int:
+    """Returns the number of steps after which the mask stays; 0 for a static one.
+
+    >>> from snipjax import config as configs
+    >>> config = configs.default()
+    >>> config.optimizer.sparse.name = "rigl"
+    >>> last_move(config), config.train.steps
+    (750, 1000)
+    """
+    settings = config.optimizer.sparse
+    if settings.name == "static":
+        return 0
+    return max(1, round(settings.stop * config.train.steps))

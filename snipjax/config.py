@@ -33,10 +33,13 @@ def from_fields(table: Sequence[Field]) -> ConfigDict:
     """Returns a locked configuration of the fields in a table, at their defaults."""
     config = ConfigDict()
     for field in table:
-        section, _, name = field.name.rpartition(".")
-        if section and section not in config:
-            config[section] = ConfigDict()
-        (config[section] if section else config)[name] = field.default
+        *sections, name = field.name.split(".")
+        place = config
+        for section in sections:
+            if section not in place:
+                place[section] = ConfigDict()
+            place = place[section]
+        place[name] = field.default
     return config.lock()
 
 

@@ -193,6 +193,7 @@ def train(
         config.eval_every,
         config.checkpoint_every,
         config.steps_per_dispatch,
+        best_from=build.last_move(setup.config),  # of the mask's, for its sparsity
     )
 
     def checkpoint(state: TrainState, progress: loop.Progress) -> None:

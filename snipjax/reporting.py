@@ -76,7 +76,8 @@ def report_pruning(
     session: Session,
 ) -> None:
     """Prints how much is kept, and writes the masks and a sample of the scores."""
-    write_masks(place, mask, session)
+    is_static = setup.config.optimizer.sparse.name == "static"
+    write_masks(place, mask, session, rundir.MASK if is_static else rundir.FIRST_MASK)
     if len(place.seeds) > 1:
         check_finite(place.seeds, scores)
     for one, its_scores in zip(place.networks(mask), place.networks(scores)):
@@ -127,12 +128,14 @@ def sample_scores(
     return {"scores": np.concatenate(drawn), "threshold": threshold}
 
 
-def write_masks(place: Placement, mask: chex.ArrayTree, session: Session) -> None:
+def write_masks(
+    place: Placement, mask: chex.ArrayTree, session: Session, name: str = rundir.MASK
+) -> None:
     """Writes the mask of each network into its directory."""
     for seed, one in zip(place.seeds, place.networks(mask)):
         directory = session.output / f"seed-{seed}"
         directory.mkdir(exist_ok=True)
-        io.save_arrays(one, directory / rundir.MASK, on_host=distributed.on_host)
+        io.save_arrays(one, directory / name, on_host=distributed.on_host)
 
 
 def write_networks(

@@ -113,6 +113,16 @@ FIELDS: tuple[Field, ...] = (
         Field("weight_decay", 5e-4, "weight decay of weights and biases"),
     ),
     *section(
+        "optimizer.sparse",
+        Field("name", "static", "how the mask moves", build.SPARSE, own=True),
+        Field("every", 100, "steps from one move to the next", least=1),
+        Field("stop", 0.75, "share of the steps after which the mask stays"),
+        Field(
+            "fraction", 0.3, "share of connections that a first move drops", below=1.0
+        ),
+        Field("layerwise", True, "keep the number of connections of each layer"),
+    ),
+    *section(
         "train",
         Field("steps", 1000, "steps of training"),
         Field("batch_size", 100, "examples in a mini-batch", least=1),

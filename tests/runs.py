@@ -32,6 +32,7 @@ def quick(**fields: Any) -> ConfigDict:
     )
     for name, value in fields.items():
         sections = (config, config.train, config.prune, config.optimizer)
+        sections += (config.optimizer.sparse,)
         next(section for section in sections if name in section)[name] = value
     return config
 

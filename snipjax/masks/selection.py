@@ -83,11 +83,12 @@ class Limits(NamedTuple):
     most: chex.Array
 
 
-def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
+def largest(leaves: list[chex.Array], k: chex.Numeric) -> list[chex.Array]:
     """Returns masks of the ``k`` largest entries of all leaves together.
 
     Equal entries come in the order of their flat indices, counted on from leaf to leaf;
-    -0.0 and 0.0 are equal. NaN has no place in the order: check before.
+    -0.0 and 0.0 are equal. NaN has no place in the order: check before. ``k`` may be
+    traced, an unsigned integer.
 
     Example:
       >>> largest([jnp.array([3.0, 1.0]), jnp.array([2.0, 3.0])], 3)
@@ -124,7 +125,7 @@ def largest_of_all_and_each(
 
 
 def _largest(
-    leaves: list[chex.Array], k: int, limits: Limits | None
+    leaves: list[chex.Array], k: chex.Numeric, limits: Limits | None
 ) -> list[chex.Array]:
     """Returns masks of the entries at or above a threshold, that together count as k.
 
@@ -136,9 +137,19 @@ def _largest(
             f"{total:,} connections are more than 2**32 - 1, the most that can be "
             "counted; prune in groups, e.g. with masks.layerwise_topk"
         )
+    leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
+    if trees.is_traced(k):
+        found = _masks(
+            leaves,
+            k.astype(jnp.uint32),
+            None,
+            limits,
+            in_pieces=counting.is_on_one_cpu(leaves),
+            stride=None,
+        )
+        return [mask & (k > 0) for mask in found]
     if k in (0, total):
         return [jnp.full(leaf.shape, k == total) for leaf in leaves]
-    leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
     stride = total // _SAMPLE
     size = sum(len(range(0, leaf.size, max(stride, 1))) for leaf in leaves)
     return _masks(
@@ -183,7 +194,7 @@ def _sample_ranks(size: int, share: float) -> np.ndarray:
 def _masks(
     leaves: list[chex.Array],
     k: chex.Array,
-    sample_ranks: chex.Array,
+    sample_ranks: chex.Array | None,
     limits: Limits | None,
     *,
     in_pieces: bool,

@@ -20,12 +20,16 @@ Row = dict[str, list[Any]]
 
 
 class Schedule(NamedTuple):
-    """The steps at which the loop evaluates, saves and looks at the progress."""
+    """The steps at which the loop evaluates, saves and looks at the progress.
+
+    The best network is of an evaluation after ``best_from`` steps or more.
+    """
 
     steps: int
     eval_every: int
     checkpoint_every: int
     steps_per_dispatch: int
+    best_from: int = 0
 
 
 class Programs(NamedTuple):
@@ -114,7 +118,7 @@ def train(
             "steps_per_second": round(speed, 2),
         }
         hooks.evaluated({**row, **times})
-        return _with_row(progress, row, programs, state)
+        return _with_row(progress, row, programs, state, schedule.best_from)
 
     if progress.step == 0:
         hooks.checkpoint(state, now())
@@ -147,7 +151,7 @@ def steps_to_next_stop(step: int, schedule: Schedule) -> int:
       >>> steps_to_next_stop(90, Schedule(1000, 100, 1000, 50))
       10
     """
-    periods = schedule[1:]
+    periods = schedule[1:4]
     return min(*(period - step % period for period in periods), schedule.steps - step)
 
 
@@ -181,11 +185,13 @@ def _row(progress: Progress, splits: Mapping[str, Metrics]) -> Row:
     return {"step": [progress.step] * len(row["val_error"]), **row}
 
 
-def _with_row(progress: Progress, row: Row, programs: Programs, state: Any) -> Progress:
+def _with_row(
+    progress: Progress, row: Row, programs: Programs, state: Any, best_from: int
+) -> Progress:
     """Returns the progress with a row that is the last, and perhaps the best."""
     new = programs.snapshot
     progress = progress._replace(last=row, recent=())
-    if progress.best is None:
+    if progress.best is None or progress.best["step"][0] < best_from <= progress.step:
         return progress._replace(best=row, snapshot=new(state))
     pairs = zip(row["val_error"], progress.best["val_error"])
     is_better = np.array([_error(value) <= _error(least) for value, least in pairs])

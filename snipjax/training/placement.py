@@ -21,12 +21,26 @@ from snipjax.training.losses import cross_entropy
 from snipjax.training.state import Batch, Metrics, TrainState
 from snipjax.training.step import Augment, Loss, Preprocess, Transform, train_step
 
+# (optimizer of the dense network, mask, key) -> optimizer of the sparse network.
+Sparse = Callable[
+    [optax.GradientTransformation, chex.ArrayTree, chex.PRNGKey],
+    optax.GradientTransformationExtraArgs,
+]
+
+
+def static(
+    inner: optax.GradientTransformation, mask: chex.ArrayTree, key: chex.PRNGKey
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer of a network whose mask stays."""
+    del key
+    return optim.sparse(inner, mask)
+
 
 class Task(NamedTuple):
     """A network and its training, whatever the seed and the devices.
 
-    ``optimizer`` is for the dense network. ``transform`` wraps the loss before
-    differentiation, e.g. ``jax.checkpoint``.
+    ``optimizer`` is for the dense network, and ``sparse`` makes it one for a mask.
+    ``transform`` wraps the loss before differentiation, e.g. ``jax.checkpoint``.
     """
 
     model: nn.Module
@@ -36,6 +50,7 @@ class Task(NamedTuple):
     augment: Augment | None = None
     loss: Loss = cross_entropy
     transform: Transform = lambda loss_fn: loss_fn
+    sparse: Sparse = static
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Returns the state after one step on a prepared batch, and its metrics."""
@@ -43,7 +58,7 @@ class Task(NamedTuple):
             state,
             batch,
             model=self.model,
-            optimizer=optim.sparse(self.optimizer, state.opt_state.mask),
+            optimizer=self.sparse(self.optimizer, state.opt_state.mask, state.key),
             loss=self.loss,
             transform=self.transform,
         )

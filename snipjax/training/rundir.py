@@ -17,7 +17,8 @@ from snipjax.io import files
 CONFIG, DATA, GROUPS = "config.json", "data.json", "groups.json"
 NETWORKS, RESULT = "networks.json", "result.json"
 METRICS, SCORES, SIGNAL = "metrics.jsonl", "scores.npz", "signal.json"
-MASK, PARAMS = "mask.npz", "params.npz"  # in the directory of each network
+# In the directory of each network; the first mask where it moves while training.
+MASK, FIRST_MASK, PARAMS = "mask.npz", "first_mask.npz", "params.npz"
 
 # From a written configuration to a line for each field in which it differs.
 Differences = Callable[[Mapping[str, Any]], list[str]]

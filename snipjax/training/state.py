@@ -22,7 +22,7 @@ class Metrics(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that training changes. The mask is in the state of ``optim.sparse``."""
+    """All that training changes. The mask is in ``opt_state.mask``."""
 
     step: chex.Array  # int32 scalar
     params: chex.ArrayTree

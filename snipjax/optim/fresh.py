@@ -1,0 +1,61 @@
+"""Inner states in which connections that return have no past."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def fresh_where(
+    grown: chex.ArrayTree,
+    inner: optax.GradientTransformation,
+    state: optax.OptState,
+    params: chex.ArrayTree,
+) -> optax.OptState:
+    """Returns an inner state that is as at the start where connections have grown.
+
+    Every leaf of the state that is like a parameter takes there the value that
+    ``inner.init(params)`` has: zero for moments, Adagrad's initial accumulator, the
+    weight itself for slow weights. Leaves of several entries along a leading axis for
+    each connection do too. Leaves of other shapes, such as the factors of Adafactor's
+    second moments, stay.
+
+    Args:
+      grown: pytree of bools like the params.
+      inner: the optimizer whose state it is.
+      state: state of ``inner``.
+      params: the params, zero where connections have grown.
+
+    Example:
+      >>> params = {"w": jnp.array([0.5, 0.0])}
+      >>> state = optax.TraceState({"w": jnp.array([3.0, 4.0])})
+      >>> grown = {"w": jnp.array([False, True])}
+      >>> fresh_where(grown, optax.trace(0.9), state, params).trace["w"]
+      Array([3., 0.], dtype=float32)
+    """
+    start = inner.init(params)
+    places = optax.tree.map_params(
+        inner,
+        lambda leaf, where: leaf if _is_absent(leaf) else where,
+        start,
+        grown,
+        transform_non_params=lambda _: False,
+        is_leaf=_is_absent,
+    )
+
+    def mixed(where: Any, old: Any, new: Any) -> Any:
+        if where is False or not _ends_with(jnp.shape(old), jnp.shape(where)):
+            return old
+        return jnp.where(where, new, old)
+
+    return jax.tree.map(mixed, places, state, start)
+
+
+def _is_absent(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def _ends_with(shape: tuple[int, ...], end: tuple[int, ...]) -> bool:
+    return shape[len(shape) - len(end) :] == end

@@ -1,0 +1,240 @@
+"""Optimizers with a moving mask: when it moves, and how a step and a move join.
+
+A mask moves inside the compiled step, without a look from the host.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from snipjax import masks
+from snipjax._src import checks
+from snipjax._src.types import Mask
+from snipjax.optim.fresh import fresh_where
+from snipjax.optim.sparse import SparseState, sparse
+
+Tree = TypeVar("Tree")
+
+
+class Info(NamedTuple):
+    """The change of the mask in the last update, scalars on the device.
+
+    Attributes:
+      moved: whether the mask moved, bool.
+      fraction: share of the kept connections to drop, float32; 0 without a move.
+      dropped: number of connections that are pruned now and were not, int32.
+      grown: number of connections that are kept now and were not, int32.
+    """
+
+    moved: chex.Array
+    fraction: chex.Array
+    dropped: chex.Array
+    grown: chex.Array
+
+
+class MovingState(NamedTuple):
+    """State of an optimizer with a moving mask.
+
+    Attributes:
+      mask: the mask now, a pytree of bools like the params.
+      step: number of updates so far, int32.
+      key: PRNG key of all moves, or None; a move takes ``fold_in(key, step)``.
+      inner_state: state of the inner optimizer.
+      info: the change of the mask in the last update.
+    """
+
+    mask: chex.ArrayTree
+    step: chex.Array
+    key: chex.PRNGKey | None
+    inner_state: optax.OptState
+    info: Info
+
+
+class Move(NamedTuple):
+    """The situation of a move.
+
+    Attributes:
+      mask: the mask so far.
+      params: the params; pruned entries are zero.
+      gradient: the gradient, of pruned entries too.
+      fraction: share of the kept connections to drop, float32.
+      key: PRNG key of this move, or None.
+      loss_fn: the extra argument ``loss_fn`` of the update, or None.
+      batch: the extra argument ``batch`` of the update, or None.
+    """
+
+    mask: Mask
+    params: chex.ArrayTree
+    gradient: chex.ArrayTree
+    fraction: chex.Array
+    key: chex.PRNGKey | None
+    loss_fn: Any
+    batch: Any
+
+
+def moving(
+    inner: optax.GradientTransformation,
+    mask: Mask,
+    moved: Callable[[Move], Mask],
+    *,
+    every: int,
+    stop: int,
+    fraction: optax.ScalarOrSchedule,
+    key: chex.PRNGKey | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns an optimizer whose mask moves in place of some of its steps.
+
+    Args:
+      inner: any optax transformation.
+      mask: the mask to start from.
+      moved: from a situation to the new mask, a traceable function.
+      every: number of updates from one move to the next.
+      stop: number of updates after which the mask stays.
+      fraction: share of the kept connections to drop, decaying by a cosine to zero at
+        ``stop``; or a schedule ``step -> share``.
+      key: PRNG key of the moves, or None.
+    """
+    share = fraction_schedule(fraction, every, stop)
+    masked = sparse(inner, mask)
+
+    def init(params: optax.Params) -> MovingState:
+        started = masked.init(params)
+        return MovingState(
+            started.mask, jnp.int32(0), key, started.inner_state, no_change()
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: MovingState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, MovingState]:
+        checks.check_same_structure(updates, state.mask, "the gradient", "the mask")
+        check_params(params)
+
+        def move() -> tuple[Mask, Info]:
+            now = share(state.step)
+            new = moved(situation(state, params, updates, now, extra_args))
+            return new, change(state.mask, new, now)
+
+        is_due = (state.step > 0) & (state.step % every == 0) & (state.step < stop)
+        new, info = when(is_due, move, (state.mask, no_change()))
+        stepped, after = masked.update(
+            updates, SparseState(state.mask, state.inner_state), params, **extra_args
+        )
+        grown = jax.tree.map(lambda old, new: new & ~old, state.mask, new)
+        waited = fresh_where(grown, inner, state.inner_state, masks.apply(new, params))
+        inner_state = jax.tree.map(
+            lambda w, s: jnp.where(info.moved, w, s), waited, after.inner_state
+        )
+        # A move takes the place of a step: connections that stay do not change.
+        stepped = jax.tree.map(
+            lambda old, new, u, w: jnp.where(
+                info.moved, jnp.where(old & new, 0, -w), u
+            ),
+            state.mask,
+            new,
+            stepped,
+            params,
+        )
+        return stepped, MovingState(
+            new, optax.safe_increment(state.step), state.key, inner_state, info
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def situation(
+    state: Any,
+    params: chex.ArrayTree,
+    gradient: chex.ArrayTree,
+    fraction: chex.Array,
+    extra_args: dict[str, Any],
+) -> Move:
+    """Returns the situation of a move in an update."""
+    key = None if state.key is None else jax.random.fold_in(state.key, state.step)
+    return Move(
+        state.mask,
+        masks.apply(state.mask, params),
+        gradient,
+        fraction,
+        key,
+        extra_args.get("loss_fn"),
+        extra_args.get("batch"),
+    )
+
+
+def fraction_schedule(
+    fraction: optax.ScalarOrSchedule, every: int, stop: int
+) -> Callable[[chex.Array], chex.Array]:
+    """Returns ``step -> share of the kept connections to drop``, float32."""
+    checks.check_positive_integer(every, "every")
+    checks.check_positive_integer(stop, "stop")
+    if not callable(fraction):
+        meaning = "the share of the kept connections that a move may drop, e.g. 0.3"
+        checks.check_fraction(fraction, "fraction", meaning, closed=True)
+        fraction = optax.cosine_decay_schedule(fraction, stop)
+    schedule = fraction
+    return lambda step: jnp.asarray(schedule(step), jnp.float32)
+
+
+def no_change() -> Info:
+    """Returns the information of an update without a move."""
+    return Info(jnp.array(False), jnp.float32(0), jnp.int32(0), jnp.int32(0))
+
+
+def change(old: Mask, new: Mask, fraction: chex.Array) -> Info:
+    """Returns the information of an update with a move."""
+
+    def number(test: Callable[[chex.Array, chex.Array], chex.Array]) -> chex.Array:
+        counts = jax.tree.map(lambda o, n: jnp.sum(test(o, n)), old, new)
+        return sum(jax.tree.leaves(counts)).astype(jnp.int32)
+
+    dropped = number(lambda o, n: o & ~n)
+    return Info(jnp.array(True), fraction, dropped, number(lambda o, n: n & ~o))
+
+
+def check_params(params: Any) -> None:
+    """Raises a ``ValueError`` if the update of a moving mask has no params."""
+    if params is None:
+        raise ValueError(
+            "params is None, but a mask moves by the params; pass them: "
+            "optimizer.update(gradient, state, params)"
+        )
+
+
+def when(predicate: chex.Array, function: Callable[[], Tree], otherwise: Tree) -> Tree:
+    """Returns ``function()`` where a predicate is true, else ``otherwise``.
+
+    The function runs only if the predicate is true; under :func:`jax.vmap`, only if it
+    is true for some entry of the mapped axis.
+    """
+
+    def chosen() -> Tree:
+        return jax.tree.map(
+            lambda new, old: jnp.where(predicate, new, old), function(), otherwise
+        )
+
+    return jax.lax.cond(_somewhere(predicate), chosen, lambda: otherwise)
+
+
+@jax.custom_batching.custom_vmap
+def _somewhere(predicate: chex.Array) -> chex.Array:
+    """Returns a predicate; under vmap, one for the whole axis: if it is true anywhere.
+
+    By itself, vmap makes a select of a cond with a predicate for each entry, which
+    computes both branches.
+    """
+    return predicate
+
+
+@_somewhere.def_vmap
+def _(
+    axis_size: int, in_batched: list[bool], predicate: chex.Array
+) -> tuple[chex.Array, bool]:
+    del axis_size, in_batched
+    return _somewhere(jnp.any(predicate, axis=0)), False

@@ -1,0 +1,178 @@
+"""New masks: the weakest connections are dropped, and as many grow elsewhere.
+
+Connections move one by one, or in a structure: as whole blocks or units, which have the
+sums of their connections' scores, or so that N of M neighbors are kept.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from snipjax._src.types import Mask, Scores, Select
+from snipjax.masks import selection
+
+# A function such as masks.blocks with its settings bound. It returns a selection, and
+# takes the selection among blocks as `select`, unless it has a density of its own.
+Structure: TypeAlias = Callable[..., Select]
+
+
+def relocated(
+    mask: Mask,
+    scores: Scores,
+    growth: Scores,
+    fraction: chex.Array,
+    *,
+    structure: Structure | None = None,
+    layerwise: bool = True,
+) -> Mask:
+    r"""Returns a mask with the weakest connections dropped and as many others grown.
+
+    Of the :math:`n` kept connections of a leaf, :math:`\lfloor n \cdot fraction
+    \rfloor` with the least scores are dropped. Of all that are pruned then, as many
+    with the largest growth scores grow; a connection that was just dropped is among
+    them. Of equal scores, connections of lower flat index are kept, and grow. A NaN
+    counts as 0.
+
+    Args:
+      mask: the mask so far.
+      scores: pytree like the mask, larger where a connection matters more.
+      growth: pytree like the mask, larger where a connection should grow.
+      fraction: share of the kept connections to drop, float32 in [0, 1].
+      structure: e.g. ``functools.partial(masks.blocks, (4, 4))``; None for
+        connections one by one.
+      layerwise: whether each leaf keeps its number of connections; otherwise all
+        leaves together do.
+
+    Example:
+      >>> mask = {"w": jnp.array([True, True, False, False])}
+      >>> scores = {"w": jnp.array([1.0, 3.0, 0.0, 0.0])}
+      >>> growth = {"w": jnp.array([2.0, 9.0, 4.0, 5.0])}
+      >>> relocated(mask, scores, growth, jnp.float32(0.5))
+      {'w': Array([False,  True, False,  True], dtype=bool)}
+    """
+    items = Items(mask, structure)
+    old = items.mask
+    scores = items.sums(jax.tree.map(_pruned_last, mask, _ordered(mask, scores)))
+    growth = _ordered(mask, growth)
+
+    def kept(leaves: Sequence[Any]) -> list[chex.Array]:
+        number = count([keep for keep, _ in leaves])
+        dropped = jnp.floor(number.astype(jnp.float32) * fraction)
+        return largest(
+            [_pruned_last(keep, s) for keep, s in leaves],
+            number - dropped.astype(jnp.uint32),
+        )
+
+    def full(leaves: Sequence[Any]) -> list[chex.Array]:
+        number = count([keep for keep, _, _ in leaves])
+        return largest([_kept_first(k, g) for _, k, g in leaves], number)
+
+    stays = by_leaf(kept, old, scores, layerwise=layerwise)
+    if items.has_own_density:
+        return items.select(jax.tree.map(_kept_first, stays, growth))
+    new = by_leaf(full, old, stays, items.sums(growth), layerwise=layerwise)
+    return items.expanded(new)
+
+
+class Items:
+    """The connections of a mask, or its blocks or units, which move as wholes.
+
+    Attributes:
+      mask: the mask of the items; a scalar True where a leaf is not prunable.
+      has_own_density: whether the structure says by itself how many are kept.
+    """
+
+    def __init__(self, mask: Mask, structure: Structure | None) -> None:
+        self._structure = structure
+        self._prunable = jax.tree.map(lambda keep: jnp.ndim(keep) > 0, mask)
+        self._like = jax.tree.map(lambda keep: keep.astype(jnp.float32), mask)
+        self.has_own_density = (
+            structure is not None
+            and "select" not in inspect.signature(structure).parameters
+        )
+        self.mask = jax.tree.map(lambda kept: kept > 0, self.sums(self._like))
+
+    def sums(self, scores: Scores) -> Scores:
+        """Returns the scores of the items."""
+        if self._structure is None or self.has_own_density:
+            return scores
+        found: list[Scores] = []
+
+        def look(sums: Scores, sparsity: Any, prunable: Any) -> Mask:
+            found.append(sums)
+            return jax.tree.map(lambda s: jnp.ones(jnp.shape(s), jnp.bool_), sums)
+
+        self._structure(select=look)(scores, None, self._prunable)
+        return found[0]
+
+    def expanded(self, mask: Mask) -> Mask:
+        """Returns the mask of connections for a mask of items."""
+        if self._structure is None or self.has_own_density:
+            return mask
+        select = self._structure(select=lambda *_: mask)
+        return select(self._like, None, self._prunable)
+
+    def select(self, scores: Scores) -> Mask:
+        """Returns the mask of a structure that has a density of its own."""
+        assert self._structure is not None
+        return self._structure()(scores, None, self._prunable)
+
+
+def by_leaf(
+    function: Callable[[Sequence[Any]], list[chex.Array]],
+    mask: Mask,
+    *trees: chex.ArrayTree,
+    layerwise: bool,
+) -> Mask:
+    """Returns masks that a function makes of each prunable leaf, or of all together.
+
+    Args:
+      function: from tuples with a leaf of every tree to masks.
+      mask: pytree of bools; scalar leaves are not prunable and stay as they are.
+      *trees: pytrees like the mask.
+      layerwise: whether the function sees one leaf at a time.
+    """
+    leaves, treedef = jax.tree.flatten(mask)
+    columns = [leaves, *(jax.tree.leaves(tree) for tree in trees)]
+    rows = [row for row in zip(*columns) if jnp.ndim(row[0])]
+    parts = [[row] for row in rows] if layerwise else [rows]
+    new = iter([made for part in parts for made in function(part)])
+    return jax.tree.unflatten(
+        treedef, [next(new) if jnp.ndim(leaf) else leaf for leaf in leaves]
+    )
+
+
+def count(leaves: Sequence[chex.Array]) -> chex.Array:
+    """Returns the number of true entries of all leaves, uint32."""
+    return functools.reduce(
+        jnp.add, [jnp.sum(leaf, dtype=jnp.uint32) for leaf in leaves]
+    )
+
+
+def largest(leaves: list[chex.Array], k: chex.Array) -> list[chex.Array]:
+    """Returns masks of the k largest of all leaves, of equal entries the first."""
+    return selection.largest(leaves, k)
+
+
+def _ordered(mask: Mask, scores: Scores) -> Scores:
+    """Returns scores without NaN, and a scalar where a leaf is not prunable."""
+    return jax.tree.map(
+        lambda keep, s: (
+            jnp.where(jnp.isnan(s), 0, s) if jnp.ndim(keep) else jnp.float32(0)
+        ),
+        mask,
+        scores,
+    )
+
+
+def _pruned_last(keep: chex.Array, scores: chex.Array) -> chex.Array:
+    return jnp.where(keep, scores, jnp.finfo(scores.dtype).min)
+
+
+def _kept_first(keep: chex.Array, scores: chex.Array) -> chex.Array:
+    return jnp.where(keep, jnp.inf, scores)
