@@ -60,6 +60,25 @@ EXPECTED = {
     "cifar_vgg": {**CIFAR, "model.name": "vgg_d", "prune.sparsity": 0.95},
     "cifar_alexnet": {**CIFAR, "model.name": "alexnet_s", "prune.sparsity": 0.9},
     "cifar_wrn": {**CIFAR, "model.name": "wrn_16_8", "prune.sparsity": 0.95},
+    "mnist_rigl": {
+        **MNIST,
+        "prune.sparsity": 0.98,
+        "optimizer.sparse.name": "rigl",
+        "optimizer.sparse.every": 100,
+        "optimizer.sparse.stop": 0.75,
+        "optimizer.sparse.fraction": 0.3,
+    },
+    # The settings of RigL's paper, appendix.
+    "cifar_rigl": {
+        **CIFAR,
+        "model.name": "wrn_22_2",
+        "prune.method": "random",
+        "prune.prunable": "kernels",
+        "prune.select": "erk",
+        "prune.sparsity": 0.8,
+        "optimizer.decay_factor": 0.2,
+        "optimizer.sparse.name": "rigl",
+    },
 }
 # Studies, which depart from the protocol in their subject, and their combinations.
 STUDIES = {

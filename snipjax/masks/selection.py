@@ -83,18 +83,43 @@ class Limits(NamedTuple):
     most: chex.Array
 
 
-def largest(leaves: list[chex.Array], k: chex.Numeric) -> list[chex.Array]:
+def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
     """Returns masks of the ``k`` largest entries of all leaves together.
 
     Equal entries come in the order of their flat indices, counted on from leaf to leaf;
-    -0.0 and 0.0 are equal. NaN has no place in the order: check before. ``k`` may be
-    traced, an unsigned integer.
+    -0.0 and 0.0 are equal. NaN has no place in the order: check before.
 
     Example:
       >>> largest([jnp.array([3.0, 1.0]), jnp.array([2.0, 3.0])], 3)
       [Array([ True, False], dtype=bool), Array([ True,  True], dtype=bool)]
     """
     return _largest(leaves, k, None)
+
+
+def largest_among(
+    leaves: list[chex.Array], candidates: list[chex.Array], k: chex.Array
+) -> list[chex.Array]:
+    """Returns masks of the ``k`` largest of those entries that are candidates.
+
+    ``k`` is at most the number of candidates, an unsigned integer that may be traced.
+    Equal entries come in the order of their flat indices.
+
+    Example:
+      >>> x, candidates = jnp.array([5.0, 1.0, 3.0]), jnp.array([False, True, True])
+      >>> largest_among([x], [candidates], jnp.uint32(1))
+      [Array([False, False,  True], dtype=bool)]
+    """
+    leaves = [
+        jnp.where(is_candidate, jax.lax.stop_gradient(leaf), -jnp.inf)
+        for leaf, is_candidate in zip(leaves, candidates)
+    ]
+    start = _start_among(leaves, candidates, k)
+    threshold = _threshold(leaves, k, start, in_pieces=counting.is_on_one_cpu(leaves))
+    dtype = jnp.result_type(*leaves)
+    return [
+        threshold.is_kept(leaf, index, dtype) & (k > 0)
+        for leaf, index in zip(leaves, counting.flat_indices(leaves))
+    ]
 
 
 def largest_of_all_and_each(
@@ -125,7 +150,7 @@ def largest_of_all_and_each(
 
 
 def _largest(
-    leaves: list[chex.Array], k: chex.Numeric, limits: Limits | None
+    leaves: list[chex.Array], k: int, limits: Limits | None
 ) -> list[chex.Array]:
     """Returns masks of the entries at or above a threshold, that together count as k.
 
@@ -137,19 +162,9 @@ def _largest(
             f"{total:,} connections are more than 2**32 - 1, the most that can be "
             "counted; prune in groups, e.g. with masks.layerwise_topk"
         )
-    leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
-    if trees.is_traced(k):
-        found = _masks(
-            leaves,
-            k.astype(jnp.uint32),
-            None,
-            limits,
-            in_pieces=counting.is_on_one_cpu(leaves),
-            stride=None,
-        )
-        return [mask & (k > 0) for mask in found]
     if k in (0, total):
         return [jnp.full(leaf.shape, k == total) for leaf in leaves]
+    leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
     stride = total // _SAMPLE
     size = sum(len(range(0, leaf.size, max(stride, 1))) for leaf in leaves)
     return _masks(
@@ -194,7 +209,7 @@ def _sample_ranks(size: int, share: float) -> np.ndarray:
 def _masks(
     leaves: list[chex.Array],
     k: chex.Array,
-    sample_ranks: chex.Array | None,
+    sample_ranks: chex.Array,
     limits: Limits | None,
     *,
     in_pieces: bool,
@@ -204,7 +219,8 @@ def _masks(
     if in_pieces and stride:
         # Of a leaf of fewer entries than the stride, the first.
         hints = _hints([leaf.ravel()[::stride] for leaf in leaves], sample_ranks)
-    threshold = _threshold(leaves, k, limits, hints, in_pieces=in_pieces)
+    start = _start(leaves, k, limits)
+    threshold = _threshold(leaves, k, start, limits, hints, in_pieces=in_pieces)
     dtype = jnp.result_type(*leaves)
     return [
         threshold.is_kept(leaf, index, dtype)
@@ -215,6 +231,7 @@ def _masks(
 def _threshold(
     leaves: list[chex.Array],
     k: chex.Array,
+    start: Search,
     limits: Limits | None = None,
     hints: Hints | None = None,
     *,
@@ -254,13 +271,16 @@ def _threshold(
         ties = _start_of_ties(search, total, k)
         return jax.tree.map(lambda t, s: jnp.where(is_turn, t, s), ties, search)
 
-    found = jax.lax.while_loop(is_open, narrowed, _start(leaves, k, limits))
+    found = jax.lax.while_loop(is_open, narrowed, start)
     return threshold_at(found, found.low)
 
 
 def _hints(sample: list[chex.Array], ranks: chex.Array) -> Hints:
     middle, low, high = jax.lax.map(
-        lambda rank: _threshold(sample, rank, in_pieces=False).key, ranks
+        lambda rank: (
+            _threshold(sample, rank, _start(sample, rank, None), in_pieces=False).key
+        ),
+        ranks,
     )
     levels = jnp.concatenate([_keys(leaf, sample) for leaf in sample])
     are_tied = jnp.sum(levels == middle) > 1
@@ -302,6 +322,38 @@ def _start(leaves: list[chex.Array], k: chex.Array, limits: Limits | None) -> Se
     zero = (low ^ low).astype(jnp.uint32)
     at_low = jnp.uint32(sum(leaf.size for leaf in leaves)) + zero
     at_high = zero if limits is None else zero + jnp.sum(limits.least)
+    return _search(low, high, at_low, at_high, k)
+
+
+def _start_among(
+    leaves: list[chex.Array], candidates: list[chex.Array], k: chex.Array
+) -> Search:
+    # The bracket is of candidates alone, and tight, for few rounds.
+    dtype = jnp.result_type(*leaves)
+    tiny = jnp.finfo(dtype).tiny
+    lows = [
+        jnp.min(jnp.where(is_candidate, leaf.astype(dtype), jnp.inf))
+        for leaf, is_candidate in zip(leaves, candidates)
+    ]
+    least = jnp.min(jnp.stack(lows))
+    most = jnp.max(jnp.stack([jnp.max(leaf.astype(dtype)) for leaf in leaves]))
+    # From a normal number on, no subnormal is among them that was taken for zero.
+    least = jnp.where(least >= tiny, least, jnp.minimum(least, -tiny))
+    at_low = sum(jnp.sum(leaf, dtype=jnp.uint32) for leaf in candidates)
+    low = counting.ordered_bits(least, dtype)
+    high = counting.ordered_bits(jnp.maximum(most, tiny), dtype)
+    return _search(low, high, at_low, jnp.zeros_like(at_low), k)
+
+
+def _search(
+    low: chex.Array,
+    high: chex.Array,
+    at_low: chex.Array,
+    at_high: chex.Array,
+    k: chex.Array,
+) -> Search:
+    """Returns the search between two keys, of which the higher may be the largest."""
+    zero = (low ^ low).astype(jnp.uint32)
     return Search(
         low,
         high + 1,

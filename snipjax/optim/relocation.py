@@ -61,20 +61,22 @@ def relocated(
     growth = _ordered(mask, growth)
 
     def kept(leaves: Sequence[Any]) -> list[chex.Array]:
-        number = count([keep for keep, _ in leaves])
+        old, scores = zip(*leaves)
+        number = count(old)
         dropped = jnp.floor(number.astype(jnp.float32) * fraction)
-        return largest(
-            [_pruned_last(keep, s) for keep, s in leaves],
-            number - dropped.astype(jnp.uint32),
-        )
+        return selection.largest_among(scores, old, number - dropped.astype(jnp.uint32))
 
     def full(leaves: Sequence[Any]) -> list[chex.Array]:
-        number = count([keep for keep, _, _ in leaves])
-        return largest([_kept_first(k, g) for _, k, g in leaves], number)
+        old, stays, growth = zip(*leaves)
+        candidates = [~leaf for leaf in stays]
+        grown = selection.largest_among(growth, candidates, count(old) - count(stays))
+        return [stay | grow for stay, grow in zip(stays, grown)]
 
     stays = by_leaf(kept, old, scores, layerwise=layerwise)
     if items.has_own_density:
-        return items.select(jax.tree.map(_kept_first, stays, growth))
+        return items.select(
+            jax.tree.map(lambda keep, g: jnp.where(keep, jnp.inf, g), stays, growth)
+        )
     new = by_leaf(full, old, stays, items.sums(growth), layerwise=layerwise)
     return items.expanded(new)
 
@@ -154,11 +156,6 @@ def count(leaves: Sequence[chex.Array]) -> chex.Array:
     )
 
 
-def largest(leaves: list[chex.Array], k: chex.Array) -> list[chex.Array]:
-    """Returns masks of the k largest of all leaves, of equal entries the first."""
-    return selection.largest(leaves, k)
-
-
 def _ordered(mask: Mask, scores: Scores) -> Scores:
     """Returns scores without NaN, and a scalar where a leaf is not prunable."""
     return jax.tree.map(
@@ -172,7 +169,3 @@ def _ordered(mask: Mask, scores: Scores) -> Scores:
 
 def _pruned_last(keep: chex.Array, scores: chex.Array) -> chex.Array:
     return jnp.where(keep, scores, jnp.finfo(scores.dtype).min)
-
-
-def _kept_first(keep: chex.Array, scores: chex.Array) -> chex.Array:
-    return jnp.where(keep, jnp.inf, scores)
