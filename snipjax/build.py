@@ -92,6 +92,9 @@ SPARSE: Mapping[str, str] = {
     "static": "snipjax.optim:sparse",
     "rigl": "snipjax.optim:rigl",
     "set": "snipjax.optim:set",
+    "sparse_momentum": "snipjax.optim:sparse_momentum",
+    "gradual_magnitude": "snipjax.optim:gradual_magnitude",
+    "straight_through": "snipjax.optim:straight_through",
 }
 LOSSES: Mapping[str, str] = {"cross_entropy": "snipjax.training:cross_entropy"}
 SCHEDULES = ("step", "cosine", "constant")
@@ -331,6 +334,7 @@ def sparse(config: ConfigDict) -> Callable[..., Any]:
     name, field = settings.name, "optimizer.sparse.name"
     offers = {
         **{k: v for k, v in settings.items() if k != "name"},
+        "start": round(settings.start * config.train.steps),
         "stop": last_move(config),
     }
     function = imports.load_function(
@@ -346,7 +350,7 @@ def sparse(config: ConfigDict) -> Callable[..., Any]:
 
 
 def last_move(config: ConfigDict) -> int:
-    """Returns the number of steps after which the mask stays; 0 for a static one.
+    """Returns the step of the last move of the mask, at most; 0 for a static one.
 
     >>> from snipjax import config as configs
     >>> config = configs.default()
@@ -357,4 +361,5 @@ def last_move(config: ConfigDict) -> int:
     settings = config.optimizer.sparse
     if settings.name == "static":
         return 0
-    return max(1, round(settings.stop * config.train.steps))
+    steps = config.train.steps
+    return max(1, min(round(settings.stop * steps), steps - 1))

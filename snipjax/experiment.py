@@ -193,7 +193,8 @@ def train(
         config.eval_every,
         config.checkpoint_every,
         config.steps_per_dispatch,
-        best_from=build.last_move(setup.config),  # of the mask's, for its sparsity
+        # With the last mask, whose sparsity the result tells.
+        best_from=build.last_move(setup.config) + 1,
     )
 
     def checkpoint(state: TrainState, progress: loop.Progress) -> None:

@@ -120,7 +120,14 @@ FIELDS: tuple[Field, ...] = (
         Field(
             "fraction", 0.3, "share of connections that a first move drops", below=1.0
         ),
-        Field("layerwise", True, "keep the number of connections of each layer"),
+        Field("layerwise", True, "whether each layer keeps its number of connections"),
+        Field("start", 0.0, "share of the steps before gradual_magnitude prunes"),
+        Field(
+            "sparsity",
+            0.9,
+            "sparsity that gradual_magnitude and straight_through come to",
+            below=1.0,
+        ),
     ),
     *section(
         "train",

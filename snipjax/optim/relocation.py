@@ -56,29 +56,46 @@ def relocated(
       {'w': Array([False,  True, False,  True], dtype=bool)}
     """
     items = Items(mask, structure)
-    old = items.mask
-    scores = items.sums(jax.tree.map(_pruned_last, mask, _ordered(mask, scores)))
-    growth = _ordered(mask, growth)
-
-    def kept(leaves: Sequence[Any]) -> list[chex.Array]:
-        old, scores = zip(*leaves)
-        number = count(old)
-        dropped = jnp.floor(number.astype(jnp.float32) * fraction)
-        return selection.largest_among(scores, old, number - dropped.astype(jnp.uint32))
-
-    def full(leaves: Sequence[Any]) -> list[chex.Array]:
-        old, stays, growth = zip(*leaves)
-        candidates = [~leaf for leaf in stays]
-        grown = selection.largest_among(growth, candidates, count(old) - count(stays))
-        return [stay | grow for stay, grow in zip(stays, grown)]
-
-    stays = by_leaf(kept, old, scores, layerwise=layerwise)
+    growth = ordered(mask, growth)
+    stays = without_weakest(items.mask, items.kept_scores(scores), fraction, layerwise)
     if items.has_own_density:
         return items.select(
             jax.tree.map(lambda keep, g: jnp.where(keep, jnp.inf, g), stays, growth)
         )
-    new = by_leaf(full, old, stays, items.sums(growth), layerwise=layerwise)
-    return items.expanded(new)
+    dropped = jax.tree.map(lambda old, stay: count([old & ~stay]), items.mask, stays)
+    return items.expanded(with_grown(stays, items.sums(growth), dropped, layerwise))
+
+
+def without_weakest(
+    mask: Mask, scores: Scores, fraction: chex.Array, layerwise: bool = True
+) -> Mask:
+    """Returns the mask less a share of its connections, the ones of least scores."""
+
+    def kept(rows: Sequence[Any]) -> list[chex.Array]:
+        old, scores = zip(*rows)
+        number = count(old)
+        dropped = jnp.floor(number.astype(jnp.float32) * fraction)
+        return selection.largest_among(scores, old, number - dropped.astype(jnp.uint32))
+
+    return by_leaf(kept, mask, scores, layerwise=layerwise)
+
+
+def with_grown(
+    mask: Mask, growth: Scores, numbers: chex.ArrayTree, layerwise: bool = True
+) -> Mask:
+    """Returns the mask and some of the pruned connections, the ones of largest growth.
+
+    ``numbers`` has a uint32 scalar for each leaf, which counts for all leaves together
+    where it is not layerwise.
+    """
+
+    def grown(rows: Sequence[Any]) -> list[chex.Array]:
+        stays, growth, numbers = zip(*rows)
+        number = functools.reduce(jnp.add, numbers)
+        new = selection.largest_among(growth, [~stay for stay in stays], number)
+        return [stay | grow for stay, grow in zip(stays, new)]
+
+    return by_leaf(grown, mask, growth, numbers, layerwise=layerwise)
 
 
 class Items:
@@ -90,7 +107,7 @@ class Items:
     """
 
     def __init__(self, mask: Mask, structure: Structure | None) -> None:
-        self._structure = structure
+        self._structure, self._connections = structure, mask
         self._prunable = jax.tree.map(lambda keep: jnp.ndim(keep) > 0, mask)
         self._like = jax.tree.map(lambda keep: keep.astype(jnp.float32), mask)
         self.has_own_density = (
@@ -111,6 +128,16 @@ class Items:
 
         self._structure(select=look)(scores, None, self._prunable)
         return found[0]
+
+    def kept_scores(self, scores: Scores) -> Scores:
+        """Returns the scores of the items, of their kept connections alone."""
+        return self.sums(
+            jax.tree.map(
+                lambda keep, s: jnp.where(keep, s, jnp.finfo(s.dtype).min),
+                self._connections,
+                ordered(self._connections, scores),
+            )
+        )
 
     def expanded(self, mask: Mask) -> Mask:
         """Returns the mask of connections for a mask of items."""
@@ -156,7 +183,7 @@ def count(leaves: Sequence[chex.Array]) -> chex.Array:
     )
 
 
-def _ordered(mask: Mask, scores: Scores) -> Scores:
+def ordered(mask: Mask, scores: Scores) -> Scores:
     """Returns scores without NaN, and a scalar where a leaf is not prunable."""
     return jax.tree.map(
         lambda keep, s: (
@@ -165,7 +192,3 @@ def _ordered(mask: Mask, scores: Scores) -> Scores:
         mask,
         scores,
     )
-
-
-def _pruned_last(keep: chex.Array, scores: chex.Array) -> chex.Array:
-    return jnp.where(keep, scores, jnp.finfo(scores.dtype).min)

@@ -1,0 +1,200 @@
+"""Sparse momentum: connections go to the layers, and places, of large momentum."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from snipjax import saliency
+from snipjax._src.types import Criterion, Mask
+from snipjax.optim.moves import Info, Move, MovingState, moving
+from snipjax.optim.relocation import count, ordered, with_grown, without_weakest
+
+
+class SparseMomentumState(NamedTuple):
+    """State of :func:`sparse_momentum`.
+
+    Attributes:
+      mask: the mask now, a pytree of bools like the params.
+      step: number of updates so far, int32.
+      key: PRNG key of all moves, or None; a move takes ``fold_in(key, step)``.
+      inner_state: state of the inner optimizer.
+      info: the change of the mask in the last update.
+      momentum: mean of the gradients so far, of pruned connections too; a scalar where
+        a leaf is not prunable.
+    """
+
+    mask: chex.ArrayTree
+    step: chex.Array
+    key: chex.PRNGKey | None
+    inner_state: optax.OptState
+    info: Info
+    momentum: chex.ArrayTree
+
+
+def sparse_momentum(
+    inner: optax.GradientTransformation,
+    mask: Mask,
+    *,
+    every: int,
+    stop: int,
+    fraction: optax.ScalarOrSchedule = 0.5,
+    decay: float = 0.9,
+    criterion: Criterion = saliency.magnitude,
+    key: chex.PRNGKey | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Returns an optimizer that moves weak connections to where momentum is large.
+
+    Every update takes the mean :math:`M \leftarrow decay \, M + (1 - decay) \,
+    \partial L / \partial w` of the gradients, of pruned connections too. In update
+    :math:`t = every, 2\,every, \dots < stop`, the share :math:`\frac{\alpha}{2} (1 +
+    \cos\frac{\pi t}{stop})` of each leaf's kept connections with the smallest
+    :math:`|w|` is dropped. As many grow, and leaf :math:`l` gets of them
+
+    .. math:: \frac{\bar M_l}{\sum_i \bar M_i}
+
+    with the mean :math:`\bar M_l` of :math:`|M|` over its kept connections: in each
+    leaf the ones with the largest :math:`|M|`. A leaf that is full leaves its share to
+    the others. The number of connections of all leaves is the same after every move. A
+    connection that grows starts from zero, with the moments that the inner optimizer
+    starts with. A move takes the place of a step, as in :func:`rigl`.
+
+    Args:
+      inner: any optax transformation, extra arguments included.
+      mask: pytree of bools like the params, the mask to start from.
+      every: number of updates from one move to the next; in the paper an epoch.
+      stop: number of updates after which the mask stays.
+      fraction: share :math:`\alpha` of the kept connections that a first move would
+        drop, or a schedule ``step -> share`` in place of the cosine.
+      decay: decay of the mean of the gradients.
+      criterion: ``(loss_fn, params, batch, *, key) -> scores``; the connections of the
+        least scores are dropped. ``loss_fn`` and ``batch`` are the extra arguments of
+        that name of ``update``, or None.
+      key: PRNG key for a criterion that draws random numbers.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` with a :class:`SparseMomentumState`.
+
+    Raises:
+      ValueError: if ``every`` or ``stop`` is not a positive integer, or ``fraction`` is
+        outside [0, 1]. ``update`` raises it without params.
+
+    Example:
+      >>> mask = {"v": jnp.array([[True, False]]), "w": jnp.array([[True, False]])}
+      >>> optimizer = sparse_momentum(
+      ...     optax.sgd(0.1), mask, every=1, stop=9,
+      ...     fraction=optax.constant_schedule(1.0))
+      >>> params = {"v": jnp.array([[1.0, 0.0]]), "w": jnp.array([[2.0, 0.0]])}
+      >>> gradient = {"v": jnp.array([[9.0, 8.0]]), "w": jnp.array([[0.1, 0.2]])}
+      >>> state = optimizer.init(params)
+      >>> for _ in range(2):
+      ...     updates, state = optimizer.update(gradient, state, params)
+      >>> state.mask["v"].tolist(), state.mask["w"].tolist()
+      ([[True, True]], [[False, False]])
+
+    Dettmers, Zettlemoyer, "Sparse Networks from Scratch: Faster Training without Losing
+    Performance", 2019, algorithm 1.
+    """
+    settings: dict[str, Any] = {
+        "every": every,
+        "stop": stop,
+        "fraction": fraction,
+        "key": key,
+    }
+
+    def init(params: optax.Params) -> SparseMomentumState:
+        state = moving(inner, mask, lambda move: move.mask, **settings).init(params)
+        momentum = params
+        if jax.tree.leaves(params):  # or it is a placeholder, of optax.tree.map_params
+            momentum = jax.tree.map(
+                lambda keep, w: jnp.zeros_like(w) if jnp.ndim(keep) else jnp.zeros(()),
+                state.mask,
+                params,
+            )
+        return SparseMomentumState(*state, momentum)
+
+    def update(
+        updates: optax.Updates,
+        state: SparseMomentumState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, SparseMomentumState]:
+        momentum = jax.tree.map(
+            lambda m, g: decay * m + (1 - decay) * g if jnp.ndim(m) else m,
+            state.momentum,
+            updates,
+        )
+
+        def moved(move: Move) -> Mask:
+            scores = criterion(move.loss_fn, move.params, move.batch, key=move.key)
+            stays = without_weakest(
+                move.mask, ordered(move.mask, scores), move.fraction
+            )
+            size = ordered(move.mask, jax.tree.map(jnp.abs, momentum))
+            numbers = redistributed(move.mask, stays, size)
+            return with_grown(stays, size, numbers)
+
+        optimizer = moving(inner, mask, moved, **settings)
+        updates, after = optimizer.update(
+            updates, MovingState(*state[:-1]), params, **extra_args
+        )
+        return updates, SparseMomentumState(*after, momentum)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def redistributed(mask: Mask, stays: Mask, momentum: chex.ArrayTree) -> chex.ArrayTree:
+    """Returns how many connections grow in each leaf, uint32 scalars.
+
+    They are as many as were dropped, in the ratio of the means of the momentum's
+    magnitude over the connections that were kept.
+    """
+    leaves, treedef = jax.tree.flatten(mask)
+    is_prunable = [jnp.ndim(keep) > 0 for keep in leaves]
+
+    def vector(function: Any, *trees: chex.ArrayTree) -> chex.Array:
+        rows = zip(is_prunable, *map(jax.tree.leaves, trees))
+        return jnp.stack([function(*row) for chosen, *row in rows if chosen])
+
+    kept = vector(lambda keep: count([keep]), mask)
+    left = vector(lambda keep: count([keep]), stays)
+    sums = vector(
+        lambda keep, m: jnp.sum(jnp.where(keep, m, 0), dtype=jnp.float32),
+        mask,
+        momentum,
+    )
+    sizes = vector(lambda keep: jnp.uint32(keep.size), mask)
+    means = sums / jnp.maximum(kept, 1)
+    numbers = iter(apportioned(jnp.sum(kept - left), means, sizes - left))
+    return jax.tree.unflatten(
+        treedef, [next(numbers) if chosen else jnp.uint32(0) for chosen in is_prunable]
+    )
+
+
+def apportioned(total: chex.Array, ratios: chex.Array, room: chex.Array) -> chex.Array:
+    """Returns whole numbers in some ratios that add up to a total, uint32.
+
+    None is larger than its room; the excess goes to the others in their ratios. Parts
+    of one go to the largest quota. The total is at most the room of all.
+
+    Example:
+      >>> apportioned(jnp.uint32(9), jnp.array([2.0, 1.0]), jnp.array([3, 9], "uint32"))
+      Array([3, 6], dtype=uint32)
+    """
+    # Where no other is left, an entry of ratio zero takes the rest.
+    ratios = jnp.maximum(ratios / jnp.max(ratios), jnp.finfo(jnp.float32).tiny)
+    ratios = jnp.where(jnp.isnan(ratios), 1.0, ratios)
+
+    def body(numbers: chex.Array) -> chex.Array:
+        rest = total - jnp.sum(numbers)
+        weights = jnp.where(numbers < room, ratios, 0.0)
+        quotas = rest * (weights / jnp.sum(weights))
+        more = jnp.minimum(jnp.floor(quotas).astype(jnp.uint32), room - numbers)
+        one = jnp.arange(len(room)) == jnp.argmax(quotas)
+        return numbers + jnp.where(jnp.any(more > 0), more, one.astype(jnp.uint32))
+
+    return jax.lax.while_loop(
+        lambda numbers: jnp.sum(numbers) < total, body, jnp.zeros_like(room)
+    )
