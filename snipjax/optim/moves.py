@@ -192,7 +192,7 @@ def change(old: Mask, new: Mask, fraction: chex.Array) -> Info:
 
     def number(test: Callable[[chex.Array, chex.Array], chex.Array]) -> chex.Array:
         counts = jax.tree.map(lambda o, n: jnp.sum(test(o, n)), old, new)
-        return sum(jax.tree.leaves(counts)).astype(jnp.int32)
+        return jnp.asarray(sum(jax.tree.leaves(counts)), jnp.int32)
 
     dropped = number(lambda o, n: o & ~n)
     return Info(jnp.array(True), fraction, dropped, number(lambda o, n: n & ~o))

@@ -72,7 +72,7 @@ def without_weakest(
     """Returns the mask less a share of its connections, the ones of least scores."""
 
     def kept(rows: Sequence[Any]) -> list[chex.Array]:
-        old, scores = zip(*rows)
+        old, scores = map(list, zip(*rows))
         number = count(old)
         dropped = jnp.floor(number.astype(jnp.float32) * fraction)
         return selection.largest_among(scores, old, number - dropped.astype(jnp.uint32))
@@ -90,7 +90,7 @@ def with_grown(
     """
 
     def grown(rows: Sequence[Any]) -> list[chex.Array]:
-        stays, growth, numbers = zip(*rows)
+        stays, growth, numbers = map(list, zip(*rows))
         number = functools.reduce(jnp.add, numbers)
         new = selection.largest_among(growth, [~stay for stay in stays], number)
         return [stay | grow for stay, grow in zip(stays, new)]

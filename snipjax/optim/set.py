@@ -81,6 +81,7 @@ def set(
     """
 
     def moved(move: Move) -> Mask:
+        assert move.key is not None
         drop_key, grow_key = jax.random.split(move.key)
         return relocated(
             move.mask,

@@ -113,7 +113,7 @@ def sparse_momentum(
                 state.mask,
                 params,
             )
-        return SparseMomentumState(*state, momentum)
+        return SparseMomentumState(**state._asdict(), momentum=momentum)
 
     def update(
         updates: optax.Updates,
@@ -140,7 +140,7 @@ def sparse_momentum(
         updates, after = optimizer.update(
             updates, MovingState(*state[:-1]), params, **extra_args
         )
-        return updates, SparseMomentumState(*after, momentum)
+        return updates, SparseMomentumState(**after._asdict(), momentum=momentum)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
