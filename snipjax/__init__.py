@@ -1,8 +1,9 @@
 """Pruning neural networks at initialization, as pure functions on pytrees.
 
 :mod:`snipjax.saliency` scores connections, :mod:`snipjax.masks` turns scores into
-masks, :mod:`snipjax.pruning` does both in one call and :mod:`snipjax.optim` keeps
-pruned entries at zero during training. Modules are imported when they are first used.
+masks, :mod:`snipjax.pruning` does both in one call, :mod:`snipjax.optim` keeps pruned
+entries at zero during training, and :mod:`snipjax.shrink` makes networks without the
+units that a mask prunes. Modules are imported when they are first used.
 """
 
 import importlib
@@ -10,7 +11,7 @@ import types
 
 __version__ = "0.1.0"
 
-_CORE = ("masks", "optim", "pruning", "saliency")
+_CORE = ("masks", "optim", "pruning", "saliency", "shrink")
 _TRAIN = (
     "config",
     "data",

@@ -47,7 +47,8 @@ def required(extra: str | None = None) -> set[str]:
 
 
 def test_the_base_install_is_what_the_core_imports() -> None:
-    core = [f"snipjax/{room}/*.py" for room in ("_src", "masks", "optim", "saliency")]
+    rooms = ("_src", "masks", "optim", "saliency", "shrink")
+    core = [f"snipjax/{room}/*.py" for room in rooms]
     assert imported("snipjax/pruning.py", *core) == required()
 
 

@@ -16,6 +16,7 @@ ROWS = (
     ("masks",),
     ("pruning",),
     ("optim",),
+    ("shrink",),
     ("ops",),
     ("initializers",),
     ("models",),

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from snipjax._src import jaxprs
 from snipjax._src.types import Mask
 from snipjax.masks import counting
 from snipjax.masks.mask import check_mask, prunable_leaves
@@ -30,10 +31,6 @@ _MOVES = {
 _JOINS = {"concatenate", "dynamic_update_slice", "pad", "scatter", "scatter-add"}
 _CUMULATIVE = {"cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum"}
 _WINDOWS = {"reduce_window_max", "reduce_window_min", "reduce_window_sum"}
-_CALLS = {
-    *("checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"),
-    *("custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2"),
-}
 # Functions by entries that are not zero at zero.
 _NEVER_ZERO = {
     *("acos", "cos", "cosh", "eq", "erfc", "exp", "exp2", "ge", "is_finite", "le"),
@@ -187,7 +184,7 @@ _is_there.defvjp(_is_there_forward, _is_there_backward)
 
 def _run(closed: Any, operands: Sequence[_Value]) -> list[_Value]:
     """Returns the results of a jaxpr, which may be open if it has no constants."""
-    jaxpr, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+    jaxpr, consts = jaxprs.opened(closed)
     values = {
         variable: _Value(x, True, False)
         for variable, x in zip(jaxpr.constvars, consts, strict=True)
@@ -208,21 +205,20 @@ def _step(equation: Any, operands: list[_Value]) -> list[_Value]:
     name, params = equation.primitive.name, equation.params
     if all(x.is_exact for x in operands):
         is_reached = any(x.is_reached for x in operands)
-        results = _bind(equation, [x.array for x in operands])
+        results = jaxprs.bind(equation, [x.array for x in operands])
         return [_Value(x, True, is_reached) for x in results]
-    if name in _CALLS:
-        names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-        return _run(next(params[n] for n in names if n in params), operands)
+    if name in jaxprs.CALLS:
+        return _run(jaxprs.inner(equation), operands)
     if name == "cond":
-        return _cond(params, operands)
+        return _cond(equation, operands)
     if name == "scan":
         return _scan(params, operands)
     if name == "optimization_barrier":
         return operands
     if name == "split":
         (whole,) = operands
-        pieces = [_bind(equation, [_present(whole)])]
-        pieces += [_bind(equation, [_reached(whole)])] if whole.is_reached else []
+        pieces = [jaxprs.bind(equation, [_present(whole)])]
+        pieces += [jaxprs.bind(equation, [_reached(whole)])] if whole.is_reached else []
         return [_Value(p, False, whole.is_reached, *r) for p, *r in zip(*pieces)]
     return [_result(equation, operands)]
 
@@ -239,7 +235,7 @@ def _result(equation: Any, operands: list[_Value]) -> _Value:
         return _product(jnp.multiply, first, _ones_like(others[0]))
     if name in _MOVES and all(x.is_exact for x in others):
         places = [x.array for x in others]
-        result = _sum(lambda terms: _bind(equation, [*terms, *places])[0], [first])
+        result = _sum(lambda terms: jaxprs.bind(equation, [*terms, *places])[0], [first])
         if any(x.is_reached for x in others) and not first.is_reached:
             # Inputs, such as tokens, choose the entries.
             return _Value(result.array, False, True, result.array)
@@ -250,7 +246,7 @@ def _result(equation: Any, operands: list[_Value]) -> _Value:
         def join(terms: list[chex.Array]) -> chex.Array:
             rest = iter(terms)
             values = [next(rest) if t else x.array for t, x in zip(are_terms, operands)]
-            return _bind(equation, values)[0]
+            return jaxprs.bind(equation, values)[0]
 
         return _sum(join, [x for t, x in zip(are_terms, operands) if t])
     if name == "select_n":
@@ -296,7 +292,7 @@ def _sum(add: Callable[[list[Any]], chex.Array], terms: Sequence[_Value]) -> _Va
 
 def _selection(equation: Any, which: _Value, cases: list[_Value]) -> _Value:
     if which.is_exact:
-        return _sum(lambda terms: _bind(equation, [which.array, *terms])[0], cases)
+        return _sum(lambda terms: jaxprs.bind(equation, [which.array, *terms])[0], cases)
     shape = equation.outvars[0].aval.shape
     result = _sum(lambda terms: jnp.broadcast_to(sum(terms), shape), cases)
     # What is selected depends on the condition too.
@@ -336,7 +332,10 @@ def _ones_like(x: _Value) -> _Value:
 def _multiplied(equation: Any, a: chex.Array, b: chex.Array) -> chex.Array:
     if equation.primitive.name in ("and", "mul"):
         return a * b
-    return _bind(equation, [a, b], is_float32=True)[0]
+    # Counts of 1.0, which are exact in float32 alone.
+    name = "preferred_element_type"
+    changes = {name: jnp.dtype(jnp.float32)} if name in equation.params else {}
+    return jaxprs.bind(equation, [a, b], **changes)[0]
 
 
 def _is_spread(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
@@ -347,11 +346,9 @@ def _is_spread(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
     )
 
 
-def _cond(params: Any, operands: list[_Value]) -> list[_Value]:
+def _cond(equation: Any, operands: list[_Value]) -> list[_Value]:
     """Returns the results of any branch, or of the default for all platforms."""
-    branches, platforms = params["branches"], params.get("branches_platforms")
-    if platforms and None in platforms:
-        branches = [branches[platforms.index(None)]]
+    branches = jaxprs.branches(equation)
     results = [_run(branch, operands[1:]) for branch in branches]
     return [functools.reduce(_either, values) for values in zip(*results)]
 
@@ -400,24 +397,6 @@ def _window_sum(x: chex.Array, params: Any) -> chex.Array:
         params["base_dilation"],
         params["window_dilation"],
     )
-
-
-def _bind(
-    equation: Any, values: Sequence[Any], *, is_float32: bool = False
-) -> list[Any]:
-    """Returns what the primitive of an equation gives for some values."""
-    primitive, params = equation.primitive, equation.params
-    if is_float32:
-        params = {
-            k: jnp.dtype(jnp.float32) if k == "preferred_element_type" else v
-            for k, v in params.items()
-        }
-    params = primitive.get_bind_params(params)
-    # Earlier versions of JAX give functions and parameters.
-    functions, params = params if isinstance(params, tuple) else ((), params)
-    with equation.ctx.manager:
-        results = primitive.bind(*functions, *values, **params)
-    return list(results) if primitive.multiple_results else [results]
 
 
 def _is_number(variable: Any) -> bool:

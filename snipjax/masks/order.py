@@ -7,7 +7,7 @@ import chex
 import jax
 from jax.extend import core
 
-from snipjax._src import trees
+from snipjax._src import jaxprs, trees
 
 
 def layer_order(
@@ -51,7 +51,7 @@ def layer_order(
 
         for equation in jaxpr.eqns:
             found = [read(atom) for atom in equation.invars]
-            inner = _inner(equation)
+            inner, _ = jaxprs.opened(jaxprs.inner(equation))
             if inner is not None and len(inner.invars) == len(found):
                 results = visit(inner, found)
             elif any(source is None for source in found):
@@ -67,12 +67,3 @@ def layer_order(
     operands += [None] * (len(closed.jaxpr.invars) - number)
     visit(closed.jaxpr, operands)
     return tuple(order)
-
-
-def _inner(equation: Any) -> Any:
-    """Returns the jaxpr that an equation runs on all of its operands, if it does."""
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        if name in equation.params:
-            inner = equation.params[name]
-            return getattr(inner, "jaxpr", inner)
-    return None

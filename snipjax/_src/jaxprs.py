@@ -1,0 +1,48 @@
+"""Equations of jaxprs: the jaxpr that one calls, its branches, and its result."""
+
+from collections.abc import Sequence
+from typing import Any
+
+# Operations that run a jaxpr once, on all of their operands.
+CALLS = {
+    *("checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"),
+    *("custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2"),
+}
+
+
+def inner(equation: Any) -> Any:
+    """Returns the jaxpr that an equation runs on all of its operands, if it does.
+
+    It may be open if it has no constants.
+    """
+    names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+    found = (equation.params[name] for name in names if name in equation.params)
+    return next(found, None)
+
+
+def opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+    """Returns an open jaxpr and its constants, from an open or a closed one."""
+    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+
+
+def branches(equation: Any) -> Sequence[Any]:
+    """Returns the branches of a conditional, or the default one of all platforms."""
+    found = equation.params["branches"]
+    platforms = equation.params.get("branches_platforms")
+    if platforms and None in platforms:
+        return [found[platforms.index(None)]]
+    return found
+
+
+def bind(equation: Any, values: Sequence[Any], **changes: Any) -> list[Any]:
+    """Returns the results of an equation's primitive on some values.
+
+    ``changes`` take the place of the parameters of that name.
+    """
+    primitive = equation.primitive
+    params = primitive.get_bind_params({**equation.params, **changes})
+    # Earlier versions of JAX give functions and parameters.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    with equation.ctx.manager:
+        results = primitive.bind(*functions, *values, **params)
+    return list(results) if primitive.multiple_results else [results]

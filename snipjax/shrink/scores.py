@@ -1,0 +1,59 @@
+"""Scores of units, from scores of connections."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snipjax._src import checks
+from snipjax._src.types import Scores
+from snipjax.shrink.units import Layer, Member, Units
+
+
+def unit_scores(scores: Scores, units: Units) -> dict[str, chex.Array]:
+    r"""Returns the score of each unit: the magnitude of a sum over connections.
+
+    .. math:: S_u = \Big| \sum_{j \in \text{connections that } u \text{ feeds}} s_j \Big|
+
+    With the signed derivative in each connection, :func:`snipjax.saliency.sensitivity`,
+    this is the derivative of the loss in a gate on the unit's activation,
+    :math:`|\partial L / \partial g_u|`. With scores that are not negative, of any
+    criterion, it is their sum. A unit that feeds no connection of its own, such as a
+    channel of a depthwise convolution's result, is scored by the connections that feed
+    it.
+
+    Args:
+      scores: pytree of floating-point arrays like the parameters.
+      units: the units of the network.
+
+    Returns:
+      A float32 array ``[units]`` for each layer, by its name.
+
+    Raises:
+      ValueError: if the structures or shapes do not match.
+
+    Example:
+      >>> from snipjax import shrink
+      >>> params = {"v": jnp.ones((2, 3)), "w": jnp.ones((3, 1))}
+      >>> apply_fn = lambda params, x: jnp.tanh(x @ params["v"]) @ params["w"]
+      >>> units = shrink.units(apply_fn, params, jnp.ones((1, 2)))
+      >>> scores = {"v": jnp.zeros((2, 3)), "w": jnp.array([[1.0], [-2.0], [3.0]])}
+      >>> unit_scores(scores, units)
+      {'v': Array([1., 2., 3.], dtype=float32)}
+    """
+    checks.check_same_structure(scores, units.like, "scores", "the parameters")
+    leaves = jax.tree.leaves(scores)
+    return {layer.name: _of_layer(leaves, layer) for layer in units.layers}
+
+
+def _of_layer(leaves: list[chex.Array], layer: Layer) -> chex.Array:
+    members = [m for m in layer.members if m.feeds] or layer.members
+    sums = (_sums(leaves[member.leaf], member) for member in members)
+    return jnp.abs(sum(sums, start=jnp.zeros(layer.size)))
+
+
+def _sums(leaf: chex.Array, member: Member) -> chex.Array:
+    """Returns the sum of the scores of one parameter for each unit."""
+    rest = tuple(i for i in range(jnp.ndim(leaf)) if i != member.axis)
+    totals = jnp.sum(jnp.asarray(leaf, jnp.float32), rest)
+    return jnp.sum(totals[np.asarray(member.positions)], axis=1)
