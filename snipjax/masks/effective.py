@@ -235,7 +235,9 @@ def _result(equation: Any, operands: list[_Value]) -> _Value:
         return _product(jnp.multiply, first, _ones_like(others[0]))
     if name in _MOVES and all(x.is_exact for x in others):
         places = [x.array for x in others]
-        result = _sum(lambda terms: jaxprs.bind(equation, [*terms, *places])[0], [first])
+        result = _sum(
+            lambda terms: jaxprs.bind(equation, [*terms, *places])[0], [first]
+        )
         if any(x.is_reached for x in others) and not first.is_reached:
             # Inputs, such as tokens, choose the entries.
             return _Value(result.array, False, True, result.array)
@@ -292,7 +294,9 @@ def _sum(add: Callable[[list[Any]], chex.Array], terms: Sequence[_Value]) -> _Va
 
 def _selection(equation: Any, which: _Value, cases: list[_Value]) -> _Value:
     if which.is_exact:
-        return _sum(lambda terms: jaxprs.bind(equation, [which.array, *terms])[0], cases)
+        return _sum(
+            lambda terms: jaxprs.bind(equation, [which.array, *terms])[0], cases
+        )
     shape = equation.outvars[0].aval.shape
     result = _sum(lambda terms: jnp.broadcast_to(sum(terms), shape), cases)
     # What is selected depends on the condition too.

@@ -12,6 +12,7 @@ from snipjax._src import jaxprs
 from snipjax.shrink.positions import Axes, Axis, rows_along
 from snipjax.shrink.rules import RULES, Site
 
+
 class Gone:
     """Bools of positions that are gone: results, and what operands have to lose.
 
@@ -60,9 +61,11 @@ class Gone:
         if axis is None:
             return (None,) * len(sizes)
         # A row that is gone whole; where all are, no unit is left.
-        axes = [rows_along(axis, sizes, i).all(axis=1) for i in range(len(sizes))]
-        found = tuple(a if a.any() else None for a in axes)
-        if not np.array_equal(self.merge(found, sizes), axis):
+        rows = [rows_along(axis, sizes, i) for i in range(len(sizes))]
+        axes = [np.asarray(row.all(axis=1)) for row in rows]
+        found: Axes = tuple(a if a.any() else None for a in axes)
+        merged = self.merge(found, sizes)
+        if merged is None or not np.array_equal(merged, axis):
             raise ValueError(
                 f"the positions removed of an axis of {math.prod(sizes)} are not whole "
                 f"rows of an array of shape {tuple(sizes)}"
@@ -75,7 +78,7 @@ class Gone:
         codes = axis.reshape(groups, -1)
         if not np.array_equal(codes.any(axis=1), codes.all(axis=1)):
             raise ValueError("some channels of a group are removed, and others stay")
-        return codes.all(axis=1)
+        return np.asarray(codes.all(axis=1))
 
 
 GONE = Gone()
@@ -84,7 +87,9 @@ GONE = Gone()
 def follow(jaxpr: Any, operands: Sequence[Axes]) -> list[Axes]:
     """Returns the axes of a jaxpr's results, from the axes of what it takes."""
     jaxpr, consts = jaxprs.opened(jaxpr)
-    axes = {v: (None,) * np.ndim(x) for v, x in zip(jaxpr.constvars, consts)}
+    axes: dict[Any, Axes] = {
+        v: (None,) * np.ndim(x) for v, x in zip(jaxpr.constvars, consts)
+    }
     axes.update(zip(jaxpr.invars, operands, strict=True))
 
     def read(atom: Any) -> Axes:
@@ -116,10 +121,8 @@ def branches(equation: Any, operands: Sequence[Axes]) -> list[Axes]:
     return [functools.reduce(_joined, axes) for axes in zip(*found)]
 
 
-def steps(
-    equation: Any, operands: Sequence[Axes]
-) -> tuple[list[Axes], list[Axes]]:
-    """Returns what a loop's state lacks from the first step on, and each step's rows."""
+def steps(equation: Any, operands: Sequence[Axes]) -> tuple[list[Axes], list[Axes]]:
+    """Returns what the state of a loop, and the rows that it makes, lack."""
     params, number = equation.params, equation.params["num_carry"]
     consts = operands[: params["num_consts"]]
     carry = list(operands[params["num_consts"] :][:number])
@@ -132,9 +135,7 @@ def steps(
         carry = after
 
 
-def apply_rule(
-    equation: Any, operands: list[Axes]
-) -> tuple[list[Axes], list[Axes]]:
+def apply_rule(equation: Any, operands: list[Axes]) -> tuple[list[Axes], list[Axes]]:
     """Returns the axes of operands and results by the rule of an operation."""
     name = equation.primitive.name
     if name not in RULES:

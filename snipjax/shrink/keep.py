@@ -10,7 +10,7 @@ import numpy as np
 
 from snipjax._src import checks
 from snipjax._src.types import Mask
-from snipjax.shrink.units import Count, Units
+from snipjax.shrink.layers import Count, Units
 
 Budget = Literal["units", "parameters", "operations"]
 
@@ -67,15 +67,15 @@ def keep(
     chunks = _chunks(scores, units, least, multiple)
     counts = _counts(units, budget)
     total = sum(layer.size for layer in units.layers)
-    everything = sum(count.at(np.ones(total, bool)) for count in counts)
+    everything = sum(count.whole for count in counts)
     allowed = round(density * everything) if budget == "units" else density * everything
     is_kept = np.zeros(total, bool)
     for chunk in (chunk for chunk in chunks if chunk.is_needed):
         is_kept[chunk.units] = True
     if sum(count.at(is_kept) for count in counts) > allowed:
         raise ValueError(
-            f"density is {density}, but {least} units of each layer have more than that "
-            f"share of the {budget}; make it larger, or `least` smaller"
+            f"density is {density}, but {least} units of each layer are more than "
+            f"that share of the {budget}; make it larger, or `least` smaller"
         )
     rest = [chunk for chunk in chunks if not chunk.is_needed]
     _add_most(is_kept, rest, counts, allowed)
@@ -132,7 +132,7 @@ def _add_most(
     counts: tuple[Count, ...],
     allowed: float,
 ) -> None:
-    """Marks units in their order, as many as there may be, then others that still fit."""
+    """Marks units in their order while they fit, then later ones that still do."""
 
     def is_allowed(number: int) -> bool:
         trial = is_kept.copy()

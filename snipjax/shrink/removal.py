@@ -1,4 +1,4 @@
-"""Removal: a smaller function and smaller parameters, without the units a mask prunes."""
+"""Removal: a smaller function and parameters, without the units that a mask prunes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,8 +12,9 @@ from snipjax import masks
 from snipjax._src import trees
 from snipjax._src.types import Mask
 from snipjax.shrink import small
+from snipjax.shrink.layers import Layer, Units
 from snipjax.shrink.positions import Axes
-from snipjax.shrink.units import Units, units
+from snipjax.shrink.units import units
 
 
 class Removed(NamedTuple):
@@ -45,7 +46,7 @@ class Removed(NamedTuple):
         )
 
     def state(self, state: chex.ArrayTree) -> chex.ArrayTree:
-        """Returns a pytree that holds trees like the parameters, without what is removed.
+        """Returns a state with trees like the parameters, without what is removed.
 
         It may be the state of an optimizer, or batch statistics. An array is taken for
         a parameter's if the last parts of its path, and its shape, are the same.
@@ -76,10 +77,12 @@ class Removed(NamedTuple):
         It may be another function than the one that units were found for, such as one
         for training that returns new batch statistics too. They are smaller as well.
         """
-        treedef = jax.tree.structure(self.like)
+        treedef: Any = jax.tree.structure(self.like)
 
         def small_apply(params: chex.ArrayTree, *inputs: Any) -> Any:
-            leaves = treedef.flatten_up_to(params)
+            leaves = jax.tree.leaves(params)
+            if jax.tree.structure(params) != treedef:
+                raise ValueError("the parameters are no pytree like the whole ones")
             self._check(leaves)
             closed, shapes = jax.make_jaxpr(apply_fn, return_shape=True)(
                 self.like, *inputs
@@ -132,7 +135,7 @@ def shrink(
     Example:
       >>> params = {"v": jnp.ones((2, 3)), "w": jnp.ones((3, 1))}
       >>> apply_fn = lambda params, x: jnp.tanh(x @ params["v"]) @ params["w"]
-      >>> mask = {"v": jnp.array([[True, False, True]] * 2), "w": jnp.ones((3, 1), bool)}
+      >>> mask = {"v": jnp.array([[True, False, True]] * 2), "w": jnp.array(True)}
       >>> x = jnp.ones((1, 2))
       >>> small_apply, small_params = shrink(apply_fn, params, mask, x)
       >>> small_params["v"].shape, small_params["w"].shape
@@ -160,8 +163,12 @@ def removed(units: Units, mask: Mask) -> Removed:
     """
     masks.check_mask(mask, units.like)
     whole = [leaf.shape for leaf in jax.tree.leaves(units.like)]
-    kept = [np.array(np.broadcast_to(m, s)) for m, s in zip(jax.tree.leaves(mask), whole)]
-    gone: list[list[np.ndarray]] = [[np.zeros(n, bool) for n in shape] for shape in whole]
+    kept = [
+        np.array(np.broadcast_to(m, s)) for m, s in zip(jax.tree.leaves(mask), whole)
+    ]
+    gone: list[list[np.ndarray]] = [
+        [np.zeros(n, bool) for n in shape] for shape in whole
+    ]
     dead = [np.zeros(layer.size, bool) for layer in units.layers]
     while True:  # until no more units have lost what they feed, or what feeds them
         news = [_dead(layer, kept) & ~old for layer, old in zip(units.layers, dead)]
@@ -177,8 +184,8 @@ def removed(units: Units, mask: Mask) -> Removed:
     for layer, old in zip(units.layers, dead):
         if old.all():
             raise ValueError(
-                f"the mask leaves no unit of '{layer.name}': no input reaches an output "
-                "through it; keep some of each layer, as shrink.keep does"
+                f"the mask leaves no unit of '{layer.name}', so that no input reaches "
+                "an output through it; keep some, as shrink.keep does"
             )
     return Removed(
         units.like,
@@ -186,12 +193,13 @@ def removed(units: Units, mask: Mask) -> Removed:
     )
 
 
-def _dead(layer: Any, kept: list[np.ndarray]) -> np.ndarray:
+def _dead(layer: Layer, kept: list[np.ndarray]) -> np.ndarray:
     """Returns which units of a layer change nothing, a bool for each."""
     fed, made = np.zeros(layer.size, bool), np.zeros(layer.size, bool)
     for member in layer.members:
         rest = tuple(i for i in range(kept[member.leaf].ndim) if i != member.axis)
-        found = kept[member.leaf].any(axis=rest)[member.positions].any(axis=1)
+        has_any = np.asarray(kept[member.leaf].any(axis=rest))
+        found = has_any[member.positions].any(axis=1)
         if member.feeds:
             fed |= found
         else:

@@ -12,7 +12,7 @@ from snipjax.shrink.positions import Axes, Axis, Silence, Verbs
 
 
 class Site(NamedTuple):
-    """An operation: its name, its parameters, and the shapes of what it takes and makes.
+    """An operation: its name and parameters, and the shapes of operands and results.
 
     ``numbers`` are the values of the operands that are known scalars, None for others.
     """
@@ -29,7 +29,18 @@ Rule = Callable[[Verbs, Site, list[Axes]], Both]
 
 # Functions by entries that are zero at zero, whatever the other operands.
 _ZERO_AT_ZERO = {
-    *("abs", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "conj", "copy", "copy_p"),
+    *(
+        "abs",
+        "asin",
+        "asinh",
+        "atan",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "conj",
+        "copy",
+        "copy_p",
+    ),
     *("convert_element_type", "div", "erf", "erf_inv", "expm1", "floor", "imag"),
     *("log1p", "name", "neg", "pvary", "real", "reduce_precision", "rem", "round"),
     *("sharding_constraint", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient"),
@@ -111,7 +122,10 @@ def _dot_general(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
 
 
 def _convolution(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    numbers, groups = site.params["dimension_numbers"], site.params["feature_group_count"]
+    numbers, groups = (
+        site.params["dimension_numbers"],
+        site.params["feature_group_count"],
+    )
     images, kernels = (list(axes) for axes in operands)
     batch, channels, *spatial = numbers.lhs_spec
     out, into, *window = numbers.rhs_spec
@@ -271,9 +285,9 @@ def _tile(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
 
 
 def _pad(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    (axes, scalar), (shape, _) = operands, site.shapes
+    axes, (shape, _) = list(operands[0]), site.shapes
     config, is_zero = site.params["padding_config"], site.numbers[1] == 0
-    axes, result = list(axes), []
+    result = []
     for i, (low, high, within) in enumerate(config):
         if within or low < 0 or high < 0:
             axes[i] = verbs.fix(axes[i])
@@ -285,7 +299,7 @@ def _pad(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
             ends = [verbs.fresh(n, is_zero) if n else None for n in (low, high)]
             axis = verbs.chain([ends[0], axis, ends[1]], [low, shape[i], high])
         result.append(axis)
-    return [tuple(axes), scalar], [tuple(result)]
+    return [tuple(axes), operands[1]], [tuple(result)]
 
 
 def _slice(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:

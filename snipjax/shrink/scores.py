@@ -1,5 +1,7 @@
 """Scores of units, from scores of connections."""
 
+from collections.abc import Mapping
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,13 +9,14 @@ import numpy as np
 
 from snipjax._src import checks
 from snipjax._src.types import Scores
-from snipjax.shrink.units import Layer, Member, Units
+from snipjax.shrink.layers import Layer, Member, Units
 
 
 def unit_scores(scores: Scores, units: Units) -> dict[str, chex.Array]:
     r"""Returns the score of each unit: the magnitude of a sum over connections.
 
-    .. math:: S_u = \Big| \sum_{j \in \text{connections that } u \text{ feeds}} s_j \Big|
+    .. math:: S_u = \Big| \sum_{j \in F_u} s_j \Big|, \quad
+              F_u = \text{the connections that } u \text{ feeds}.
 
     With the signed derivative in each connection, :func:`snipjax.saliency.sensitivity`,
     this is the derivative of the loss in a gate on the unit's activation,
@@ -44,6 +47,31 @@ def unit_scores(scores: Scores, units: Units) -> dict[str, chex.Array]:
     checks.check_same_structure(scores, units.like, "scores", "the parameters")
     leaves = jax.tree.leaves(scores)
     return {layer.name: _of_layer(leaves, layer) for layer in units.layers}
+
+
+def layerwise(scores: Mapping[str, chex.Array]) -> dict[str, chex.Array]:
+    """Returns scores by which every layer keeps the same share of its units.
+
+    They are shares of the units of a layer with a smaller score; of equal scores, the
+    earlier is larger.
+
+    Args:
+      scores: an array ``[units]`` for each layer, by its name.
+
+    Returns:
+      The same of numbers between 0 and 1.
+
+    Example:
+      >>> layerwise({"v": jnp.array([5.0, 7.0]), "w": jnp.array([0.1, 0.3])})
+      {'v': Array([0.25, 0.75], dtype=float32), 'w': Array([0.25, 0.75], dtype=float32)}
+    """
+
+    def ranks(values: chex.Array) -> chex.Array:
+        order = jnp.argsort(-values, stable=True)
+        places = jnp.zeros(values.shape).at[order].set(jnp.arange(values.size))
+        return 1 - (places + 0.5) / values.size
+
+    return {name: ranks(values) for name, values in scores.items()}
 
 
 def _of_layer(leaves: list[chex.Array], layer: Layer) -> chex.Array:

@@ -86,10 +86,10 @@ def run(jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
 def _step(equation: Any, operands: list[Value]) -> list[Value]:
     name = equation.primitive.name
     if all(lacks.is_whole(value.gone) for value in operands):
-        results = map(whole, jaxprs.bind(equation, [x.array for x in operands]))
-        if name != "broadcast_in_dim":
-            return list(results)
-        return [x._replace(remake=_broadcast(equation, operands[0])) for x in results]
+        found = jaxprs.bind(equation, [x.array for x in operands])
+        if name == "broadcast_in_dim":
+            return [whole(found[0])._replace(remake=_broadcast(equation, operands[0]))]
+        return list(map(whole, found))
     if name in _WITH_JAXPRS:
         with equation.ctx.manager:
             return _WITH_JAXPRS[name](equation, operands)
@@ -137,7 +137,7 @@ def _sliced(equation: Any, array: chex.Array, gone: Axes) -> chex.Array:
 
 
 def _rescaled(equation: Any, operand: Value, result: Value) -> Value:
-    """Returns a sum that a later division by the whole size makes the mean of the rest."""
+    """Returns a sum that, divided by the whole size, is the mean of what is left."""
     axes = equation.params["axes"]
     shape = [equation.invars[0].aval.shape[i] for i in axes]
     rest = sizes(shape, tuple(operand.gone[i] for i in axes))

@@ -2,94 +2,18 @@
 
 import collections
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
 import numpy as np
 
 from snipjax._src import trees
+from snipjax.shrink.layers import Count, Layer, Member, Units
 from snipjax.shrink.positions import Labels
 from snipjax.shrink.walk import Value, Walk
 
 _MOST_ANALYSES = 8
-
-
-class Member(NamedTuple):
-    """The entries of one parameter that belong to the units of a layer.
-
-    Attributes:
-      leaf: index of the parameter among the leaves, in tree order.
-      name: name of the parameter, such as ``Dense_0/kernel``.
-      axis: axis of the parameter.
-      positions: integers ``[units, k]``, the positions along the axis of each unit.
-      feeds: whether the entries are weights of connections that a unit feeds, not of
-        connections that feed it.
-    """
-
-    leaf: int
-    name: str
-    axis: int
-    positions: np.ndarray
-    feeds: bool
-
-
-class Layer(NamedTuple):
-    """Units alike: each has as many entries of the same parameters.
-
-    Attributes:
-      name: name of the first parameter that makes the units.
-      size: number of units.
-      members: the entries that belong to them.
-      is_hidden: whether entries of a unit meet others than parameters. A unit that
-        feeds nothing then changes outputs still.
-      is_loud: whether a unit that nothing feeds is not zero.
-    """
-
-    name: str
-    size: int
-    members: tuple[Member, ...]
-    is_hidden: bool
-    is_loud: bool
-
-
-class Count(NamedTuple):
-    """A number that depends on the units kept: a factor times sizes of axes.
-
-    An axis is a number of positions that stay, and the units of the other positions,
-    numbered through all layers.
-    """
-
-    factor: int
-    axes: tuple[tuple[int, np.ndarray], ...]
-
-    def at(self, is_kept: np.ndarray) -> int:
-        """Returns the number with some units, a bool for each of all layers."""
-        sizes = (stay + int(is_kept[units].sum()) for stay, units in self.axes)
-        result = self.factor
-        for size in sizes:
-            result *= size
-        return result
-
-
-class Units(NamedTuple):
-    """The units of a network.
-
-    Attributes:
-      layers: the units, layer by layer.
-      unknown: names of operations that are not understood. All that meets them stays.
-      means: names of the layers over which means are taken.
-      like: pytree of shapes and dtypes of the parameters.
-      parameters: the number of entries of each leaf.
-      products: the floating-point operations of each product, for the inputs given.
-    """
-
-    layers: tuple[Layer, ...]
-    unknown: tuple[str, ...]
-    means: tuple[str, ...]
-    like: chex.ArrayTree
-    parameters: tuple[Count, ...]
-    products: tuple[Count, ...]
 
 
 def units(
@@ -172,108 +96,100 @@ def _follow(walk: Walk, closed: Any, like: chex.ArrayTree) -> list[Value]:
 
 def _collected(walk: Walk, leaves: list[Value], like: chex.ArrayTree) -> Units:
     """Returns the units of the labels that are not fixed."""
-    labels, names = walk.labels, [name for name, _ in trees.named_leaves(like)]
-    feeding = np.zeros(labels.number, bool)
-    for nodes in labels.feeding:
-        feeding[nodes] = True
-    # The signature of a label: what of which parameters belongs to it.
-    signatures: dict[int, list[tuple[int, int, int, bool]]] = {}
-    places: dict[tuple[int, int], np.ndarray] = {}
-    for leaf, value in enumerate(leaves):
-        for i, axis in enumerate(value.axes):
-            if axis is None:
-                continue
-            roots = labels.roots(axis >> 1)
-            places[leaf, i] = roots
-            found, first, counts = np.unique(roots, return_index=True, return_counts=True)
-            feeds = feeding[axis[first] >> 1]
-            for root, k, feed in zip(found.tolist(), counts.tolist(), feeds.tolist()):
-                if root:
-                    signatures.setdefault(root, []).append((leaf, i, k, feed))
-    layers = collections.defaultdict(list)
+    labels = walk.labels
+    signatures, places = _signatures(labels, leaves)
+    alike = collections.defaultdict(list)
     for root, signature in signatures.items():
-        layers[tuple(signature)].append(root)
-    hidden, loud = (
-        {*labels.roots(np.concatenate([*found, np.zeros(1, np.int64)])).tolist()}
-        for found in (labels.hidden, labels.loud)
+        alike[tuple(signature)].append(root)
+    hidden, loud, averaged = (
+        set(labels.roots(np.concatenate([[0], *found])).tolist())
+        for found in (labels.hidden, labels.loud, walk.averaged)
     )
-    numbers = np.full(labels.number, -1)
-    result, first = [], 0
-    for signature, roots in layers.items():
+    names = [name for name, _ in trees.named_leaves(like)]
+    numbers = np.full(labels.number, -1)  # of the units, by label
+    layers, means, seen, first = [], [], collections.Counter[str](), 0
+    for entries, roots in alike.items():
         numbers[roots] = first + np.arange(len(roots))
+        first += len(roots)
         members = tuple(
-            Member(leaf, names[leaf], axis, _positions(places[leaf, axis], roots), feed)
-            for leaf, axis, _, feed in signature
+            Member(
+                leaf, names[leaf], axis, _positions(places[leaf, axis], roots), feeds
+            )
+            for leaf, axis, _, feeds in entries
         )
-        # A kernel rather than a bias or a statistic, if there is one.
-        by_name = sorted(
-            members, key=lambda m: (m.feeds, -len(leaves[m.leaf].axes), m.leaf)
-        )
-        result.append(
+        # Named by a kernel rather than a bias or a statistic, if there is one.
+        name = min(members, key=lambda m: (m.feeds, -len(leaves[m.leaf].axes))).name
+        seen[name] += 1
+        if seen[name] > 1:
+            name = f"{name}#{seen[name]}"
+        layers.append(
             Layer(
-                by_name[0].name,
+                name,
                 len(roots),
                 members,
                 not hidden.isdisjoint(roots),
                 not loud.isdisjoint(roots),
             )
         )
-        first += len(roots)
+        if not averaged.isdisjoint(roots):
+            means.append(name)
 
-    def count(factor: int, sizes: Any, axes: Any) -> Count:
-        return Count(
-            factor,
+    def counted(axis: np.ndarray | None, size: int) -> tuple[int, np.ndarray]:
+        if axis is None:
+            return size, np.zeros(0, int)
+        found = numbers[labels.roots(axis)]
+        return int((found < 0).sum()), found[found >= 0]
+
+    parameters = tuple(
+        Count(
+            1,
             tuple(
-                (size, np.zeros(0, int))
-                if axis is None
-                else _stay_and_units(numbers[labels.roots(axis)])
-                for size, axis in zip(sizes, axes)
+                counted(axis if axis is None else axis >> 1, size)
+                for axis, size in zip(value.axes, leaf.shape)
             ),
         )
-
-    shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
-    averaged = {*np.concatenate([*walk.averaged, np.zeros(1, np.int64)]).tolist()}
-    averaged = {*labels.roots(np.array(sorted(averaged))).tolist()}
-    return Units(
-        tuple(_distinct(result)),
-        tuple(walk.unknown),
-        tuple(
-            layer.name
-            for layer, roots in zip(_distinct(result), layers.values())
-            if not averaged.isdisjoint(roots)
-        ),
-        like,
-        tuple(
-            count(1, shape, [None if a is None else a >> 1 for a in value.axes])
-            for shape, value in zip(shapes, leaves)
-        ),
-        tuple(
-            count(product.factor, [0] * len(product.axes), product.axes)
-            for product in walk.products
-        ),
+        for value, leaf in zip(leaves, jax.tree.leaves(like))
     )
+    products = tuple(
+        Count(product.factor, tuple(counted(axis, 0) for axis in product.axes))
+        for product in walk.products
+    )
+    unknown = tuple(walk.unknown)
+    return Units(tuple(layers), unknown, tuple(means), like, parameters, products)
 
 
-def _positions(roots: np.ndarray, units_of_layer: list[int]) -> np.ndarray:
-    """Returns the positions of each unit along an axis, ``[units, k]``."""
+_Entry = tuple[
+    int, int, int, bool
+]  # leaf, axis, positions, whether the unit feeds them
+
+
+def _signatures(
+    labels: Labels, leaves: list[Value]
+) -> tuple[dict[int, list[_Entry]], dict[tuple[int, int], np.ndarray]]:
+    """Returns what belongs to each free label, and the labels of each axis."""
+    feeding = np.zeros(labels.number, bool)
+    for nodes in labels.feeding:
+        feeding[nodes] = True
+    signatures: dict[int, list[_Entry]] = {}
+    places = {}
+    for leaf, value in enumerate(leaves):
+        for i, axis in enumerate(value.axes):
+            if axis is None:
+                continue
+            roots = places[leaf, i] = labels.roots(axis >> 1)
+            found, firsts, counts = np.unique(
+                roots, return_index=True, return_counts=True
+            )
+            feeds = feeding[axis[firsts] >> 1]
+            for root, k, feed in zip(found.tolist(), counts.tolist(), feeds.tolist()):
+                if root:
+                    signatures.setdefault(root, []).append((leaf, i, k, feed))
+    return signatures, places
+
+
+def _positions(roots: np.ndarray, wanted: list[int]) -> np.ndarray:
+    """Returns the positions of some labels along an axis, ``[labels, k]``."""
     order = np.argsort(roots, kind="stable")
-    ranked = roots[order]
-    begin = np.searchsorted(ranked, units_of_layer)
-    end = np.searchsorted(ranked, units_of_layer, side="right")
+    begin = np.searchsorted(roots[order], wanted)
+    end = np.searchsorted(roots[order], wanted, side="right")
     return order[begin[:, None] + np.arange(end[0] - begin[0])]
-
-
-def _stay_and_units(numbers: np.ndarray) -> tuple[int, np.ndarray]:
-    return int((numbers < 0).sum()), numbers[numbers >= 0]
-
-
-def _distinct(layers: list[Layer]) -> list[Layer]:
-    """Returns layers of distinct names."""
-    seen: collections.Counter[str] = collections.Counter()
-    named = []
-    for layer in layers:
-        seen[layer.name] += 1
-        number = seen[layer.name]
-        name = layer.name if number == 1 else f"{layer.name}#{number}"
-        named.append(layer._replace(name=name))
-    return named

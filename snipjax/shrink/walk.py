@@ -76,23 +76,24 @@ class Walk:
         if name in jaxprs.CALLS:
             return self.run(jaxprs.inner(equation), operands)
         if name == "cond":
-            results = [self.run(b, operands[1:]) for b in jaxprs.branches(equation)]
-            return [functools.reduce(self._either, values) for values in zip(*results)]
+            found = [self.run(b, operands[1:]) for b in jaxprs.branches(equation)]
+            return [functools.reduce(self._either, values) for values in zip(*found)]
         if name == "scan":
             return self._scan(params, operands)
         is_parameter = all(value.is_parameter for value in operands)
         is_constant = all(value.is_constant for value in operands)
+        results: list[Axes]
         shapes = [variable.aval.shape for variable in equation.outvars]
-        number = None
+        number, results = None, [(None,) * len(shape) for shape in shapes]
         if name in RULES:
             numbers = [value.number for value in operands]
-            before = [atom.aval.shape for atom in equation.invars]
-            site = Site(name, params, before, shapes, numbers)
+            taken = [atom.aval.shape for atom in equation.invars]
+            site = Site(name, params, taken, shapes, numbers)
             self.labels.is_parameter = [
                 value.is_parameter and not value.is_constant for value in operands
             ]
-            axes = [value.axes for value in operands]
-            axes, results = RULES[name](self.labels, site, axes)
+            before = [value.axes for value in operands]
+            axes, results = RULES[name](self.labels, site, before)
             self._count(site, axes)
             number = numbers[0] if name == "convert_element_type" else None
         elif is_constant:
@@ -101,7 +102,6 @@ class Walk:
             self.unknown[name] = None
             for axis in (axis for value in operands for axis in value.axes):
                 self.labels.fix(axis)
-            results = [(None,) * len(shape) for shape in shapes]
         return [Value(axes, is_parameter, is_constant, number) for axes in results]
 
     def _any(self, shape: Sequence[int]) -> Axes:
@@ -211,8 +211,9 @@ def _starts_from(divisor: Any, size: int, makers: dict[Any, Any]) -> bool:
     if isinstance(divisor, core.Literal):
         return float(divisor.val) == size
     maker = makers.get(divisor)
-    is_less = maker is not None and maker.primitive.name == "sub"
-    return is_less and _starts_from(maker.invars[0], size, {})
+    if maker is None or maker.primitive.name != "sub":
+        return False
+    return _starts_from(maker.invars[0], size, {})
 
 
 _SAME_ENTRIES = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze"}

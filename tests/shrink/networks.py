@@ -32,7 +32,8 @@ def from_module(module: nn.Module, inputs: chex.Array) -> Network:
         lambda leaf: jnp.asarray(
             (0.5 + rng.random(leaf.shape)) * rng.choice([0.2, 0.3], leaf.shape)
             if leaf.ndim == 1
-            else rng.normal(size=leaf.shape) / np.sqrt(max(1, leaf.size / leaf.shape[-1])),
+            else rng.normal(size=leaf.shape)
+            / np.sqrt(max(1, leaf.size / leaf.shape[-1])),
             jnp.float32,
         ),
         shapes,
@@ -40,7 +41,9 @@ def from_module(module: nn.Module, inputs: chex.Array) -> Network:
     return Network(lambda params, x: module.apply(params, x), params, inputs)
 
 
-def random_mask(units: shrink.Units, share: float = 0.5, seed: int = 0) -> chex.ArrayTree:
+def random_mask(
+    units: shrink.Units, share: float = 0.5, seed: int = 0
+) -> chex.ArrayTree:
     """A mask without a share of the units of each layer, at random."""
     rng = np.random.default_rng(seed)
     leaves = [np.ones(leaf.shape, bool) for leaf in jax.tree.leaves(units.like)]
@@ -60,11 +63,14 @@ def check_same(network: Network, mask: chex.ArrayTree) -> chex.ArrayTree:
     expected = jax.jit(apply_fn)(masked, inputs)
     check_close(jax.jit(small_apply)(small_params, inputs), expected)
     removed = shrink.removed(shrink.units(apply_fn, params, inputs), mask)
-    gradient, expected = (
-        jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(f(p, inputs)))))(p)
-        for f, p in ((small_apply, small_params), (apply_fn, masked))
-    )
-    jax.tree.map(check_close, gradient, removed.params(expected))
+
+    def gradient(apply_fn: Callable[..., Any], params: chex.ArrayTree) -> Any:
+        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(apply_fn(p, inputs)))))(
+            params
+        )
+
+    found, expected = gradient(small_apply, small_params), gradient(apply_fn, masked)
+    jax.tree.map(check_close, found, removed.params(expected))
     return small_params
 
 
@@ -72,5 +78,3 @@ def check_close(found: chex.Array, expected: chex.Array) -> None:
     assert found.shape == expected.shape and bool(jnp.isfinite(expected).all())
     scale = float(jnp.max(jnp.abs(expected)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale + 1e-7)
-
-

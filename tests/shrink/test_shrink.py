@@ -41,7 +41,9 @@ LARGER: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "wide_resnet": (wide_resnet.WideResNet(10, 1, 2), (2, 16, 16, 3)),
     "bottlenecks": (resnet.ResNet(10, (2, 1), True, 8), (2, 64, 64, 3)),
     "remat": (
-        resnet.ResNet(3, (1, 1), width=8, remat=jax.checkpoint_policies.nothing_saveable),
+        resnet.ResNet(
+            3, (1, 1), width=8, remat=jax.checkpoint_policies.nothing_saveable
+        ),
         (2, 32, 32, 3),
     ),
 }
@@ -81,7 +83,7 @@ def test_a_language_model() -> None:
 
 
 def hand_written(params: Any, x: chex.Array) -> chex.Array:
-    """A skip connection, a concatenation, a depthwise convolution, attention, a loop."""
+    """A skip, a concatenation, a depthwise convolution, attention and a loop."""
     layout = ("NHWC", "HWIO", "NHWC")
     convolve = functools.partial(
         jax.lax.conv_general_dilated,
@@ -145,7 +147,9 @@ def test_a_function_of_ones_own() -> None:
 def test_the_same_is_mapped_compiled_and_takes_any_batch() -> None:
     network = from_module(*SMALL["dense"][:1], noise(SMALL["dense"][1]))
     mask = random_mask(shrink.units(*network))
-    small_apply, small_params = shrink.shrink(network.apply_fn, network.params, mask, network.inputs)
+    small_apply, small_params = shrink.shrink(
+        network.apply_fn, network.params, mask, network.inputs
+    )
     x = noise((3, 5, 4, 4, 1), seed=1)
     expected = [network.apply_fn(masks.apply(mask, network.params), y) for y in x]
     found = jax.vmap(jax.jit(small_apply), (None, 0))(small_params, x)
@@ -181,8 +185,12 @@ def test_training_with_batch_statistics_and_momentum() -> None:
     expected = jax.jit(functools.partial(step, train))(whole, state)
     # Not the gradient of pruned entries; Adam would move them.
     check = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-4)
-    jax.tree.map(check, found[2], removed.params({**whole, "params": expected[2]})["params"])
-    jax.tree.map(check, found[0]["batch_stats"], removed.params(expected[0])["batch_stats"])
+    jax.tree.map(
+        check, found[2], removed.params({**whole, "params": expected[2]})["params"]
+    )
+    jax.tree.map(
+        check, found[0]["batch_stats"], removed.params(expected[0])["batch_stats"]
+    )
     assert found[1][0].mu["Conv_0"]["kernel"].shape == (3, 3, 3, 2)
 
 
@@ -207,7 +215,9 @@ def test_own_derivatives_stay() -> None:
     def straight_through(x: chex.Array) -> chex.Array:
         return jnp.round(x)
 
-    straight_through.defjvp(lambda primals, tangents: (jnp.round(primals[0]), tangents[0]))
+    straight_through.defjvp(
+        lambda primals, tangents: (jnp.round(primals[0]), tangents[0])
+    )
 
     def apply_fn(params: Any, x: chex.Array) -> chex.Array:
         return straight_through(3 * x @ params["v"]) @ params["w"]
@@ -220,7 +230,9 @@ def test_own_derivatives_stay() -> None:
 def test_convolution_and_pooling_of_the_library_stay_fast_ones() -> None:
     def apply_fn(params: Any, x: chex.Array) -> chex.Array:
         layout = ("NHWC", "HWIO", "NHWC")
-        y = ops.conv_general_dilated(x, params["v"], (1, 1), "SAME", dimension_numbers=layout)
+        y = ops.conv_general_dilated(
+            x, params["v"], (1, 1), "SAME", dimension_numbers=layout
+        )
         y = ops.max_pool(jnp.maximum(y, 0), (2, 2), (2, 2))
         return y.reshape(y.shape[0], -1) @ params["w"]
 

@@ -26,7 +26,9 @@ def test_units_of_lenet_300_100_are_its_hidden_units() -> None:
     units = of_module(models.create("lenet_300_100", 10), 1, 28, 28, 1)
     assert sizes(units) == {"Dense_0/kernel": 300, "Dense_1/kernel": 100}
     first = units.layers[0]
-    assert {(m.name.removeprefix("params/"), m.axis, m.feeds) for m in first.members} == {
+    assert {
+        (m.name.removeprefix("params/"), m.axis, m.feeds) for m in first.members
+    } == {
         ("Dense_0/bias", 0, False),
         ("Dense_0/kernel", 1, False),
         ("Dense_1/kernel", 0, True),
@@ -64,8 +66,12 @@ def test_channels_of_a_residual_stream_go_together() -> None:
     network = models.resnet.ResNet(10, (2, 1), width=4, is_for_small_images=True)
     units = of_module(network, 1, 8, 8, 3)
     assert sorted(layer.size for layer in units.layers) == [4, 4, 4, 8, 8]
-    (stream,) = [layer for layer in units.layers if layer.name == "params/Conv_0/kernel"]
-    kernels = {m.name.split("/")[1]: m.axis for m in stream.members if "kernel" in m.name}
+    (stream,) = [
+        layer for layer in units.layers if layer.name == "params/Conv_0/kernel"
+    ]
+    kernels = {
+        m.name.split("/")[1]: m.axis for m in stream.members if "kernel" in m.name
+    }
     assert set(kernels) == {
         *("Conv_0", "group_0_block_0", "group_0_block_1", "group_1_block_0")
     }
@@ -79,7 +85,9 @@ def test_what_a_softmax_normalizes_stays() -> None:
     assert not shrink.units(apply_fn, params, jnp.ones((1, 2))).layers
 
 
-def test_an_operation_that_is_not_understood_is_named_and_nothing_near_it_goes() -> None:
+def test_an_operation_that_is_not_understood_is_named_and_nothing_near_it_goes() -> (
+    None
+):
     def apply_fn(params: Any, x: Any) -> Any:
         y = jnp.tanh(jnp.tanh(x @ params["u"]) @ params["v"])
         return jnp.abs(jnp.fft.rfft(y)) @ params["w"]

@@ -1,0 +1,246 @@
+"""The cost of a network, dense, masked and smaller: size, operations, memory, time."""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.experimental import sparse
+
+from snipjax import masks
+from snipjax._src import trees
+from snipjax._src.types import Mask
+from snipjax.shrink.layers import Units
+from snipjax.shrink.removal import removed
+from snipjax.shrink.units import units
+
+
+class Variant(NamedTuple):
+    """The cost of one form of a network.
+
+    Attributes:
+      name: dense, masked or smaller.
+      parameters: number of entries that are stored in dense arrays.
+      kept: number of entries that the mask keeps.
+      dense_bytes: size of dense arrays.
+      bitmask_bytes: size of the values kept and a bit for each entry.
+      csr_bytes: size of the values kept in compressed sparse rows, with 32-bit indices.
+      operations: floating-point operations of the products in a forward pass, two for
+        each multiplication.
+      peak_bytes: memory of a training step by XLA's account: arguments, results and
+        temporary arrays.
+      forward_seconds: median time of a forward pass.
+      step_seconds: median time of a gradient and an update of all parameters.
+    """
+
+    name: str
+    parameters: int
+    kept: int
+    dense_bytes: int
+    bitmask_bytes: int
+    csr_bytes: int
+    operations: int
+    peak_bytes: int
+    forward_seconds: float
+    step_seconds: float
+
+
+class Csr(NamedTuple):
+    """The time of one product with a kernel, as a dense and as a sparse matrix."""
+
+    name: str
+    sparsity: float
+    dense_seconds: float
+    csr_seconds: float
+
+
+class Cost(NamedTuple):
+    """The costs of a network's forms, and of its kernels as sparse matrices."""
+
+    variants: tuple[Variant, ...]
+    csr: tuple[Csr, ...]
+
+    def __str__(self) -> str:
+        head = ["", *(variant.name for variant in self.variants)]
+        rows = [head] + [
+            [field, *(_written(getattr(v, field)) for v in self.variants)]
+            for field in Variant._fields[1:]
+        ]
+        text = _table(rows)
+        if not self.csr:
+            return text
+        rows = [["kernel", *Csr._fields[1:]]]
+        rows += [list(map(_written, row)) for row in self.csr]
+        return f"{text}\n\n{_table(rows)}"
+
+
+def cost(
+    apply_fn: Callable[..., Any],
+    params: chex.ArrayTree,
+    mask: Mask,
+    *inputs: Any,
+    repeats: int = 10,
+) -> Cost:
+    """Measures a network dense, masked, and without the units that the mask prunes.
+
+    Times are medians of calls that take turns, after one that compiles. On a CPU the
+    products with kernels that are matrices are measured as compressed sparse rows too,
+    :class:`jax.experimental.sparse.BCSR`. A mask saves no time: a product with zeros
+    takes as long as any other.
+
+    Args:
+      apply_fn: ``(params, *inputs) -> outputs``, a traceable function.
+      params: pytree of floating-point arrays.
+      mask: pytree of bools like ``params``.
+      *inputs: pytrees of arrays, such as a batch of images.
+      repeats: calls of each function that are measured.
+
+    Returns:
+      The costs; printed, they are a table.
+
+    Raises:
+      ValueError: if the mask does not fit, or prunes all units of a layer.
+    """
+    found = units(apply_fn, params, *inputs)
+    gone = removed(found, mask)
+    masked, everything = masks.apply(mask, params), masks.ones(params, _nothing)
+    small_apply, small_params = gone.function(apply_fn), gone.params(masked)
+    small = units(small_apply, small_params, *inputs)
+    forms = (
+        _Form("dense", apply_fn, params, everything, found),
+        _Form("masked", apply_fn, masked, mask, found),
+        _Form("smaller", small_apply, small_params, gone.params(mask), small),
+    )
+    forward, steps = (
+        [jax.jit(f).lower(form.params, *inputs).compile() for f, form in pairs]
+        for pairs in (
+            [(form.apply_fn, form) for form in forms],
+            [(_step(form.apply_fn), form) for form in forms],
+        )
+    )
+    forward_seconds, step_seconds = (
+        _seconds(
+            [
+                functools.partial(f, form.params, *inputs)
+                for f, form in zip(calls, forms)
+            ],
+            repeats,
+        )
+        for calls in (forward, steps)
+    )
+    measured = zip(forms, map(_peak, steps), forward_seconds, step_seconds)
+    is_cpu, batch = jax.default_backend() == "cpu", len(jax.tree.leaves(inputs)[0])
+    return Cost(
+        tuple(_variant(form, *rest) for form, *rest in measured),
+        _csr(masked, mask, batch, repeats) if is_cpu else (),
+    )
+
+
+class _Form(NamedTuple):
+    """A form of a network: a function, its parameters, what is kept, and its units."""
+
+    name: str
+    apply_fn: Callable[..., Any]
+    params: chex.ArrayTree
+    mask: Mask
+    units: Units
+
+
+def _nothing(path: Any, leaf: Any) -> bool:
+    return False
+
+
+def _step(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
+    def step(params: chex.ArrayTree, *inputs: Any) -> chex.ArrayTree:
+        def loss(params: chex.ArrayTree) -> chex.Array:
+            outputs = jax.tree.leaves(apply_fn(params, *inputs))
+            real = [x for x in outputs if jnp.issubdtype(x.dtype, jnp.floating)]
+            return sum((jnp.mean(jnp.square(x)) for x in real), start=jnp.zeros(()))
+
+        return jax.tree.map(lambda w, g: w - 1e-3 * g, params, jax.grad(loss)(params))
+
+    return step
+
+
+def _peak(compiled: Any) -> int:
+    found = compiled.memory_analysis()
+    if found is None:
+        return 0
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        + found.temp_size_in_bytes
+        - found.alias_size_in_bytes
+    )
+
+
+def _seconds(functions: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Returns the median time of each function, measured in turns."""
+    times: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        jax.block_until_ready(function())
+    for _ in range(repeats):
+        for function, found in zip(functions, times):
+            began = time.perf_counter()
+            jax.block_until_ready(function())
+            found.append(time.perf_counter() - began)
+    return list(map(statistics.median, times))
+
+
+def _variant(form: _Form, *measured: Any) -> Variant:
+    total = kept = dense = bitmask = csr = 0
+    for leaf, keep in zip(jax.tree.leaves(form.params), jax.tree.leaves(form.mask)):
+        size, width = leaf.size, leaf.dtype.itemsize
+        number = int(jnp.sum(keep)) if jnp.ndim(keep) else size
+        total, kept, dense = total + size, kept + number, dense + size * width
+        if number == size:  # stored as it is
+            bitmask, csr = bitmask + size * width, csr + size * width
+        else:
+            bitmask += number * width + -(-size // 8)
+            csr += number * (width + 4) + 4 * (size // leaf.shape[-1] + 1)
+    operations = sum(count.whole for count in form.units.products)
+    return Variant(form.name, total, kept, dense, bitmask, csr, operations, *measured)
+
+
+def _csr(
+    masked: chex.ArrayTree, mask: Mask, batch: int, repeats: int
+) -> tuple[Csr, ...]:
+    rows = []
+    for (name, kernel), keep in zip(trees.named_leaves(masked), jax.tree.leaves(mask)):
+        if kernel.ndim != 2 or not jnp.ndim(keep) or bool(jnp.all(keep)):
+            continue
+        # The only form with a kernel of its own on the CPU: a sparse left side.
+        compressed = sparse.BCSR.fromdense(kernel.T)
+        x = jnp.ones((batch, kernel.shape[0]), kernel.dtype)
+        by_rows = jax.jit(lambda matrix, x: (matrix @ x.T).T)
+        by_dense = jax.jit(lambda kernel, x: x @ kernel)
+        seconds = _seconds(
+            [
+                functools.partial(by_dense, kernel, x),
+                functools.partial(by_rows, compressed, x),
+            ],
+            repeats,
+        )
+        rows.append(Csr(name, 1 - float(jnp.mean(keep)), *seconds))
+    return tuple(rows)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    )
