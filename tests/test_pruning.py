@@ -12,10 +12,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from snipjax import masks, optim, pruning, saliency
+from snipjax import masks, pruning, saliency
 from tests.conftest import (
     Network,
     batch_of,
@@ -489,7 +488,7 @@ def test_a_mask_of_another_network() -> None:
         )
 
 
-# Transformations and settings.
+# Transformations.
 
 
 class TransformationsTest(chex.TestCase):
@@ -530,48 +529,6 @@ class TransformationsTest(chex.TestCase):
 
         mask = self.variant(mask_of)(jnp.array([[1.0, 6.0]]), jnp.array([[1.0, -6.0]]))
         np.testing.assert_array_equal(mask, [[True, False]])
-
-
-SETTINGS = {
-    "without compiling": jax.disable_jit,
-    "strict dtypes": functools.partial(jax.numpy_dtype_promotion, "strict"),
-    "strict ranks": functools.partial(jax.numpy_rank_promotion, "raise"),
-    "debugging NaNs": functools.partial(jax.debug_nans, True),
-    "checking leaks": jax.checking_leaks,
-    "double precision": functools.partial(jax.enable_x64, True),
-}
-
-
-@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
-@pytest.mark.parametrize(
-    "criterion",
-    [saliency.snip, functools.partial(saliency.obd, num_samples=2)],
-    ids=["snip", "obd"],
-)
-def test_every_setting_of_jax(setting: Callable, criterion: Any) -> None:
-    params = {"w": jnp.ones((3, 2), jnp.bfloat16), "b": jnp.ones(2)}
-
-    def loss_fn(params: chex.ArrayTree, batch: Any) -> chex.Array:
-        y = batch["x"] @ params["w"].astype(jnp.float32) + params["b"][None]
-        return jnp.mean((y - batch["y"]) ** 2)
-
-    batches, options = stacked([batch_of(4, seed) for seed in range(2)]), {}
-    if criterion is saliency.snip:
-        options = {"select": masks.with_minimum_density(0.2), "rounds": 2}
-    with setting():
-        _, mask = pruning.prune(
-            loss_fn,
-            params,
-            batches,
-            0.5,
-            num_batches=2,
-            criterion=criterion,
-            key=jax.random.key(0),
-            **options,
-        )
-        assert masks.sparsity(mask) == 0.5
-        optimizer = optim.sparse(optax.sgd(0.5), mask)
-        optimizer.update(params, optimizer.init(params), params)
 
 
 # Nothing of the loss is kept.

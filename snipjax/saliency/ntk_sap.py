@@ -78,16 +78,18 @@ def ntk_sap(
     like = jax.eval_shape(init_fn, key)
     checks.check_same_shapes(like, params, "the sample of init_fn", "params")
 
+    def masked(mask: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
+        return jax.tree.map(
+            lambda m, w: (m * w.astype(m.dtype)).astype(w.dtype), mask, tree
+        )
+
     def distance(mask: chex.ArrayTree, key: chex.PRNGKey) -> chex.Array:
         input_key, weight_key, change_key = jax.random.split(key, 3)
         z = _normal(input_key, inputs)
         weights = init_fn(weight_key)
         changes = _normal(change_key, params)
         changed = jax.tree.map(lambda w, n: w + epsilon * n, weights, changes)
-        here, there = (
-            apply_fn(jax.tree.map(lambda m, w: (m * w).astype(w.dtype), mask, tree), z)
-            for tree in (weights, changed)
-        )
+        here, there = (apply_fn(masked(mask, tree), z) for tree in (weights, changed))
         difference = (here - there).astype(at_least_float32(here))
         return jnp.sum(difference**2) / len(here)
 

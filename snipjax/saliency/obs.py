@@ -96,7 +96,7 @@ def obs(
 def _inverse_diagonal(block: chex.Array, damping: float) -> chex.Array:
     values, vectors = jnp.linalg.eigh(block)
     inverse = 1.0 / (jnp.maximum(values, 0.0) + damping)
-    return jnp.sum(vectors**2 * inverse, axis=1)
+    return jnp.sum(vectors**2 * inverse[None], axis=1)
 
 
 def _check_sizes(params: chex.ArrayTree, per_leaf: bool, max_size: int) -> None:
