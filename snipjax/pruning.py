@@ -246,8 +246,9 @@ def warn_if_weak(scores: Scores, mask: Mask, *, stacklevel: int = 2) -> None:
         warnings.warn(
             f"{kept:,} connections are kept, but only {positive:,} have a score above "
             f"zero; {kept_zeros:,} of score zero were taken because they come first. "
-            "Parameters initialized at zero, half precision or inputs that are not "
-            "used may be the reason; prune more, or initialize otherwise",
+            "Parameters that are zero, at initialization or pruned before (then pass "
+            "mask=), half precision or inputs that are not used may be the reason; "
+            "prune more, or initialize otherwise",
             stacklevel=stacklevel,
         )
 

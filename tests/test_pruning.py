@@ -609,7 +609,7 @@ class Loader:
             r"batch 2 .*shapes \[\(2,\)\].*\[\(3,\)\]; .*drop a last, smaller one",
         ),
         (iter([{"x": 1.0}, {"y": 1.0}]), None, "batch 1 does not have .* the first"),
-        (Loader(), None, r"is a Loader, not an array.*iter\(loader\)"),
+        (Loader(), None, r"is a Loader, not an array.*as iter\(loader\)"),
         (iter([Loader()]), None, "is a Loader, not an array"),
     ],
 )

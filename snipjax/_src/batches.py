@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snipjax._src import checks, trees
+from snipjax._src.types import KeyPath
 
 
 def stack(batches: Iterator, num_batches: int | None) -> tuple[Any, int]:
@@ -38,18 +39,27 @@ def stack(batches: Iterator, num_batches: int | None) -> tuple[Any, int]:
 
 
 def as_arrays(batch: Any) -> Any:
-    """Returns the batch with arrays of other libraries, e.g. PyTorch's, as NumPy's."""
+    """Returns the batch with arrays of other libraries, e.g. PyTorch's, as NumPy's.
 
-    def as_array(leaf: Any) -> Any:
+    Raises a ``ValueError`` that names the first leaf which is no array of any library.
+    """
+
+    def as_array(path: KeyPath, leaf: Any) -> Any:
         try:
             jax.typeof(leaf)
         except (TypeError, ValueError):
-            return np.asarray(leaf) if hasattr(leaf, "__array__") else leaf
+            if hasattr(leaf, "__array__"):
+                return np.asarray(leaf)
+            where = f" leaf '{trees.path_name(path)}'" if path else ""
+            raise ValueError(
+                f"batch{where} is a {type(leaf).__name__}, not an array; pass a pytree "
+                "of arrays; pruning.prune takes several batches, as iter(loader)"
+            ) from None
         return leaf
 
-    batch = jax.tree.map(as_array, batch)
-    checks.check_batch(batch)
-    return batch
+    return jax.tree_util.tree_map_with_path(
+        as_array, batch, is_leaf=lambda x: isinstance(x, Iterator)
+    )
 
 
 def check_number(batch: Any, num_batches: int) -> None:

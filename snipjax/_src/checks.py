@@ -31,6 +31,12 @@ def check_floating(tree: chex.ArrayTree, noun: str) -> None:
     )
     for name, leaf in trees.named_leaves(tree):
         dtype = jax.typeof(leaf).dtype
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ValueError(
+                f"{noun} leaf '{name}' has dtype {dtype}, but the saliency of a "
+                "connection is that of a real number; pass its real and its imaginary "
+                "part as two leaves, and join them in loss_fn with jax.lax.complex"
+            )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
                 f"{noun} leaf '{name}' has dtype {dtype}, which has no gradient; split "
@@ -38,16 +44,8 @@ def check_floating(tree: chex.ArrayTree, noun: str) -> None:
             )
 
 
-def check_batch(batch: Any) -> None:
-    """Raises a ``ValueError`` that names the first leaf of a batch that is no array."""
-    check_arrays(
-        batch, "batch", "pass a pytree of arrays, or iter(loader) for several batches"
-    )
-
-
 def check_leading_axis(batch: Any) -> int:
     """Returns the number of entries along the leading axis of every leaf of a batch."""
-    check_batch(batch)
     named = [(name, jnp.shape(leaf)) for name, leaf in trees.named_leaves(batch)]
     if not named:
         raise ValueError(

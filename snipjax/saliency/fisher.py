@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax._src import checks
+from snipjax._src import batches, checks
 from snipjax._src.types import LossFn, Scores
 from snipjax.saliency.gradient import zeros_to_add
 
@@ -93,6 +93,7 @@ def fisher_diagonal(
     """
     del key
     checks.check_floating(params, "params")
+    batch = batches.as_arrays(batch)
     number = checks.check_leading_axis(batch)
     params = jax.tree.map(jnp.asarray, params)
 

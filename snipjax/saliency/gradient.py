@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax._src import checks, trees
+from snipjax._src import batches, checks, trees
 from snipjax._src.types import LossFn
 
 
@@ -51,6 +51,7 @@ def sensitivity(
     """
     del key
     checks.check_floating(params, "params")
+    batch = batches.as_arrays(batch)
     # In float16 most of a billion scores that sum to one are zero.
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         raise ValueError(

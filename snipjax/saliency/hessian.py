@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax._src import checks
+from snipjax._src import batches, checks
 from snipjax._src.types import LossFn
 from snipjax.saliency.gradient import at_least_float32
 
@@ -34,6 +34,7 @@ def gradient_and_product(
 
     Both are in float32 or wider.
     """
+    batch = batches.as_arrays(batch)
     wide = jax.tree.map(lambda w: w.astype(at_least_float32(w)), params)
 
     def loss_of(wide: chex.ArrayTree) -> chex.Array:

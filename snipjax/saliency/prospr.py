@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax._src import checks, trees
+from snipjax._src import batches, checks, trees
 from snipjax._src.types import LossFn, Scores
 from snipjax.saliency.gradient import at_least_float32
 from snipjax.saliency.snip import normalized
@@ -167,6 +167,7 @@ def _scores(
 
 def _parts(batch: Any, steps: int) -> Any:
     """Returns the batch in ``steps + 1`` equal parts along a new leading axis."""
+    batch = batches.as_arrays(batch)
     number, rest = divmod(checks.check_leading_axis(batch), steps + 1)
     if rest or not number:
         raise ValueError(

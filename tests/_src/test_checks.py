@@ -22,7 +22,7 @@ def test_floating_leaves_pass(leaf: Any) -> None:
     [
         (np.arange(3), "params leaf 'layer/w' has dtype int.*no gradient.*split"),
         (np.ones(2, bool), "params leaf 'layer/w' has dtype bool"),
-        (np.ones(2, complex), "params leaf 'layer/w' has dtype complex"),
+        (np.ones(2, complex), "'layer/w' has dtype complex.* imaginary part as two"),
         (jax.random.key(0), "params leaf 'layer/w' has dtype key"),
         (jax.nn.relu, "params leaf 'layer/w' is a .*not an array.*equinox.filter"),
         ("float32", "params leaf 'layer/w' is a str, not an array"),
