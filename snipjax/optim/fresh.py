@@ -36,13 +36,20 @@ def fresh_where(
       Array([3., 0.], dtype=float32)
     """
     start = inner.init(params)
+
+    def of_params(like: Any, grown: chex.ArrayTree) -> Any:
+        # A state may have several leaves for a parameter, or none.
+        return jax.tree.map(
+            lambda where, part: jax.tree.map(lambda _: where, part), grown, like
+        )
+
     places = optax.tree.map_params(
         inner,
-        lambda leaf, where: leaf if _is_absent(leaf) else where,
+        of_params,
         start,
         grown,
         transform_non_params=lambda _: False,
-        is_leaf=_is_absent,
+        is_leaf=lambda _: True,
     )
 
     def mixed(where: Any, old: Any, new: Any) -> Any:
@@ -51,10 +58,6 @@ def fresh_where(
         return jnp.where(where, new, old)
 
     return jax.tree.map(mixed, places, state, start)
-
-
-def _is_absent(leaf: Any) -> bool:
-    return isinstance(leaf, optax.MaskedNode)
 
 
 def _ends_with(shape: tuple[int, ...], end: tuple[int, ...]) -> bool:

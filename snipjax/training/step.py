@@ -56,15 +56,25 @@ def train_step(
       (1, 0.6931)
     """
 
-    def loss_fn(params: chex.ArrayTree) -> tuple[chex.Array, Any]:
+    def loss_fn(params: chex.ArrayTree, batch: Batch) -> tuple[chex.Array, Any]:
         logits, batch_stats = apply_training(
             model, params, state.batch_stats, batch.images
         )
         return loss(logits, batch.labels), (logits, batch_stats)
 
-    value_and_grad = jax.value_and_grad(transform(loss_fn), has_aux=True)
+    def value_fn(params: chex.ArrayTree) -> tuple[chex.Array, Any]:
+        return loss_fn(params, batch)
+
+    value_and_grad = jax.value_and_grad(transform(value_fn), has_aux=True)
     (value, (logits, batch_stats)), grads = value_and_grad(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    # A criterion by which a mask moves may look at the loss.
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+        grads,
+        state.opt_state,
+        state.params,
+        loss_fn=lambda params, batch: loss_fn(params, batch)[0],
+        batch=batch,
+    )
     params = optax.apply_updates(state.params, updates)
     error = jnp.mean(jnp.argmax(logits, axis=-1) != batch.labels)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, state.key)

@@ -1,0 +1,128 @@
+"""Runs with a moving mask: files, resuming, seeds side by side and a mesh."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from snipjax import build, optim
+from snipjax import config as configs
+from snipjax.training import rundir
+from tests.runs import Finished, finished_run, interrupted, named, quick
+from tests.training import eight_devices
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def moving(name: str = "rigl", **fields: Any) -> ConfigDict:
+    """Forty steps with a move after every four, until step 28."""
+    config = quick(**{"every": 4, "stop": 0.7, "steps_per_dispatch": 10, **fields})
+    config.optimizer.sparse.name = name
+    return config
+
+
+@pytest.fixture(scope="module")
+def rigl(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return finished_run(moving(), tmp_path_factory.mktemp("runs") / "rigl")
+
+
+class TestRigl:
+    def test_the_mask_that_is_written_is_the_last(self, rigl: Finished) -> None:
+        first, last = rigl.arrays(rundir.FIRST_MASK), rigl.mask()
+        moved = sum(int((first[name] != last[name]).sum()) for name in first)
+        assert moved > 500
+        for name, keep in first.items():
+            assert keep.sum() == last[name].sum()
+        state = rigl.last_state().opt_state
+        assert int(state.step[0]) == 40
+        for name, keep in named(state.mask).items():
+            np.testing.assert_array_equal(keep[0], last[name])
+        assert rigl.network["kept"] == 5061
+        for name, param in rigl.params().items():
+            assert not param[~last[name]].any()
+
+    def test_the_best_is_after_the_last_move(self, rigl: Finished) -> None:
+        rows = [row for row in rigl.metrics if row["step"] > 28]
+        best = min(reversed(rows), key=lambda row: row["val_error"][0])
+        assert rigl.network["best_step"] == best["step"]
+
+    def test_it_goes_on_across_a_move_bit_for_bit(
+        self, rigl: Finished, tmp_path: Path
+    ) -> None:
+        workdir = interrupted(rigl.workdir, tmp_path / "run", step=20)
+        (workdir / "seed-0" / rundir.MASK).unlink()
+        again = finished_run(rigl.config, workdir)
+        assert again.digests == rigl.digests
+        assert again.metrics == rigl.metrics
+        for name, keep in again.mask().items():
+            np.testing.assert_array_equal(keep, rigl.mask()[name])
+
+    def test_seeds_side_by_side_are_those_of_single_runs(
+        self, rigl: Finished, tmp_path: Path
+    ) -> None:
+        both = finished_run(moving(seeds=2), tmp_path)
+        for name, keep in both.mask(0).items():
+            assert (keep != rigl.mask()[name]).mean() < 0.01  # rounding
+        assert both.network["kept"] == 5061
+        masks = [both.mask(seed)["Dense_0/kernel"] for seed in (0, 1)]
+        assert (masks[0] != masks[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("set", 5061),
+        ("sparse_momentum", 5061),
+        ("gradual_magnitude", 2530),
+        ("straight_through", 2530),
+    ],
+)
+def test_the_others_keep_as_many_as_they_should(
+    name: str, kept: int, tmp_path: Path
+) -> None:
+    fields = {"sparsity": 0.95} if kept == 2530 else {}
+    config = moving(name, layerwise=False)
+    config.optimizer.sparse.update(fields)
+    run = finished_run(config, tmp_path)
+    assert run.network["kept"] == pytest.approx(kept, abs=1)
+    assert run.network["kept"] == sum(int(x.sum()) for x in run.mask().values())
+    first = run.arrays(rundir.FIRST_MASK)
+    assert sum(int(x.sum()) for x in first.values()) == 5061
+    for param_name, param in run.params().items():
+        assert not param[~run.mask()[param_name]].any()
+    assert run.metrics[-1]["train_loss"][0] < run.metrics[0]["train_loss"][0]
+
+
+def test_on_eight_devices() -> None:
+    eight_devices.check("eight_devices_moving.py")
+
+
+def own(inner: Any, mask: Any, *, every: int, stop: int, key: Any) -> Any:
+    """A choice that a user may name by its import path."""
+    return optim.set(inner, mask, every=2 * every, stop=stop, key=key)
+
+
+class TestBuild:
+    def test_a_name_and_its_settings(self) -> None:
+        config = moving("rigl", fraction=0.2)
+        mask = {"w": np.ones((2, 2), bool)}
+        optimizer = build.sparse(config)(build.optimizer(config), mask, None)
+        state = optimizer.init({"w": np.ones((2, 2), np.float32)})
+        assert isinstance(state, optim.MovingState)
+        assert build.last_move(config) == 28
+        assert build.last_move(moving("static")) == 0
+
+    def test_an_import_path(self, tmp_path: Path) -> None:
+        config = moving(f"{__name__}:own")
+        configs.validate(config)
+        make = functools.partial(build.sparse(config), build.optimizer(config))
+        state = make({"w": np.ones((2, 2), bool)}, jax.random.key(3)).init(
+            {"w": np.ones((2, 2), np.float32)}
+        )
+        assert state.key == jax.random.key(3)
+        with pytest.raises(ValueError, match=r"optimizer\.sparse\.name is 'math:pi'"):
+            build.sparse(moving("math:pi"))
