@@ -1,0 +1,246 @@
+"""Sparse momentum, gradual magnitude pruning and straight-through estimation."""
+
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from snipjax import masks, optim
+from snipjax.optim.sparse_momentum import apportioned
+
+SHAPES = {"a": (6, 5), "b": (7,), "c": (8, 3)}
+MASK = {
+    "a": jnp.arange(30).reshape(6, 5) % 3 == 0,
+    "b": jnp.array(True),
+    "c": jnp.arange(24).reshape(8, 3) % 4 == 0,
+}
+
+
+def tree_at(seed: int) -> dict[str, chex.Array]:
+    rng = np.random.default_rng(seed)
+    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in SHAPES.items()}
+
+
+def steps(
+    optimizer: Any, params: Any, number: int
+) -> list[tuple[dict[str, np.ndarray], Any]]:
+    """Params and state after each update."""
+    update, state, found = jax.jit(optimizer.update), optimizer.init(params), []
+    for step in range(number):
+        updates, state = update(tree_at(step), state, params)
+        params = optax.apply_updates(params, updates)
+        found.append((jax.device_get(params), state))
+    return found
+
+
+def largest(scores: np.ndarray, number: int) -> np.ndarray:
+    keep = np.zeros(scores.size, bool)
+    keep[np.argsort(-scores.ravel(), kind="stable")[:number]] = True
+    return keep.reshape(scores.shape)
+
+
+class TestSparseMomentum:
+    @pytest.mark.parametrize(
+        ("total", "ratios", "room", "expected"),
+        [
+            (10, [1.0, 1.0], [20, 20], [5, 5]),
+            (10, [3.0, 1.0], [20, 20], [8, 2]),  # 7.5 and 2.5: the first is larger
+            (10, [9.0, 1.0, 1.0], [4, 20, 20], [4, 3, 3]),
+            (10, [1.0, 0.0], [4, 20], [4, 6]),
+            (0, [1.0, 2.0], [4, 20], [0, 0]),
+            (7, [0.0, 0.0], [4, 20], [4, 3]),
+            (24, [1.0, 1e-9], [4, 20], [4, 20]),
+        ],
+    )
+    def test_whole_numbers_in_ratios(
+        self, total: int, ratios: Any, room: Any, expected: Any
+    ) -> None:
+        room = jnp.array(room, jnp.uint32)
+        found = jax.jit(apportioned)(jnp.uint32(total), jnp.array(ratios), room)
+        np.testing.assert_array_equal(found, expected)
+
+    def test_moves_by_its_equations(self) -> None:
+        optimizer = optim.sparse_momentum(
+            optax.sgd(0.1),
+            MASK,
+            every=4,
+            stop=9,
+            fraction=optax.constant_schedule(0.5),
+            decay=0.7,
+        )
+        params = masks.apply(MASK, tree_at(99))
+        before = steps(optimizer, params, 4)[-1]
+        after = steps(optimizer, params, 5)[-1]
+        momentum = {name: np.zeros(shape) for name, shape in SHAPES.items()}
+        for step in range(5):
+            for name, g in tree_at(step).items():
+                momentum[name] = 0.7 * momentum[name] + 0.3 * np.float64(g)
+        np.testing.assert_allclose(after[1].momentum["a"], momentum["a"], rtol=1e-5)
+        stay, means, dropped = {}, {}, 0
+        for name in ("a", "c"):
+            keep = np.asarray(before[1].mask[name])
+            number = int(keep.sum() * 0.5)
+            w = np.where(keep, np.abs(before[0][name]), -1)
+            stay[name] = largest(w, keep.sum() - number)
+            means[name] = np.abs(momentum[name])[keep].mean()
+            dropped += number
+        share = means["a"] / (means["a"] + means["c"]) * dropped
+        grow = {"a": int(share), "c": int(dropped - share)}
+        if sum(grow.values()) < dropped:
+            grow["a" if share % 1 > (dropped - share) % 1 else "c"] += 1
+        for name in ("a", "c"):
+            size = np.where(stay[name], -1, np.abs(momentum[name]))
+            expected = stay[name] | largest(size, grow[name])
+            # The last one goes to the larger quota of what is left, within one.
+            found = np.asarray(after[1].mask[name])
+            assert abs(int(found.sum()) - int(expected.sum())) <= 1
+            assert found[stay[name]].all()
+            order = np.argsort(-size.ravel())
+            assert found.ravel()[order[: grow[name] - 1]].all()
+        total = sum(int(after[1].mask[name].sum()) for name in ("a", "c"))
+        assert total == int(MASK["a"].sum()) + int(MASK["c"].sum())
+
+
+class TestGradualMagnitude:
+    @pytest.mark.parametrize("layerwise", [True, False])
+    @pytest.mark.parametrize("first", [masks.ones(tree_at(0)), MASK])
+    def test_follows_the_cubic_schedule(self, first: Any, layerwise: bool) -> None:
+        optimizer = optim.gradual_magnitude(
+            optax.sgd(0.05),
+            first,
+            sparsity=0.8,
+            start=2,
+            every=3,
+            stop=9,
+            layerwise=layerwise,
+        )
+        params = masks.apply(first, tree_at(99))
+        names = ["a", "c"]
+        groups = [[n] for n in names] if layerwise else [names]
+        keep = {n: np.asarray(first[n]) for n in names}
+        w = {n: np.asarray(params[n]) for n in names}
+        for step, (after, state) in enumerate(steps(optimizer, params, 12)):
+            is_due = step in (2, 5, 8, 9)
+            assert bool(state.info.moved) == is_due
+            for group in groups if is_due else []:
+                size = sum(keep[n].size for n in group)
+                begin = sum(int(first[n].sum()) for n in group)
+                end = round(0.2 * size)
+                number = end + round((begin - end) * (1 - (step - 2) / 7) ** 3)
+                scores = np.concatenate(
+                    [np.where(keep[n], np.abs(w[n]), -1).ravel() for n in group]
+                )
+                parts = np.split(largest(scores, number), [keep[group[0]].size])
+                for n, part in zip(group, parts):
+                    keep[n] = part.reshape(keep[n].shape)
+            for n in names:
+                np.testing.assert_array_equal(state.mask[n], keep[n])
+                w[n] = np.where(keep[n], w[n] - 0.05 * np.asarray(tree_at(step)[n]), 0)
+                np.testing.assert_allclose(after[n], w[n], rtol=1e-5, atol=1e-6)
+        kept = [masks.kept_count(keep[n].size, 0.8) for n in names]
+        if layerwise:
+            assert [int(keep[n].sum()) for n in names] == kept
+
+    def test_a_sparsity_for_each_leaf(self) -> None:
+        dense = masks.ones(tree_at(0))
+        shares = {"a": 0.5, "b": 0.0, "c": 0.75}
+        optimizer = optim.gradual_magnitude(
+            optax.sgd(0.1), dense, sparsity=shares, every=1, stop=3
+        )
+        _, state = steps(optimizer, tree_at(99), 4)[-1]
+        assert (int(state.mask["a"].sum()), int(state.mask["c"].sum())) == (15, 6)
+
+    def test_whole_units_and_n_of_m(self) -> None:
+        dense = masks.ones(tree_at(0))
+        for structure in (
+            functools.partial(masks.units, -2),
+            functools.partial(masks.n_of_m, 1, 2, axis=-2),
+        ):
+            optimizer = optim.gradual_magnitude(
+                optax.sgd(0.1),
+                dense,
+                sparsity=0.5,
+                every=1,
+                stop=3,
+                structure=structure,
+            )
+            _, state = steps(optimizer, tree_at(99), 4)[-1]
+            for name in ("a", "c"):
+                keep = np.asarray(state.mask[name])
+                assert keep.sum() == keep.size // 2
+                if structure.func is masks.units:
+                    assert (keep.all(axis=1) | ~keep.any(axis=1)).all()
+
+    def test_a_stop_before_the_start(self) -> None:
+        with pytest.raises(ValueError, match="stop is 3 and start is 5"):
+            optim.gradual_magnitude(
+                optax.sgd(0.1), MASK, sparsity=0.5, every=1, start=5, stop=3
+            )
+
+
+class TestStraightThrough:
+    def test_dense_weights_train_by_the_gradient_at_the_kept(self) -> None:
+        inner = optax.sgd(0.1, momentum=0.5)
+        optimizer = optim.straight_through(
+            inner, MASK, sparsity=0.6, every=2, stop=7, select=masks.layerwise_topk
+        )
+        weights = tree_at(99)
+        state, params = optimizer.init(weights), masks.apply(MASK, weights)
+        update = jax.jit(optimizer.update)
+        dense = jax.tree.map(np.float64, weights)
+        velocity = jax.tree.map(np.zeros_like, dense)
+        for step in range(10):
+            updates, state = update(tree_at(step), state, params)
+            params = optax.apply_updates(params, updates)
+            velocity = jax.tree.map(
+                lambda v, g: 0.5 * v + np.float64(g), velocity, tree_at(step)
+            )
+            dense = jax.tree.map(lambda w, v: w - 0.1 * v, dense, velocity)
+            assert bool(state.info.moved) == (step in (0, 2, 4, 6))
+            if step in (0, 2, 4, 6):
+                for name in ("a", "c"):
+                    number = round(0.4 * dense[name].size)
+                    np.testing.assert_array_equal(
+                        state.mask[name], largest(np.abs(dense[name]), number)
+                    )
+            for name, w in params.items():
+                kept = np.asarray(jnp.where(state.mask[name], state.dense[name], 0))
+                np.testing.assert_array_equal(w, kept)
+                np.testing.assert_allclose(state.dense[name], dense[name], rtol=1e-4)
+
+    def test_n_of_m_in_every_update(self) -> None:
+        select = masks.n_of_m(1, 2)
+        mask = select(tree_at(99), None, masks.kernels)
+        optimizer = optim.straight_through(optax.adam(0.1), mask, select=select)
+        found = steps(optimizer, masks.apply(mask, tree_at(99)), 12)
+        for params, state in found:
+            for name in ("a", "c"):
+                pairs = np.asarray(state.mask[name]).reshape(-1, 2, SHAPES[name][1])
+                assert (pairs.sum(axis=1) == 1).all()
+                assert not params[name][~np.asarray(state.mask[name])].any()
+        moved = [int(state.info.grown) for _, state in found]
+        assert sum(moved) > 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(optim.rigl, every=1, stop=9),
+        functools.partial(optim.set, every=1, stop=9, key=jax.random.key(0)),
+        functools.partial(optim.sparse_momentum, every=1, stop=9),
+        functools.partial(optim.gradual_magnitude, sparsity=0.9, every=1, stop=9),
+        functools.partial(optim.straight_through, sparsity=0.9),
+    ],
+)
+def test_functions_reach_the_parameters_in_each_state(make: Any) -> None:
+    optimizer = make(optax.adam(0.1), MASK)
+    state = optimizer.init(tree_at(0))
+    found = optax.tree.map_params(optimizer, lambda _: "like params", state)
+    assert found.mask == dict.fromkeys(SHAPES, "like params")
+    assert optax.tree.get(found, "mu") == dict.fromkeys(SHAPES, "like params")
+    assert optax.tree.get(state, "step").dtype == jnp.int32
