@@ -78,11 +78,24 @@ def training_step(
     return step
 
 
-def training_steps(name: str, count: int) -> Callable[[], Any]:
-    """Returns a function that takes steps in one program, as train.py does."""
+def training_steps(
+    name: str,
+    count: int,
+    restricted: Callable[[Any, chex.ArrayTree], Any] = lambda optimizer, params: (
+        optimizer
+    ),
+) -> Callable[[], Any]:
+    """Returns a function that takes steps in one program, as train.py does.
+
+    Args:
+      name: name of the network.
+      count: number of steps.
+      restricted: ``(optimizer, params) -> optimizer``; by default the steps are dense.
+    """
     model, examples = models.create(name, 10), batch(name)
-    optimizer = training.sgd(0.1)
-    state = training.init_state(variables(name), optimizer, jax.random.key(1))
+    sample = variables(name)
+    optimizer = restricted(training.sgd(0.1), sample["params"])
+    state = training.init_state(sample, optimizer, jax.random.key(1))
 
     def body(state: training.TrainState, _: None) -> tuple[training.TrainState, Any]:
         return training.train_step(state, examples, model=model, optimizer=optimizer)
@@ -97,6 +110,16 @@ def training_steps(name: str, count: int) -> Callable[[], Any]:
         return state.params, metrics
 
     return steps
+
+
+def static(inner: Any, params: chex.ArrayTree) -> Any:
+    """Returns the optimizer of 5% of the connections."""
+    return optim.sparse(inner, five_percent(params))
+
+
+def moving(inner: Any, params: chex.ArrayTree, every: int = 100) -> Any:
+    """Returns the optimizer of 5% of the connections that move by RigL."""
+    return optim.rigl(inner, five_percent(params), every=every, stop=2**30)
 
 
 def five_percent(params: chex.ArrayTree) -> chex.ArrayTree:

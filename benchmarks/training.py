@@ -92,6 +92,24 @@ def main() -> None:
             ("vgg_d", 9, 1),
         )
     ]
+    rows += [
+        timing.compare(
+            (
+                f"{steps} steps, RigL every {every}, {name}",
+                networks.training_steps(
+                    name, steps, functools.partial(networks.moving, every=every)
+                ),
+            ),
+            ("static mask", networks.training_steps(name, steps, networks.static)),
+            repeats=repeats,
+            target=1.1,
+        )
+        for name, steps, every, repeats in (
+            ("lenet_300_100", 500, 100, 9),
+            ("lenet_5_caffe", 100, 100, 5),
+            ("vgg_like", 4, 2, 3),
+        )
+    ]
     rows.append(
         timing.compare(
             ("training step, vgg_d", networks.training_step("vgg_d")),
