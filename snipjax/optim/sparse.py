@@ -1,5 +1,6 @@
 """Sparse training: any optax optimizer that leaves pruned entries exactly zero."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from snipjax import masks
-from snipjax._src import checks
+from snipjax._src import checks, trees
+from snipjax.masks import counting
 
 
 class SparseState(NamedTuple):
@@ -32,8 +34,11 @@ def sparse(
 
     The mask is part of the state, hence an argument of a compiled step and not a
     constant in it, and travels through ``jit``, ``vmap`` and checkpoints. It is
-    copied there, so that donating the state leaves your mask alone. Let this be the
-    outermost transformation: scaling its updates would scale ``-param`` too.
+    copied there, so that donating the state leaves your mask alone.
+
+    Let this be the outermost transformation: one that scales its updates would scale
+    ``-param`` too, and ``contrib.sam`` around it moves pruned entries. Only
+    ``optax.lookahead`` goes around it, since its params are pairs.
 
     Args:
       inner: any optax transformation, extra arguments included.
@@ -41,7 +46,11 @@ def sparse(
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its ``init`` and ``update`` raise
-      a ``ValueError`` if the mask does not fit what they are given.
+      a ``ValueError`` if the mask does not fit what they are given, or another
+      transformation is around this one.
+
+    Warns:
+      UserWarning: if ``init`` is given params with pruned entries that are not zero.
 
     Example:
       >>> mask = {"w": jnp.array([True, False])}
@@ -57,7 +66,10 @@ def sparse(
     def init(params: optax.Params) -> SparseState:
         if not jax.tree.leaves(params):  # a placeholder, of optax.tree.map_params
             return SparseState(params, inner.init(params))
-        inner_state = inner.init(masks.apply(mask, params))
+        _check_place(params, mask)
+        pruned_params = masks.apply(mask, params)
+        _warn_unless_equal(params, pruned_params)
+        inner_state = inner.init(pruned_params)
         return SparseState(
             jax.tree.map(lambda m: jnp.array(m, copy=True), mask), inner_state
         )
@@ -68,6 +80,7 @@ def sparse(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, SparseState]:
+        _check_mask(state.mask)
         checks.check_same_structure(updates, state.mask, "the gradient", "the mask")
         kept_params = None if params is None else masks.apply(state.mask, params)
 
@@ -103,3 +116,57 @@ def _update_or_clear(
 ) -> chex.Array:
     # In the wider of the two dtypes, so that adding it to the parameter gives zero.
     return jnp.where(keep, update, -param)
+
+
+def _check_place(params: chex.ArrayTree, mask: chex.ArrayTree) -> None:
+    """Raises a ``ValueError`` if params show that this is in the wrong place."""
+    if isinstance(params, optax.LookaheadParams):
+        raise ValueError(
+            "params are optax.LookaheadParams, fast and slow; let lookahead be around "
+            "sparse, as optax.lookahead(sparse(inner, mask), ...), and start it with "
+            "LookaheadParams.init_synced(masks.apply(mask, params))"
+        )
+    nodes = jax.tree.leaves(params, is_leaf=_is_masked_node)
+    if any(map(_is_masked_node, nodes)) and (
+        jax.tree.structure(params) != jax.tree.structure(mask)
+    ):
+        raise ValueError(
+            "params lack the leaves that optax.masked or optax.partition leaves out; "
+            "let sparse be around it, as sparse(optax.masked(inner, ...), mask)"
+        )
+
+
+def _is_masked_node(node: object) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _check_mask(mask: chex.ArrayTree) -> None:
+    """Raises a ``ValueError`` if something computed with the mask of a state."""
+    for name, leaf in trees.named_leaves(mask):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.bool_):
+            raise ValueError(
+                f"the mask of the state has dtype {jnp.result_type(leaf)} in '{name}': "
+                "a transformation around sparse computed with it, e.g. optax."
+                "contrib.sam; let sparse be around it, as sparse(sam(...), mask)"
+            )
+
+
+def _warn_unless_equal(params: chex.ArrayTree, pruned: chex.ArrayTree) -> None:
+    if trees.is_traced((params, pruned)):
+        return
+    before, after = (
+        sum(counting.counts(_is_not_zero, jax.tree.leaves(tree)))
+        for tree in (params, pruned)
+    )
+    if before != after:
+        warnings.warn(
+            f"{before - after:,} pruned entries of params are not zero; pass "
+            "masks.apply(mask, params). The first update would clear them, unless "
+            "sparse is inside of a transformation that changes it, e.g. optax.chain",
+            stacklevel=3,
+        )
+
+
+def _is_not_zero(xp: Any, x: Any) -> Any:
+    del xp
+    return x != 0

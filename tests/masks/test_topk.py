@@ -387,9 +387,9 @@ for axis_type in (AxisType.Auto, AxisType.Explicit):
     assert not any(op in text for op in ("all-gather", "all-to-all", "permute"))
 
     optimizer = optim.sparse(optax.adamw(0.1), mask)
-    state = optimizer.init(sharded)
-    updates, state = jax.jit(optimizer.update)(sharded, state, sharded)
-    updated = optax.apply_updates(sharded, updates)
+    state = optimizer.init(pruned)
+    updates, state = jax.jit(optimizer.update)(sharded, state, pruned)
+    updated = optax.apply_updates(pruned, updates)
     for name in ("a", "d"):
         assert updated[name].sharding.is_equivalent_to(shardings[name], 2)
         assert state.mask[name].sharding.is_equivalent_to(shardings[name], 2)

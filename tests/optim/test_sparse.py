@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,9 @@ from optax import contrib
 from snipjax import masks, optim
 from tests.conftest import Network
 
-pytestmark = pytest.mark.filterwarnings("error", "ignore:no connection of")
+pytestmark = pytest.mark.filterwarnings(
+    "error", "ignore:no connection of", r"ignore:\d+ pruned entries of params"
+)
 
 MASK = {
     "b": jnp.array(True),
@@ -410,3 +413,75 @@ def test_gradients_that_do_not_fit_the_mask() -> None:
         ValueError, match="gradient does not have the structure of the mask"
     ):
         optimizer.update({"w": initial()["w"]}, state, initial())
+
+
+# Which transformation is around which.
+
+
+def steps(
+    optimizer: optax.GradientTransformationExtraArgs, params: Any, number: int
+) -> Any:
+    state = optimizer.init(params)
+    for _ in range(number):
+        at = params.fast if isinstance(params, optax.LookaheadParams) else params
+        updates, state = optimizer.update(jax.grad(loss_fn)(at), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+ascent = optax.chain(contrib.normalize(), optax.sgd(0.5))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "params", "problem"),
+    [
+        (
+            optim.sparse(optax.lookahead(optax.sgd(0.1), 2, 0.5), MASK),
+            optax.LookaheadParams.init_synced(initial()),
+            r"lookahead be around sparse, as optax\.lookahead\(sparse",
+        ),
+        (
+            optax.masked(optim.sparse(optax.sgd(0.1), MASK), {"w": True, "b": False}),
+            initial(),
+            r"let sparse be around it, as sparse\(optax\.masked",
+        ),
+        (
+            contrib.sam(optim.sparse(optax.sgd(0.1), MASK), ascent),
+            by_hand(initial()),
+            r"dtype int32 in 'b'.*as sparse\(sam",
+        ),
+    ],
+    ids=["lookahead inside", "masked around", "sam around"],
+)
+def test_a_wrong_place_is_told(optimizer: Any, params: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        steps(optimizer, params, 2)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "start"),
+    [
+        (optim.sparse(optax.masked(optax.sgd(0.1), {"w": True, "b": False}), MASK), 0),
+        (optim.sparse(contrib.sam(optax.sgd(0.1), ascent), MASK), 0),
+        (optax.lookahead(optim.sparse(optax.sgd(0.1), MASK), 2, 0.5), 1),
+        # Of use to no one, and of no harm to params that are pruned.
+        (optax.chain(optim.sparse(optax.sgd(0.1), MASK), optax.scale(0.5)), 0),
+    ],
+    ids=["masked", "sam", "lookahead", "chain"],
+)
+def test_in_another_place_pruned_entries_stay_zero(optimizer: Any, start: int) -> None:
+    params = by_hand(initial())
+    pair = optax.LookaheadParams.init_synced(params)
+    found = steps(optimizer, pair if start else params, 3)
+    for tree in found if start else [found]:
+        assert not pruned_entries(tree).any()
+        assert (tree["w"] != params["w"]).any()
+
+
+def test_params_to_start_from_that_are_not_pruned_are_told_of() -> None:
+    # Around sparse, scaling would leave a part of what the first update clears.
+    optimizer = optax.chain(optim.sparse(optax.sgd(0.1), MASK), optax.scale(0.5))
+    with pytest.warns(UserWarning, match=r"3 pruned entries .*masks\.apply\(mask"):
+        optimizer.init(initial())
+    with warnings.catch_warnings(action="error"):
+        optimizer.init(by_hand(initial()))
