@@ -43,7 +43,8 @@ class Setup(NamedTuple):
 
     ``init`` is ``(key, name of an initializer) -> variables``. ``facts`` are plain
     values by which to know the data again. There are either ``arrays``, the data on the
-    device, or a ``stream`` and a ``mesh``, for a network that is split.
+    device, or a ``stream`` and a ``mesh``, for a network that is split. The setup of a
+    smaller network has that of the ``whole`` one.
     """
 
     config: ConfigDict
@@ -54,6 +55,7 @@ class Setup(NamedTuple):
     arrays: side_by_side.Arrays | None = None
     stream: on_mesh.Stream | None = None
     mesh: Mesh | None = None
+    whole: Any = None
 
     def placement(self, seeds: range) -> Placement:
         """Returns the place of the networks of some seeds."""

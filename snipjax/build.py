@@ -73,6 +73,8 @@ SELECTIONS: Mapping[str, str] = {
     "global": "snipjax.masks:global_topk",
     "layerwise": "snipjax.masks:layerwise_topk",
 }
+# Selections of whole units, which a smaller network is trained without.
+UNITS = ("units", "units_layerwise")
 # Selections of the largest scores of each leaf, with densities that go by shapes.
 ALLOCATIONS: Mapping[str, str] = {
     "uniform": "snipjax.masks:uniform",
@@ -230,6 +232,11 @@ def prunable(config: ConfigDict) -> Prunable:
     return masks.excluding(predicate, *config.prune.exclude)
 
 
+def removes_units(config: ConfigDict) -> bool:
+    """Returns whether a configuration trains a smaller network, without some units."""
+    return config.prune.select in UNITS
+
+
 def select(config: ConfigDict, order: Callable[[], Sequence[str]] = tuple) -> Select:
     """Returns the selection, ``(scores, sparsity, prunable) -> mask``.
 
@@ -241,6 +248,8 @@ def select(config: ConfigDict, order: Callable[[], Sequence[str]] = tuple) -> Se
     if config.prune.min_density:
         return masks.with_minimum_density(config.prune.min_density)
     name, field = config.prune.select, "prune.select"
+    if name in UNITS:  # and all connections of the others
+        name = "global"
     path = {**SELECTIONS, **ALLOCATIONS}.get(name, name)
     first = "params" if name in ALLOCATIONS else "scores"
     arguments = (first, "sparsity", "prunable")

@@ -17,6 +17,7 @@ from snipjax.schema import FIELDS, SEEDS, Field
 
 # Streams and meshes have these alone, or do not have them.
 _LARGE = ("dataset.image_size", "dataset.view", "dataset.workers", "train.remat")
+_NOT_OF_UNITS = ("prune.rounds", "prune.invert", "prune.shuffle", "prune.exclude")
 _NOT_LARGE = ("dataset.random_labels", "prune.batch_class")
 
 
@@ -47,7 +48,7 @@ def validate(config: ConfigDict) -> None:
     """Raises a ``ValueError`` naming the first unknown, missing or wrong field."""
     check(config, FIELDS)
     given = dict(fields(config))
-    for check_some in (_check_runs, _check_large, _check_pruning):
+    for check_some in (_check_runs, _check_large, _check_pruning, _check_units):
         check_some(given)
 
 
@@ -355,6 +356,30 @@ def _check_pruning(given: dict[str, Any]) -> None:
         raise ValueError(
             f"config.prune.min_density is {minimum}, but config.prune.select is "
             f"'{given['prune.select']}'; set one of the two to its default"
+        )
+
+
+def _check_units(given: dict[str, Any]) -> None:
+    if given["prune.select"] not in build.UNITS:
+        return
+    known = dict(fields(default()))
+    for name in ("mesh", "dataset.stream", "optimizer.sparse.name", *_NOT_OF_UNITS):
+        if given[name] != known[name]:
+            raise ValueError(
+                f"config.{name} is {given[name]!r}, which is not for the smaller "
+                f"networks of config.prune.select={given['prune.select']}; leave it at "
+                f"{known[name]!r}"
+            )
+    method = given["prune.method"]
+    if method in ("none", *build.RIVALS):
+        raise ValueError(
+            f"config.prune.method is '{method}', which scores no units; choose a "
+            "criterion, e.g. snip"
+        )
+    if not 0 < given["prune.keep_flops"] <= 1:
+        raise ValueError(
+            f"config.prune.keep_flops is {given['prune.keep_flops']}; it must be in "
+            "(0, 1], the share of the operations to keep"
         )
 
 

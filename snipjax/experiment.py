@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from snipjax import assembly, build, records, reporting, rivals
+from snipjax import assembly, build, records, reporting, rivals, smaller
 from snipjax import config as schema
 from snipjax.assembly import Setup
 from snipjax.training import checkpoints, console, distributed, loop, rundir, sessions
@@ -54,20 +54,22 @@ def run(
         result = session.read(rundir.RESULT)
         if result is None:
             setup, networks = begin(config, data_dir, session)
-            score, start, batch = assembly.algorithm(setup)
             for seeds in remaining_seeds(setup, networks, session):
                 if method := build.method(config):  # it prunes trained networks
                     networks += rivals.train(method, setup, seeds, session)
                     continue
-                place = setup.placement(seeds)
+                part = smaller.without_units(setup, seeds, session)  # if so configured
+                score, start, batch = assembly.algorithm(part)
+                place = part.placement(seeds)
                 with saved_work(place, session) as saved:
                     if saved.state is None:
                         # w ~ variance scaling; s = |dL/dc| / sum |dL/dc|; c = top s
                         scores, mask = place.score(score, batch)
-                        reporting.report_pruning(setup, place, scores, mask, session)
+                        reporting.report_pruning(part, place, scores, mask, session)
                         del scores  # before there is another sample, and momentum
                         saved = saved.started(place.start(start, mask))  # c * w
-                    networks += train(setup, place, saved, session)  # min L(c * w)
+                    entries = train(part, place, saved, session)  # min L(c * w)
+                    networks += smaller.described(part, entries)
             result = records.summarize(setup, networks, command)
             session.write(rundir.RESULT, result)
         else:
@@ -146,7 +148,8 @@ def remaining_seeds(
     spans = session.read(rundir.GROUPS)
     if spans is None:
         seeds = range(config.seed, config.seed + config.seeds)
-        is_alone = config.seeds == 1 or build.method(config)
+        differ = build.method(config) or build.removes_units(config)
+        is_alone = config.seeds == 1 or differ
         at_once = 1 if is_alone else config.seeds_at_once
         if not at_once:
             batch = functools.partial(assembly.saliency_batch, setup)

@@ -25,7 +25,7 @@ ROWS = (
     ("training",),
     ("methods",),
     ("schema", "build", "config", "config_files"),
-    ("assembly", "records", "reporting", "rivals", "experiment", "sweep"),
+    ("assembly", "records", "reporting", "rivals", "smaller", "experiment", "sweep"),
     ("results", "studies"),
     ("cli",),
     ("train",),

@@ -1,6 +1,6 @@
 """Smaller networks: whole units removed from any JAX function."""
 
-from snipjax.shrink.cost import Cost, Csr, Variant, cost
+from snipjax.shrink.cost import Cost, Csr, Variant, cost, seconds_in_turns
 from snipjax.shrink.keep import keep
 from snipjax.shrink.layers import Count, Layer, Member, Units
 from snipjax.shrink.removal import Removed, removed, shrink
@@ -20,6 +20,7 @@ __all__ = [
     "keep",
     "layerwise",
     "removed",
+    "seconds_in_turns",
     "shrink",
     "unit_scores",
     "units",

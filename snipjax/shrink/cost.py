@@ -123,7 +123,7 @@ def cost(
         )
     )
     forward_seconds, step_seconds = (
-        _seconds(
+        seconds_in_turns(
             [
                 functools.partial(f, form.params, *inputs)
                 for f, form in zip(calls, forms)
@@ -178,8 +178,18 @@ def _peak(compiled: Any) -> int:
     )
 
 
-def _seconds(functions: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Returns the median time of each function, measured in turns."""
+def seconds_in_turns(
+    functions: Sequence[Callable[[], Any]], repeats: int = 10
+) -> list[float]:
+    """Returns the median time of each function, whose calls take turns.
+
+    Each is called once before, to be compiled, and waits for its results.
+
+    Example:
+      >>> seconds = seconds_in_turns([lambda: jnp.ones(3), lambda: jnp.ones(9)])
+      >>> len(seconds)
+      2
+    """
     times: list[list[float]] = [[] for _ in functions]
     for function in functions:
         jax.block_until_ready(function())
@@ -218,7 +228,7 @@ def _csr(
         x = jnp.ones((batch, kernel.shape[0]), kernel.dtype)
         by_rows = jax.jit(lambda matrix, x: (matrix @ x.T).T)
         by_dense = jax.jit(lambda kernel, x: x @ kernel)
-        seconds = _seconds(
+        seconds = seconds_in_turns(
             [
                 functools.partial(by_dense, kernel, x),
                 functools.partial(by_rows, compressed, x),

@@ -9,8 +9,8 @@ import numpy as np
 from jax.extend import core
 
 from snipjax._src import jaxprs
-from snipjax.shrink.positions import Axes, Axis, rows_along
-from snipjax.shrink.rules import RULES, Site
+from snipjax.shrink.positions import Axes, Axis, Site, rows_along
+from snipjax.shrink.rules import RULES
 
 
 class Gone:

@@ -7,8 +7,8 @@ are labels, which verbs unite; in :mod:`snipjax.shrink.gone` codes are bools, wh
 tell the positions that are gone.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +17,19 @@ Axes = tuple[Axis, ...]
 # The operands, by index, all or any of which make a result zero where they are; None
 # if none does.
 Silence = tuple[str, Sequence[int]] | None
+
+
+class Site(NamedTuple):
+    """An operation: its name and parameters, and the shapes of operands and results.
+
+    ``numbers`` are the values of the operands that are known scalars, None for others.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    shapes: Sequence[tuple[int, ...]]
+    results: Sequence[tuple[int, ...]]
+    numbers: Sequence[float | None]
 
 
 class Verbs(Protocol):
@@ -48,6 +61,11 @@ class Verbs(Protocol):
 
     def bundle(self, axis: Axis, groups: int) -> Axis:
         """Returns one code for each of several groups of neighbors."""
+
+
+# The axes of the operands, and of the results.
+Both = tuple[list[Axes], list[Axes]]
+Rule = Callable[[Verbs, Site, list[Axes]], Both]
 
 
 class Labels:

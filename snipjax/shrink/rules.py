@@ -4,28 +4,10 @@ A rule ``(verbs, site, operands) -> (operands, results)`` returns axes of the op
 too, which may have lost positions that another operand does not have.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from snipjax.shrink.positions import Axes, Axis, Silence, Verbs
-
-
-class Site(NamedTuple):
-    """An operation: its name and parameters, and the shapes of operands and results.
-
-    ``numbers`` are the values of the operands that are known scalars, None for others.
-    """
-
-    name: str
-    params: Mapping[str, Any]
-    shapes: Sequence[tuple[int, ...]]
-    results: Sequence[tuple[int, ...]]
-    numbers: Sequence[float | None]
-
-
-Both = tuple[list[Axes], list[Axes]]
-Rule = Callable[[Verbs, Site, list[Axes]], Both]
+from snipjax.shrink import moves
+from snipjax.shrink.positions import Axes, Axis, Both, Rule, Silence, Site, Verbs
 
 # Functions by entries that are zero at zero, whatever the other operands.
 _ZERO_AT_ZERO = {
@@ -159,198 +141,6 @@ def _convolution(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
     return [tuple(images), tuple(kernels)], [tuple(result)]
 
 
-def _broadcast_in_dim(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    shape, is_zero = site.params["shape"], site.numbers[0] == 0
-    result: list[Axis] = [
-        verbs.fresh(size, is_zero) if _is_long(size) else None for size in shape
-    ]
-    for i, j in enumerate(site.params["broadcast_dimensions"]):
-        if site.shapes[0][i] == shape[j]:
-            result[j] = operands[0][i]
-    return operands, [tuple(result)]
-
-
-def _is_long(size: Any) -> bool:
-    return not isinstance(size, int) or size > 1
-
-
-def _reshape(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    (axes,), (old,), (new,) = operands, site.shapes, site.results
-    result: list[Axis] = [None] * len(new)
-    for olds, news in blocks(old, new):
-        if len(olds) == len(news) == 1:
-            result[news[0]] = axes[olds[0]]
-            continue
-        if all(axes[i] is None for i in olds):
-            continue
-        flat = verbs.merge([axes[i] for i in olds], [old[i] for i in olds])
-        for i, axis in zip(news, verbs.split(flat, [new[i] for i in news])):
-            result[i] = axis
-    return operands, [tuple(result)]
-
-
-def blocks(
-    old: Sequence[int], new: Sequence[int]
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields axes of two shapes that have equally many entries, as few as can be.
-
-    Axes of size one are in no block: they come and go in any place.
-
-    >>> list(blocks((2, 1, 3, 4), (6, 2, 2)))
-    [([0, 2], [0]), ([3], [1, 2])]
-    """
-    left = [i for i, size in enumerate(old) if _is_long(size)]
-    right = [i for i, size in enumerate(new) if _is_long(size)]
-    while left and right:
-        olds, news = [left.pop(0)], [right.pop(0)]
-        while True:
-            have, need = (
-                math.prod(shape[i] for i in block)
-                for shape, block in ((old, olds), (new, news))
-            )
-            if have == need:
-                break
-            if left and (not right or _is_less(have, need)):
-                olds.append(left.pop(0))
-            elif right:
-                news.append(right.pop(0))
-            else:
-                break
-        yield olds, news
-
-
-def _is_less(have: Any, need: Any) -> bool:
-    try:
-        return bool(have < need)
-    except Exception:  # symbolic sizes that cannot be compared
-        return True
-
-
-def _transpose(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    return operands, [tuple(operands[0][i] for i in site.params["permutation"])]
-
-
-def _squeeze(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    gone = {i % len(site.shapes[0]) for i in site.params["dimensions"]}
-    return operands, [tuple(a for i, a in enumerate(operands[0]) if i not in gone)]
-
-
-def _reverse(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    turned = site.params["dimensions"]
-    pairs = enumerate(operands[0])
-    axes = [a[::-1] if i in turned and a is not None else a for i, a in pairs]
-    return operands, [tuple(axes)]
-
-
-def _concatenate(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    place = site.params["dimension"]
-    return _joined(verbs, site, operands, lambda i: i == place)
-
-
-def _joined(
-    verbs: Verbs, site: Site, operands: list[Axes], is_chained: Callable[[int], bool]
-) -> Both:
-    new, result = [list(axes) for axes in operands], []
-    for i in range(len(site.results[0])):
-        axes = [axes[i] for axes in new]
-        if is_chained(i):
-            result.append(verbs.chain(axes, [shape[i] for shape in site.shapes]))
-            continue
-        axis = verbs.join(axes, "all")
-        for axes_of_operand in new:
-            axes_of_operand[i] = axis
-        result.append(axis)
-    return [tuple(axes) for axes in new], [tuple(result)]
-
-
-def _stack(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    shape = site.shapes[0]
-    flat = site._replace(results=[shape])
-    new, (result,) = _joined(verbs, flat, operands, lambda i: False)
-    place = site.params["axis"]
-    return new, [(*result[:place], None, *result[place:])]
-
-
-def _unstack(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    place, axes = site.params["axis"], list(operands[0])
-    axes[place] = verbs.fix(axes[place])
-    rest = (*axes[:place], *axes[place + 1 :])
-    return [tuple(axes)], [rest] * len(site.results)
-
-
-def _tile(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    triples = zip(operands[0], site.shapes[0], site.params["reps"])
-    axes = tuple(verbs.chain([a] * k, [n] * k) for a, n, k in triples)
-    return operands, [axes]
-
-
-def _pad(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    axes, (shape, _) = list(operands[0]), site.shapes
-    config, is_zero = site.params["padding_config"], site.numbers[1] == 0
-    result = []
-    for i, (low, high, within) in enumerate(config):
-        if within or low < 0 or high < 0:
-            axes[i] = verbs.fix(axes[i])
-        # Elsewhere along this axis are entries of the padding of the others.
-        others = any(any(entry) for j, entry in enumerate(config) if j != i)
-        axis = axes[i]
-        if axis is not None:
-            axis = verbs.join([axis], [is_zero or not others])
-            ends = [verbs.fresh(n, is_zero) if n else None for n in (low, high)]
-            axis = verbs.chain([ends[0], axis, ends[1]], [low, shape[i], high])
-        result.append(axis)
-    return [tuple(axes), operands[1]], [tuple(result)]
-
-
-def _slice(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    steps = site.params["strides"] or (1,) * len(operands[0])
-    bounds = zip(site.params["start_indices"], site.params["limit_indices"], steps)
-    pairs = zip(operands[0], bounds)
-    axes = [a if a is None else a[slice(*bound)] for a, bound in pairs]
-    return operands, [tuple(axes)]
-
-
-def _split(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    place, first, results = site.params["axis"], 0, []
-    for size in site.params["sizes"]:
-        axes = list(operands[0])
-        axis = axes[place]
-        axes[place] = axis if axis is None else axis[first : first + size]
-        first += size
-        results.append(tuple(axes))
-    return operands, results
-
-
-def _dynamic_slice(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    sizes = zip(site.params["slice_sizes"], site.shapes[0])
-    pairs = zip(operands[0], sizes)
-    axes = tuple(a if part == size else verbs.fix(a) for a, (part, size) in pairs)
-    return [axes, *operands[1:]], [axes]
-
-
-def _dynamic_update_slice(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    whole, part = (list(axes) for axes in operands[:2])
-    for i, (size, part_size) in enumerate(zip(*site.shapes[:2])):
-        if size == part_size:
-            whole[i] = part[i] = verbs.join([whole[i], part[i]], "all")
-        else:
-            whole[i], part[i] = verbs.fix(whole[i]), verbs.fix(part[i])
-    return [tuple(whole), tuple(part), *operands[2:]], [tuple(whole)]
-
-
-def _gather(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
-    numbers, sizes = site.params["dimension_numbers"], site.params["slice_sizes"]
-    pairs = zip(operands[0], site.shapes[0], sizes)
-    axes = [a if part == size else verbs.fix(a) for a, size, part in pairs]
-    left_out = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
-    whole = [a for i, a in enumerate(axes) if i not in left_out]
-    result: list[Axis] = [None] * len(site.results[0])
-    for i, axis in zip(numbers.offset_dims, whole):
-        result[i] = axis
-    indices = tuple(verbs.fix(axis) for axis in operands[1])
-    return [tuple(axes), indices], [tuple(result)]
-
-
 def _reduction(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
     adds = verbs.total if site.name == "reduce_sum" else verbs.fix
     over, axes = site.params["axes"], list(operands[0])
@@ -393,7 +183,7 @@ def _sort(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
         tuple(verbs.fix(a) if i == place else a for i, a in enumerate(axes))
         for axes in operands
     ]
-    joined, result = _joined(verbs, site, new, lambda i: False)
+    joined, result = moves.joined(verbs, site, new, lambda i: False)
     return joined, result * len(operands)
 
 
@@ -414,23 +204,23 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("reduce_window_max", "reduce_window_min", "reduce_window_sum"), _window
     ),
-    "broadcast_in_dim": _broadcast_in_dim,
-    "concatenate": _concatenate,
+    "broadcast_in_dim": moves.broadcast_in_dim,
+    "concatenate": moves.concatenate,
     "conv_general_dilated": _convolution,
     "dot_general": _dot_general,
-    "dynamic_slice": _dynamic_slice,
-    "dynamic_update_slice": _dynamic_update_slice,
-    "gather": _gather,
+    "dynamic_slice": moves.dynamic_slice,
+    "dynamic_update_slice": moves.dynamic_update_slice,
+    "gather": moves.gather,
     "optimization_barrier": _same,
-    "pad": _pad,
-    "reshape": _reshape,
-    "rev": _reverse,
-    "slice": _slice,
+    "pad": moves.pad,
+    "reshape": moves.reshape,
+    "rev": moves.reverse,
+    "slice": moves.cut,
     "sort": _sort,
-    "split": _split,
-    "squeeze": _squeeze,
-    "stack": _stack,
-    "tile": _tile,
-    "transpose": _transpose,
-    "unstack": _unstack,
+    "split": moves.split,
+    "squeeze": moves.squeeze,
+    "stack": moves.stack,
+    "tile": moves.tile,
+    "transpose": moves.transpose,
+    "unstack": moves.unstack,
 }

@@ -10,8 +10,8 @@ import numpy as np
 from jax.extend import core
 
 from snipjax._src import jaxprs
-from snipjax.shrink.positions import Axes, Labels
-from snipjax.shrink.rules import RULES, Site
+from snipjax.shrink.positions import Axes, Labels, Site
+from snipjax.shrink.rules import RULES
 
 
 class Value(NamedTuple):
