@@ -11,8 +11,8 @@ largest in any case, its count is taken as that many at least.
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -328,21 +328,47 @@ def _start(leaves: list[chex.Array], k: chex.Array, limits: Limits | None) -> Se
 def _start_among(
     leaves: list[chex.Array], candidates: list[chex.Array], k: chex.Array
 ) -> Search:
-    # The bracket is of candidates alone, and tight, for few rounds.
+    # Mostly the k-th largest is above zero. The bracket is then of positive candidates,
+    # and so narrow that it takes few rounds.
     dtype = jnp.result_type(*leaves)
     tiny = jnp.finfo(dtype).tiny
-    lows = [
-        jnp.min(jnp.where(is_candidate, leaf.astype(dtype), jnp.inf))
-        for leaf, is_candidate in zip(leaves, candidates)
-    ]
-    least = jnp.min(jnp.stack(lows))
-    most = jnp.max(jnp.stack([jnp.max(leaf.astype(dtype)) for leaf in leaves]))
-    # From a normal number on, no subnormal is among them that was taken for zero.
-    least = jnp.where(least >= tiny, least, jnp.minimum(least, -tiny))
-    at_low = sum(jnp.sum(leaf, dtype=jnp.uint32) for leaf in candidates)
-    low = counting.ordered_bits(least, dtype)
-    high = counting.ordered_bits(jnp.maximum(most, tiny), dtype)
-    return _search(low, high, at_low, jnp.zeros_like(at_low), k)
+    key = functools.partial(counting.ordered_bits, dtype=dtype)
+    zero = key(jnp.zeros((), dtype))
+
+    def count(is_counted: Callable[[chex.Array], chex.Array]) -> chex.Array:
+        counts = [
+            jnp.sum(is_candidate & is_counted(leaf), dtype=jnp.uint32)
+            for leaf, is_candidate in zip(leaves, candidates)
+        ]
+        return functools.reduce(jnp.add, counts)
+
+    def least(leaf: chex.Array, is_candidate: chex.Array) -> chex.Array:
+        return jnp.min(jnp.where(is_candidate & (leaf >= tiny), leaf, jnp.inf))
+
+    total, normal = count(lambda x: True), count(lambda x: x >= tiny)
+    lows = jnp.stack(list(map(least, leaves, candidates))).astype(dtype)
+    most = jnp.max(jnp.stack([jnp.max(leaf).astype(dtype) for leaf in leaves]))
+    most = key(jnp.maximum(most, tiny))
+
+    def above_zero() -> tuple[chex.Array, ...]:
+        return key(jnp.min(lows)), most, normal, jnp.zeros_like(k)
+
+    def about_zero() -> tuple[chex.Array, ...]:
+        # Of keys, since comparisons of floats may take subnormal ones for zero.
+        above, not_below = (
+            count(lambda x: key(x) > zero),
+            count(lambda x: key(x) >= zero),
+        )
+        lowest = key(jnp.full((), -jnp.inf, dtype)) + 1
+        ends = lowest, zero - 1, total, not_below
+        ends = _choose(not_below >= k, (zero, zero, not_below, above), ends)
+        return _choose(above >= k, (zero + 1, most, above, jnp.zeros_like(k)), ends)
+
+    return _search(*jax.lax.cond(normal >= k, above_zero, about_zero), k)
+
+
+def _choose(condition: chex.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(functools.partial(jnp.where, condition), new, old)
 
 
 def _search(

@@ -52,6 +52,9 @@ def random_cases(dtype: str) -> tuple[dict[str, np.ndarray], ...]:
             levels = rng.integers(1, 5, size=(CASES, *[1] * len(shape)))
             is_tied = rng.random(size=levels.shape) < 0.5
             x = np.where(is_tied, np.round(x * levels) / levels, x)
+            # Some negative, and in some cases subnormal.
+            x = np.where(rng.random(x.shape) < 0.2 * is_tied, -x, x)
+            x = np.where(rng.random(levels.shape) < 0.1, 1e-40 * x, x)
             tree[name] = np.asarray(jnp.asarray(x, dtype).astype(jnp.float32))
         return tree
 
