@@ -12,7 +12,7 @@ import optax
 from snipjax import saliency
 from snipjax._src import checks
 from snipjax._src.types import Criterion, Mask
-from snipjax.masks import selection
+from snipjax.masks import candidates
 from snipjax.optim.moves import (
     Info,
     change,
@@ -153,7 +153,7 @@ def gradual_magnitude(
         def kept(rows: Sequence[Any]) -> list[chex.Array]:
             old, scores = [row[0] for row in rows], [row[1] for row in rows]
             number = jnp.minimum(kept_numbers(rows, remaining), count(old))
-            return selection.largest_among(scores, old, number)
+            return candidates.largest_among(scores, old, number)
 
         if items.has_own_density:
             new = items.select(scores)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from snipjax._src.types import Mask, Scores, Select
-from snipjax.masks import selection
+from snipjax.masks import candidates
 
 # A function such as masks.blocks with its settings bound. It returns a selection, and
 # takes the selection among blocks as `select`, unless it has a density of its own.
@@ -75,7 +75,9 @@ def without_weakest(
         old, scores = map(list, zip(*rows))
         number = count(old)
         dropped = jnp.floor(number.astype(jnp.float32) * fraction)
-        return selection.largest_among(scores, old, number - dropped.astype(jnp.uint32))
+        return candidates.largest_among(
+            scores, old, number - dropped.astype(jnp.uint32)
+        )
 
     return by_leaf(kept, mask, scores, layerwise=layerwise)
 
@@ -92,7 +94,7 @@ def with_grown(
     def grown(rows: Sequence[Any]) -> list[chex.Array]:
         stays, growth, numbers = map(list, zip(*rows))
         number = functools.reduce(jnp.add, numbers)
-        new = selection.largest_among(growth, [~stay for stay in stays], number)
+        new = candidates.largest_among(growth, [~stay for stay in stays], number)
         return [stay | grow for stay, grow in zip(stays, new)]
 
     return by_leaf(grown, mask, growth, numbers, layerwise=layerwise)

@@ -127,6 +127,28 @@ def test_blocks_and_units_move_as_wholes(structure: Any, axes: str) -> None:
     np.testing.assert_array_equal(new["w"], whole(expected))
 
 
+def test_units_of_a_kernel_and_its_bias_move_together() -> None:
+    rng = np.random.default_rng(3)
+    structure = functools.partial(
+        masks.units, -1, group=lambda name: name.rpartition("/")[0]
+    )
+    kept = np.array([True, False, True, False, True, False])
+    whole = {"kernel": np.broadcast_to(kept, (4, 6)), "bias": kept}
+    scores, growth = (
+        {n: rng.random(x.shape).astype(np.float32) for n, x in whole.items()}
+        for _ in range(2)
+    )
+    growth["bias"] = growth["bias"] + np.float32(9.0) * ~kept
+    new = jax.jit(functools.partial(relocated, structure=structure))(
+        {"layer": whole}, {"layer": scores}, {"layer": growth}, jnp.float32(0.7)
+    )["layer"]
+    sums = ({**x, "kernel": x["kernel"].sum(axis=0)} for x in (scores, growth))
+    expected = by_loop(kept, *(x["kernel"] + x["bias"] for x in sums), np.float32(0.7))
+    assert (expected != kept).any()
+    np.testing.assert_array_equal(new["bias"], expected)
+    np.testing.assert_array_equal(new["kernel"], np.broadcast_to(expected, (4, 6)))
+
+
 def test_n_of_m_stays_n_of_m() -> None:
     rng = np.random.default_rng(2)
     structure = functools.partial(masks.n_of_m, 2, 4)
