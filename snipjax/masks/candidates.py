@@ -77,9 +77,8 @@ def _start_among(
         ends = _choose(not_below >= k, (zero, zero, not_below, above), ends)
         return _choose(above >= k, (zero + 1, most, above, jnp.zeros_like(k)), ends)
 
-    return selection.search_between(
-        *jax.lax.cond(normal >= k, above_zero, about_zero), k
-    )
+    low, high, at_low, at_high = jax.lax.cond(normal >= k, above_zero, about_zero)
+    return selection.search_between(low, high, at_low, at_high, k)
 
 
 def _choose(condition: chex.Array, new: Any, old: Any) -> Any:
