@@ -242,6 +242,43 @@ def _custom_jvp(equation: Any, operands: list[Value]) -> list[Value]:
     return _values(results, lacks.follow(params["call_jaxpr"], axes))
 
 
+def _custom_vjp(equation: Any, operands: list[Value]) -> list[Value]:
+    """Returns the results of a function whose gradient is its own.
+
+    The gradient is that of the whole function, at smaller sizes. It begins with the
+    function's own forward pass again.
+    """
+    jaxpr, axes = equation.params["call_jaxpr"], [value.gone for value in operands]
+    inputs, outputs = (
+        [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
+        for variables in (equation.invars, equation.outvars)
+    )
+    is_real = [jnp.issubdtype(x.dtype, jnp.inexact) for x in inputs]
+    if not all(jnp.issubdtype(x.dtype, jnp.inexact) for x in outputs):
+        return run(jaxpr, operands)  # cotangents of integers are no arrays
+    function, after = _function(jaxpr, axes), lacks.follow(jaxpr, axes)
+
+    def gradient(arrays: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+        def of_real(*real: Any) -> list[Any]:
+            rest = iter(real)
+            pairs = zip(arrays, is_real)
+            return jaxprs.bind(equation, [next(rest) if r else x for x, r in pairs])
+
+        real = [x for x, r in zip(arrays, is_real) if r]
+        return jax.vjp(of_real, *real)[1](list(cotangents))
+
+    def backward(arrays: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
+        closed = jax.make_jaxpr(gradient)(inputs, outputs)
+        found = iter(run(closed, _values(arrays, axes) + _values(cotangents, after)))
+        return tuple(
+            next(found).without(gone) if r else None for gone, r in zip(axes, is_real)
+        )
+
+    with_gradient = jax.custom_vjp(function)
+    with_gradient.defvjp(lambda *arrays: (function(*arrays), arrays), backward)
+    return _values(with_gradient(*(value.array for value in operands)), after)
+
+
 def _scan(equation: Any, operands: list[Value]) -> list[Value]:
     params, number = equation.params, equation.params["num_carry"]
     consts = operands[: params["num_consts"]]
@@ -295,6 +332,7 @@ _WITH_JAXPRS: dict[str, Callable[[Any, list[Value]], list[Value]]] = {
     "checkpoint": _checkpoint,
     "cond": _cond,
     "custom_jvp_call": _custom_jvp,
+    "custom_vjp_call": _custom_vjp,
     "remat2": _checkpoint,
     "scan": _scan,
 }

@@ -227,6 +227,25 @@ def test_own_derivatives_stay() -> None:
     check_same(network, random_mask(shrink.units(*network)))
 
 
+def test_own_gradients_stay() -> None:
+    @jax.custom_vjp
+    def scaled(x: chex.Array, factor: chex.Array) -> chex.Array:
+        return x * factor
+
+    def forward(x: chex.Array, factor: chex.Array) -> tuple[chex.Array, Any]:
+        return scaled(x, factor), (jnp.tanh(x), factor)
+
+    # The gradient is that of another function.
+    scaled.defvjp(forward, lambda kept, g: (3 * g * kept[0], kept[1] * g))
+
+    def apply_fn(params: Any, x: chex.Array) -> chex.Array:
+        return scaled(x @ params["v"], params["factor"]) @ params["w"]
+
+    params = {"v": noise((3, 4)), "w": noise((4, 2), 1), "factor": noise((6, 4), 2)}
+    network = Network(apply_fn, params, noise((6, 3)))
+    check_same(network, random_mask(shrink.units(*network)))
+
+
 def test_convolution_and_pooling_of_the_library_stay_fast_ones() -> None:
     def apply_fn(params: Any, x: chex.Array) -> chex.Array:
         layout = ("NHWC", "HWIO", "NHWC")
