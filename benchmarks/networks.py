@@ -17,22 +17,6 @@ IMAGES = {
     "vgg_d": (128, 32, 32, 3),
     "vgg_like": (128, 32, 32, 3),
 }
-_VGG = (
-    64,
-    64,
-    "M",
-    128,
-    128,
-    "M",
-    *(256,) * 3,
-    "M",
-    *(512,) * 3,
-    "M",
-    *(512,) * 3,
-    "M",
-)
-
-
 def batch(name: str) -> training.Batch:
     """Returns a mini-batch of noise of the network's usual shape."""
     rng = np.random.default_rng(0)
@@ -134,35 +118,6 @@ def loss_fn(name: str) -> Callable[[chex.ArrayTree, training.Batch], chex.Array]
     return training.inference_loss(models.create(name, 10), stats)
 
 
-def torch_network(name: str) -> Any:
-    """Returns the same network in PyTorch."""
-    from torch import nn
-
-    if name == "lenet_5_caffe":
-        return nn.Sequential(
-            nn.Conv2d(1, 20, 5),
-            nn.MaxPool2d(2),
-            nn.Conv2d(20, 50, 5),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(800, 500),
-            nn.ReLU(),
-            nn.Linear(500, 10),
-        )
-    layers, channels = [], 3
-    for width in _VGG:
-        if width == "M":
-            layers.append(nn.MaxPool2d(2))
-            continue
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width)]
-        layers.append(nn.ReLU())
-        channels = width
-    layers.append(nn.Flatten())
-    for _ in range(1 if name == "vgg_like" else 2):
-        layers += [nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(512, 10))
-
-
 def torch_batch(name: str) -> Any:
     """Returns the same mini-batch as PyTorch's tensors, channels first."""
     import torch
@@ -176,7 +131,9 @@ def torch_training_step(name: str) -> Callable[[], Any]:
     """Returns a function that takes one more step at each call, in PyTorch."""
     import torch
 
-    network = torch_network(name)
+    from benchmarks import torch_networks
+
+    network = torch_networks.create(name)
     images, labels = torch_batch(name)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4

@@ -34,7 +34,9 @@ def torch_prune() -> Callable[[], Any]:
     """Returns single-shot pruning in PyTorch: topk on concatenated scores."""
     import torch
 
-    network = networks.torch_network(NAME).eval()
+    from benchmarks import torch_networks
+
+    network = torch_networks.create(NAME).eval()
     images, labels = networks.torch_batch(NAME)
     prunable = [
         parameter
