@@ -104,7 +104,7 @@ def limits(small: bool) -> Iterator[Row]:
     for precision in PRECISIONS:
         a = jax.random.normal(jax.random.key(0), (k, k), precision.dtype)
         product = jax.jit(functools.partial(jnp.dot, precision=precision.products))
-        taken = seconds(lambda: product(a, a))
+        taken = seconds(functools.partial(product, a, a))
         rate = 2e-12 * k**3 / taken
         yield {
             "what": "product",
@@ -116,9 +116,7 @@ def limits(small: bool) -> Iterator[Row]:
 
 def selections(small: bool) -> Iterator[Row]:
     """Yields the time of exact selection beside a sort, and its share of bandwidth."""
-    (copy,) = (row for row in limits(True) if row["what"] == "copy") if small else (
-        next(limits(False)),
-    )
+    copy = next(limits(small))
     for millions in (1,) if small else (15, 150, 1000):
         leaves = selection.scores(millions)
         count = sum(leaf.size for leaf in leaves.values())
@@ -135,8 +133,8 @@ def selections(small: bool) -> Iterator[Row]:
         if millions <= 150:
             rivals["jnp.sort"] = selection.sort(leaves)
             flat = jnp.concatenate([leaf.ravel() for leaf in leaves.values()])
-            top = jax.jit(lambda x: jax.lax.top_k(x, kept))
-            rivals["lax.top_k"] = lambda: top(flat)
+            top = jax.jit(jax.lax.top_k, static_argnums=1)
+            rivals["lax.top_k"] = functools.partial(top, flat, kept)
         for name, function in rivals.items():
             taken = seconds(function, repeats=3)
             yield {
@@ -145,8 +143,7 @@ def selections(small: bool) -> Iterator[Row]:
                 "scores": count,
                 "seconds": taken,
                 "times read once": taken / read_once,
-                "exact": exact,
-            }
+            } | ({"exact": exact} if "masks" in name else {})
         with contextlib.suppress(ModuleNotFoundError):
             yield from torch_selections(leaves, kept, read_once)
 
@@ -204,9 +201,9 @@ class Compiled(NamedTuple):
 
 
 def training_step(
-    loss_fn: Callable[..., Any], params: Any, batch: Any, mask: Any = None
+    loss_fn: Callable[..., Any], params: Any, mask: Any, batch: Any
 ) -> Compiled:
-    """Compiles a step of SGD with momentum, on a mask where one is given."""
+    """Compiles a step of SGD with momentum; it is dense if the mask is None."""
     optimizer: Any = optax.sgd(0.01, momentum=0.9)
     if mask is not None:
         optimizer = optim.sparse(optimizer, mask)
@@ -240,7 +237,7 @@ def network(case: Case, precision: Precision) -> Iterator[Row]:
     about = {"network": case.name, "precision": precision.name}
     with jax.default_matmul_precision(precision.products):
         loss_fn, params, batch = problem(case, precision.dtype)
-        dense = training_step(loss_fn, params, batch)
+        dense = training_step(loss_fn, params, None, batch)
         taken = seconds(dense.step)
         yield {
             "what": "step",
@@ -253,11 +250,8 @@ def network(case: Case, precision: Precision) -> Iterator[Row]:
         }
         del dense
         gradient = jax.jit(jax.grad(loss_fn))
-        gradient_seconds = seconds(lambda: gradient(params, batch))
-
-        def prune() -> Any:
-            return pruning.score_and_mask(loss_fn, params, batch, 0.95)[1]
-
+        gradient_seconds = seconds(functools.partial(gradient, params, batch))
+        prune = functools.partial(pruning.prune, loss_fn, params, batch, 0.95)
         pruned = seconds(prune, repeats=3)
         yield {
             "what": "prune",
@@ -266,7 +260,7 @@ def network(case: Case, precision: Precision) -> Iterator[Row]:
             "gradient seconds": gradient_seconds,
             "ratio": pruned / gradient_seconds,
         }
-        masked_seconds = seconds(training_step(loss_fn, params, batch, prune()).step)
+        masked_seconds = seconds(training_step(loss_fn, *prune(), batch).step)
         yield {
             "what": "step",
             "case": "masked",
@@ -274,7 +268,6 @@ def network(case: Case, precision: Precision) -> Iterator[Row]:
             "seconds": masked_seconds,
             "ratio to dense": masked_seconds / taken,
         }
-    del params, batch
     with contextlib.suppress(ModuleNotFoundError):
         torch_seconds = seconds(torch_step(case, precision), torch_wait)
         yield {

@@ -17,6 +17,8 @@ IMAGES = {
     "vgg_d": (128, 32, 32, 3),
     "vgg_like": (128, 32, 32, 3),
 }
+
+
 def batch(name: str) -> training.Batch:
     """Returns a mini-batch of noise of the network's usual shape."""
     rng = np.random.default_rng(0)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.paper --minutes 9 --out runs/paper
 
-Each row is a run of ``train.py`` in a directory of its own. When the time is over, the
-run that is under way writes a checkpoint, and the same command goes on with it later.
+Each row is a run of ``snipjax.train`` in a directory of its own. When the time is over,
+the run that is under way writes a checkpoint, and the same command goes on later.
 ``python -m snipjax.results runs/paper`` makes the page of what is there.
 """
 
@@ -15,8 +15,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-_MNIST = ("train.eval_every=5400", "train.steps_per_dispatch=5400")
+_MNIST = (
+    *("train.eval_every=5400", "train.steps_per_dispatch=5400"),
+    "train.checkpoint_every=27000",
+)
 _CIFAR = (
     *("model.dtype=bfloat16", "train.steps_per_dispatch=351", "train.eval_every=3510"),
     "train.checkpoint_every=3510",
@@ -25,8 +27,7 @@ _CIFAR = (
 
 def lenet(config: str, sparsities: str) -> tuple[str, ...]:
     """Returns a run of twenty networks on MNIST at each of some sparsities."""
-    checkpoints = "train.checkpoint_every=13500"
-    return config, "seeds=20", f"prune.sparsity={sparsities}", checkpoints, *_MNIST
+    return config, "seeds=20", f"prune.sparsity={sparsities}", *_MNIST
 
 
 def recurrent(name: str) -> tuple[str, ...]:
@@ -36,7 +37,11 @@ def recurrent(name: str) -> tuple[str, ...]:
 
 def cifar(config: str, name: str, sparsity: float) -> tuple[str, ...]:
     """Returns a network on CIFAR-10 in bfloat16, pruned and dense."""
-    fields = f"model.name={name}", f"prune.sparsity={sparsity}", "prune.method=snip,none"
+    fields = (
+        f"model.name={name}",
+        f"prune.sparsity={sparsity}",
+        "prune.method=snip,none",
+    )
     return config, *fields, *_CIFAR
 
 
@@ -54,11 +59,10 @@ ROWS: Mapping[str, tuple[str, ...]] = {
 
 
 def command(row: str, out: Path, more: Sequence[str] = ()) -> list[str]:
-    """Returns the command of a row; ``more`` has arguments of ``train.py``."""
+    """Returns the command of a row; ``more`` has arguments of its program."""
     config, *fields = ROWS[row]
     return [
-        *(sys.executable, str(ROOT / "train.py")),
-        f"--config={ROOT / 'configs' / config}.py",
+        *(sys.executable, "-m", "snipjax.train", f"--config={config}"),
         f"--workdir={out / row}",
         *(f"--config.{field}" for field in fields),
         *more,
@@ -70,7 +74,7 @@ def run(command: Sequence[str], seconds: float) -> bool:
 
     It is then interrupted, and waited for while it writes its checkpoint.
     """
-    with subprocess.Popen(command, cwd=ROOT) as process:
+    with subprocess.Popen(command) as process:
         try:
             code = process.wait(max(0, seconds))
         except subprocess.TimeoutExpired:
@@ -89,10 +93,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/paper"))
     arguments, more = parser.parse_known_args()
     end = time.monotonic() + 60 * arguments.minutes
-    out = arguments.out.absolute()
     for row in arguments.rows:
         start = time.monotonic()
-        if not run(command(row, out, more), end - start):
+        if not run(command(row, arguments.out, more), end - start):
             print(f"{row}: not finished; the same command goes on", flush=True)
             return
         print(f"{row}: {time.monotonic() - start:.0f} s", flush=True)

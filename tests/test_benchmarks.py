@@ -1,13 +1,20 @@
 """What the benchmarks' figures are: alternate timings, and ratios of medians."""
 
+import functools
 import importlib
 import json
+import sys
+import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from benchmarks import scale, tables, timing
-from snipjax import masks
+from benchmarks import accelerator, paper, scale, tables, timing
+from snipjax import cli, masks, models
+from snipjax.results import reading
+from tests.test_train import flags_of
 
 
 def test_functions_take_turns_after_a_warm_up() -> None:
@@ -78,3 +85,85 @@ def test_a_case_that_fails_costs_the_others_nothing(
 ) -> None:
     scale.show([{"case": "transformer_1b", "tiny": True, "error": "-9: it was killed"}])
     assert "transformer_1b failed, -9: it was killed" in capsys.readouterr().out
+
+
+class TestPaper:
+    """Runs of the paper's whole protocol, in the time there is."""
+
+    @pytest.mark.parametrize("row", paper.ROWS)
+    def test_every_row_is_the_whole_protocol(self, row: str) -> None:
+        arguments = paper.command(row, Path("runs"))[3:]
+        with flags_of(tuple(arguments)) as argv:
+            config = cli.parse(cli.with_config_path(argv))
+        epoch = 540 if config.dataset.name == "mnist" else 351
+        assert config.train.steps == 250 * epoch
+        for every in (config.train.eval_every, config.train.checkpoint_every):
+            assert every % config.train.steps_per_dispatch == 0
+
+    def test_a_command_is_interrupted_when_the_time_is_over(self) -> None:
+        waits = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass"
+        start = time.monotonic()
+        assert not paper.run([sys.executable, "-c", waits], 1.0)
+        assert time.monotonic() - start < 50
+        assert paper.run([sys.executable, "-c", "pass"], 60.0)
+
+    @pytest.mark.slow
+    def test_a_row_in_miniature_is_a_run_for_the_report(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fields = ("dataset.name=digits", "train.steps=20", "seeds=2")
+        dispatch = ("train.steps_per_dispatch=10", "train.eval_every=10")
+        more = [f"--config.{field}" for field in (*fields, *dispatch)]
+        rows = ["--rows", "lenet_300_100", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["paper", *rows, *more])
+        paper.main()
+        assert (
+            sorted(reading.read(tmp_path).sparsity)
+            == [0.9] * 2 + [0.95] * 2 + [0.98] * 2
+        )
+
+
+class TestAccelerator:
+    """Rows on a CPU in miniature."""
+
+    def test_a_network_has_a_row_for_each_figure(self) -> None:
+        (case,), precision = accelerator.SMALL, accelerator.PRECISIONS[1]
+        rows = list(accelerator.network(case, precision))
+        assert [row["what"] for row in rows][:3] == ["step", "prune", "step"]
+        assert rows[0]["GB"] > 3 * 4e-9 * 266_610  # params, momentum and gradient
+        flops = rows[0]["TFLOP/s"] * rows[0]["seconds"]
+        # A product for the logits, two for gradients but for the inputs', and four
+        # operations a parameter for momentum and step.
+        products = 2 * 4 * (3 * 266_200 - 235_200)
+        assert 1e12 * flops == pytest.approx(products + 4 * 266_610, rel=0.02)
+
+    def test_a_part_that_fails_costs_the_others_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails() -> None:
+            raise MemoryError("too large")
+
+        row = {"what": "copy", "seconds": 0.123456}
+        parts = {"limits": [fails, lambda: iter([row])]}
+        monkeypatch.setattr(accelerator, "parts", lambda small: parts)
+        out = tmp_path / "rows.jsonl"
+        monkeypatch.setattr(sys, "argv", ["accelerator", "--small", "--out", str(out)])
+        accelerator.main()
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [line["what"] for line in lines] == ["machine", "failed", "copy"]
+        assert lines[-1]["seconds"] == 0.1235
+
+    @pytest.mark.slow
+    def test_selections_are_exact(self) -> None:
+        ours = [r for r in accelerator.selections(True) if "masks" in r["case"]]
+        assert all(row["exact"] for row in ours)
+
+    def test_networks_of_pytorch_have_as_many_parameters(self) -> None:
+        torch_networks = pytest.importorskip("benchmarks.torch_networks")
+        for name in ("vgg_d", "wrn_16_8"):
+            model, images = models.create(name, 10), jnp.zeros((1, 32, 32, 3))
+            init = functools.partial(model.init, train=False)
+            params = jax.eval_shape(init, jax.random.key(0), images)["params"]
+            ours = sum(leaf.size for leaf in jax.tree.leaves(params))
+            theirs = sum(p.numel() for p in torch_networks.create(name).parameters())
+            assert theirs == ours
