@@ -39,6 +39,7 @@ optimized = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_goldens_with_all_optimizations() -> None:
     options = ["-q", "-m", "not slow", "-k", "as_it_was or as_they_did"]
     subprocess.run(

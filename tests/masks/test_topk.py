@@ -410,8 +410,7 @@ def loss_fn(params, batch):
     return jnp.sum(jnp.tanh(params["w"]) ** 2)
 
 for check_vma in (True, False):
-    for criterion in (saliency.snip, saliency.random, saliency.magnitude,
-                      functools.partial(saliency.obd, num_samples=2)):
+    for criterion in (saliency.random, functools.partial(saliency.obd, num_samples=2)):
         def prune(w):
             mask = pruning.score_and_mask(
                 loss_fn, {"w": w[0]}, (), 0.5, criterion=criterion,
