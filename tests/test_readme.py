@@ -61,6 +61,16 @@ def test_the_examples_of_the_pages_run() -> None:
         exec("".join(examples(page)), {})
 
 
+def test_each_row_beside_jaxpruner_runs() -> None:
+    page = ROOT / "docs" / "from-jaxpruner.md"
+    names: dict[str, object] = {}
+    exec("".join(examples(page)), names)
+    rows = re.findall(r"^\| .+? \| `(.+?)` \| .*\|$", page.read_text(), re.MULTILINE)
+    assert len(rows) > 50
+    for code in rows:
+        eval(code, dict(names))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_names_on_a_page_exist(page: Path) -> None:
     text = page.read_text()
