@@ -1,12 +1,16 @@
 """The README's commands and examples run; names on every page exist."""
 
+import functools
 import os
 import pkgutil
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import jax
+import optax
 import pytest
 
 from snipjax import config
@@ -63,12 +67,18 @@ def test_the_examples_of_the_pages_run() -> None:
 
 def test_each_row_beside_jaxpruner_runs() -> None:
     page = ROOT / "docs" / "from-jaxpruner.md"
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec("".join(examples(page)), names)
+    extra_args = {name: names[name] for name in ("loss_fn", "batch")}
     rows = re.findall(r"^\| .+? \| `(.+?)` \| .*\|$", page.read_text(), re.MULTILINE)
     assert len(rows) > 50
     for code in rows:
-        eval(code, dict(names))
+        value = eval(code, dict(names))
+        if isinstance(value, optax.GradientTransformation):
+            optimizer = optax.with_extra_args_support(value)
+            state = jax.eval_shape(optimizer.init, names["params"])
+            update = functools.partial(optimizer.update, **extra_args)
+            jax.eval_shape(update, names["gradient"], state, names["params"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
