@@ -127,9 +127,9 @@ def _check_place(params: chex.ArrayTree, mask: chex.ArrayTree) -> None:
             "LookaheadParams.init_synced(masks.apply(mask, params))"
         )
     nodes = jax.tree.leaves(params, is_leaf=_is_masked_node)
-    if any(map(_is_masked_node, nodes)) and (
-        jax.tree.structure(params) != jax.tree.structure(mask)
-    ):
+    structure: Any = jax.tree.structure(params)
+    is_like_mask = structure == jax.tree.structure(mask)
+    if any(map(_is_masked_node, nodes)) and not is_like_mask:
         raise ValueError(
             "params lack the leaves that optax.masked or optax.partition leaves out; "
             "let sparse be around it, as sparse(optax.masked(inner, ...), mask)"
