@@ -350,6 +350,25 @@ def many_seeds(small: bool) -> Iterator[Row]:
         }
 
 
+def stream(small: bool) -> Iterator[Row]:
+    """Yields the time of a step fed from a stream beside one fed from memory."""
+    from benchmarks import streaming
+    from snipjax import data
+
+    dataset = data.load("digits" if small else "cifar10", stream=True)
+    model, size = ("lenet_300_100", 8) if small else ("alexnet_s", 64)
+    settings = {"steps": 2, "repeats": 1, "batch_size": 16} if small else {"workers": 8}
+    series = streaming.pairs(dataset, model, image_size=size, **settings)
+    row = timing.row("stream", "memory", *zip(*series))
+    yield {
+        "what": "step from a stream",
+        "case": f"{model} at {size} pixels",
+        "seconds": row.seconds,
+        "from memory": row.against_seconds,
+        "ratio": row.ratio,
+    }
+
+
 def parts(small: bool) -> dict[str, list[Callable[[], Iterator[Row]]]]:
     """Returns the parts of the benchmark, the most important first."""
     pairs = (
@@ -362,6 +381,7 @@ def parts(small: bool) -> dict[str, list[Callable[[], Iterator[Row]]]]:
         "selection": [lambda: selections(small)],
         "seeds": [lambda: many_seeds(small)],
         "networks": [functools.partial(network, *pair) for pair in pairs],
+        "stream": [lambda: stream(small)],
     }
 
 

@@ -71,6 +71,45 @@ def host_seconds_per_image(source: data.Source, image_size: int) -> float:
     return (time.process_time() - start) / 1000
 
 
+def pairs(
+    dataset: data.Dataset,
+    model: str,
+    *,
+    image_size: int,
+    batch_size: int = 128,
+    workers: int = 0,
+    threads: int = 1,
+    buffer: int = 2,
+    steps: int = 30,
+    repeats: int = 5,
+) -> list[tuple[float, float]]:
+    """Returns seconds per step from a stream and from memory, taken in turns."""
+    stream = data.batches(
+        dataset.train,
+        batch_size=batch_size,
+        seed=0,
+        image_size=image_size,
+        view=_VIEW,
+        workers=workers,
+        threads=threads,
+        buffer=buffer,
+    )
+    # Of each worker, in its process and in ours, and on the device.
+    ahead = buffer * (2 * max(workers, 1) + 1)
+    with data.to_device(stream, buffer=buffer) as streamed:
+        kept = [next(streamed) for _ in range(4)]
+        in_memory = itertools.cycle(kept)
+        step = training_step(model, dataset.num_classes, kept[0])
+        jax.block_until_ready(step(kept[0]))
+        return [
+            (
+                seconds_per_step(step, streamed, steps, ahead),
+                seconds_per_step(step, in_memory, steps, 1),
+            )
+            for _ in range(repeats)
+        ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", default="cifar10", help="as data.load takes it")
@@ -86,35 +125,22 @@ def main() -> None:
     args = parser.parse_args()
 
     dataset = data.load(args.dataset, args.data_dir, stream=True)
-    stream = data.batches(
-        dataset.train,
-        batch_size=args.batch_size,
-        seed=0,
+    series = pairs(
+        dataset,
+        args.model,
         image_size=args.image_size,
-        view=_VIEW,
+        batch_size=args.batch_size,
         workers=args.workers,
         threads=args.threads,
         buffer=args.buffer,
+        steps=args.steps,
+        repeats=args.repeats,
     )
-    # Of each worker, in its process and in ours, and on the device.
-    ahead = args.buffer * (2 * max(args.workers, 1) + 1)
-    with data.to_device(stream, buffer=args.buffer) as streamed:
-        kept = [next(streamed) for _ in range(4)]
-        in_memory = itertools.cycle(kept)
-        step = training_step(args.model, dataset.num_classes, kept[0])
-        jax.block_until_ready(step(kept[0]))
-        pairs = [
-            (
-                seconds_per_step(step, streamed, args.steps, ahead),
-                seconds_per_step(step, in_memory, args.steps, 1),
-            )
-            for _ in range(args.repeats)
-        ]
     row = timing.row(
         f"seconds per step from a stream, {args.model} at {args.image_size} pixels, "
         f"workers {args.workers}, threads {args.threads}",
         "the same step fed from memory on the device",
-        *zip(*pairs),
+        *zip(*series),
         target=1 / 0.9,
     )
     timing.report("streaming", [row])

@@ -152,6 +152,11 @@ class TestAccelerator:
         assert lines[-1]["seconds"] == 0.1235
 
     @pytest.mark.slow
+    def test_a_stream_feeds_a_step(self) -> None:
+        (row,) = accelerator.stream(True)
+        assert row["seconds"] > 0 < row["from memory"]
+
+    @pytest.mark.slow
     def test_selections_are_exact(self) -> None:
         ours = [r for r in accelerator.selections(True) if "masks" in r["case"]]
         assert all(row["exact"] for row in ours)
