@@ -15,8 +15,9 @@ class Member(NamedTuple):
       name: name of the parameter, such as ``Dense_0/kernel``.
       axis: axis of the parameter.
       positions: integers ``[units, k]``, the positions along the axis of each unit.
-      feeds: whether the entries are weights of connections that a unit feeds, not of
-        connections that feed it.
+      feeds: whether the entries are weights of connections that a unit feeds.
+      makes: whether the entries make the values of a unit, as a bias does, and weights
+        of connections that feed it. Entries of weights used twice may do both.
     """
 
     leaf: int
@@ -24,6 +25,7 @@ class Member(NamedTuple):
     axis: int
     positions: np.ndarray
     feeds: bool
+    makes: bool
 
 
 class Layer(NamedTuple):

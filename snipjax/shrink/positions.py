@@ -85,8 +85,10 @@ class Labels:
         self.hidden: list[np.ndarray] = []
         self.leaves = 0  # labels below it are positions of parameters
         self.loud: list[np.ndarray] = []
-        # The labels of the parameters' positions over which products add up.
+        # The labels of the parameters' positions over which products add up, and of
+        # those that values take on from a parameter.
         self.feeding: list[np.ndarray] = []
+        self.making: list[np.ndarray] = []
         self.is_parameter: Sequence[bool] = ()
 
     def new(self, size: int, is_zero: bool = True) -> np.ndarray:

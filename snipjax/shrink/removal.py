@@ -195,19 +195,17 @@ def removed(units: Units, mask: Mask) -> Removed:
 
 def _dead(layer: Layer, kept: list[np.ndarray]) -> np.ndarray:
     """Returns which units of a layer change nothing, a bool for each."""
-    fed, made = np.zeros(layer.size, bool), np.zeros(layer.size, bool)
+    fed, made, any_left = np.zeros((3, layer.size), bool)
     for member in layer.members:
         rest = tuple(i for i in range(kept[member.leaf].ndim) if i != member.axis)
         has_any = np.asarray(kept[member.leaf].any(axis=rest))
         found = has_any[member.positions].any(axis=1)
-        if member.feeds:
-            fed |= found
-        else:
-            made |= found
-    feeds = any(member.feeds for member in layer.members)
-    unfed = ~fed & feeds & (not layer.is_hidden)
-    unmade = ~made & (not layer.is_loud) & any(not m.feeds for m in layer.members)
-    return unfed | unmade | ~(fed | made)
+        fed |= found & member.feeds
+        made |= found & member.makes
+        any_left |= found
+    unfed = ~fed & any(m.feeds for m in layer.members) & (not layer.is_hidden)
+    unmade = ~made & any(m.makes for m in layer.members) & (not layer.is_loud)
+    return unfed | unmade | ~any_left
 
 
 def _number_alike(a: Sequence[str], b: Sequence[str]) -> int:

@@ -113,9 +113,9 @@ def _collected(walk: Walk, leaves: list[Value], like: chex.ArrayTree) -> Units:
         first += len(roots)
         members = tuple(
             Member(
-                leaf, names[leaf], axis, _positions(places[leaf, axis], roots), feeds
+                leaf, names[leaf], axis, _positions(places[leaf, axis], roots), *uses
             )
-            for leaf, axis, _, feeds in entries
+            for leaf, axis, _, *uses in entries
         )
         # Named by a kernel rather than a bias or a statistic, if there is one.
         name = min(members, key=lambda m: (m.feeds, -len(leaves[m.leaf].axes))).name
@@ -158,18 +158,17 @@ def _collected(walk: Walk, leaves: list[Value], like: chex.ArrayTree) -> Units:
     return Units(tuple(layers), unknown, tuple(means), like, parameters, products)
 
 
-_Entry = tuple[
-    int, int, int, bool
-]  # leaf, axis, positions, whether the unit feeds them
+# A leaf, an axis, the number of positions, whether the unit feeds or is made by them.
+_Entry = tuple[int, int, int, bool, bool]
 
 
 def _signatures(
     labels: Labels, leaves: list[Value]
 ) -> tuple[dict[int, list[_Entry]], dict[tuple[int, int], np.ndarray]]:
     """Returns what belongs to each free label, and the labels of each axis."""
-    feeding = np.zeros(labels.number, bool)
-    for nodes in labels.feeding:
-        feeding[nodes] = True
+    feeding, making = np.zeros((2, labels.number), bool)
+    for flags, nodes in ((feeding, labels.feeding), (making, labels.making)):
+        flags[np.concatenate([np.zeros(0, int), *nodes])] = True
     signatures: dict[int, list[_Entry]] = {}
     places = {}
     for leaf, value in enumerate(leaves):
@@ -180,10 +179,11 @@ def _signatures(
             found, firsts, counts = np.unique(
                 roots, return_index=True, return_counts=True
             )
-            feeds = feeding[axis[firsts] >> 1]
-            for root, k, feed in zip(found.tolist(), counts.tolist(), feeds.tolist()):
+            first = axis[firsts] >> 1
+            columns = (found, counts, feeding[first], making[first])
+            for root, *rest in zip(*(column.tolist() for column in columns)):
                 if root:
-                    signatures.setdefault(root, []).append((leaf, i, k, feed))
+                    signatures.setdefault(root, []).append((leaf, i, *rest))
     return signatures, places
 
 

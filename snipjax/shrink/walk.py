@@ -95,6 +95,8 @@ class Walk:
             before = [value.axes for value in operands]
             axes, results = RULES[name](self.labels, site, before)
             self._count(site, axes)
+            if not is_parameter:
+                self._note_made(site, before)
             number = numbers[0] if name == "convert_element_type" else None
         elif is_constant:
             results = [self._any(shape) for shape in shapes]
@@ -118,6 +120,18 @@ class Walk:
                 self.labels.fix(axis)
         rest = tuple(axis for i, axis in enumerate(value.axes) if i not in over)
         return value._replace(axes=rest)
+
+    def _note_made(self, site: Site, operands: list[Axes]) -> None:
+        """Notes the positions that a parameter gives to what depends on inputs."""
+        added: tuple[Sequence[int], ...] = ((),) * len(operands)
+        if site.name == "dot_general":
+            added = site.params["dimension_numbers"][0]
+        elif site.name == "conv_general_dilated":
+            added = (), site.params["dimension_numbers"].rhs_spec[1:2]
+        for axes, over, is_known in zip(operands, added, self.labels.is_parameter):
+            for i, axis in enumerate(axes):
+                if is_known and axis is not None and i not in over:
+                    self.labels.making.append(axis >> 1)
 
     def _count(self, site: Site, operands: list[Axes]) -> None:
         """Notes the operations of a product, two for each multiplication."""

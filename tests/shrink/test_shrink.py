@@ -210,6 +210,16 @@ def test_dead_units_of_single_connections_go_without_a_change() -> None:
     assert small["v"].shape == (2, 4)
 
 
+def test_weights_that_are_used_twice_make_units_too() -> None:
+    def apply_fn(params: Any, x: chex.Array) -> chex.Array:
+        return jnp.tanh(x @ params["w"] + params["b"]) @ params["w"].T
+
+    params = {"b": noise((4,)), "w": noise((3, 4))}
+    mask = {"b": jnp.zeros(4, bool), "w": jnp.ones((3, 4), bool).at[:, 1].set(False)}
+    small = check_same(Network(apply_fn, params, noise((6, 3))), mask)
+    assert small["w"].shape == (3, 3)
+
+
 def test_own_derivatives_stay() -> None:
     @jax.custom_jvp
     def straight_through(x: chex.Array) -> chex.Array:
