@@ -251,7 +251,8 @@ def network(case: Case, precision: Precision) -> Iterator[Row]:
         del dense
         gradient = jax.jit(jax.grad(loss_fn))
         gradient_seconds = seconds(functools.partial(gradient, params, batch))
-        prune = functools.partial(pruning.prune, loss_fn, params, batch, 0.95)
+        compiled = jax.jit(lambda p, b: pruning.prune(loss_fn, p, b, 0.95))
+        prune = functools.partial(compiled, params, batch)
         pruned = seconds(prune, repeats=3)
         yield {
             "what": "prune",
