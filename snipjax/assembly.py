@@ -87,6 +87,17 @@ _split = jax.jit(lambda key: Keys(*jax.random.split(key, len(Keys._fields))))
 _choose = jax.jit(jax.random.choice, static_argnames=("shape", "replace"))
 
 
+@functools.partial(jax.jit, static_argnames=("number", "num_classes"))
+def _choose_of_each(
+    key: chex.PRNGKey, labels: chex.Array, number: int, num_classes: int
+) -> chex.Array:
+    """Returns indices of so many examples of each class, an example of each in turn."""
+    order = jax.random.permutation(key, len(labels))
+    by_class = order[jnp.argsort(labels[order], stable=True)]
+    starts = jnp.searchsorted(labels[by_class], jnp.arange(num_classes))
+    return by_class[starts + jnp.arange(number)[:, None]].ravel()
+
+
 @functools.partial(jax.jit, static_argnames=("optimizer", "sparse"))
 def _masked_state(
     variables: chex.ArrayTree,
@@ -160,19 +171,23 @@ def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
     if setup.stream is not None and setup.mesh is not None:
         return setup.stream.first(setup.mesh, config.batch_size, config.num_batches)
     assert setup.arrays is not None
-    train = setup.arrays.train
-    indices = _choose(
-        make_keys(seed).saliency_batch,
-        scorable(setup.config, train.labels),
-        shape=(config.batch_size * config.num_batches,),
-        replace=False,
-    )
+    train, key = setup.arrays.train, make_keys(seed).saliency_batch
+    count = config.num_batches
+    if config.per_class:
+        indices = _choose_of_each(
+            key, train.labels, config.per_class * count, setup.dataset.num_classes
+        )
+    else:
+        indices = _choose(
+            key,
+            scorable(setup.config, train.labels),
+            shape=(config.batch_size * count,),
+            replace=False,
+        )
     batch = Batch(setup.task.preprocess(train.images[indices]), train.labels[indices])
-    if config.num_batches == 1:
+    if count == 1:
         return batch
-    return jax.tree.map(
-        lambda x: x.reshape(config.num_batches, config.batch_size, *x.shape[1:]), batch
-    )
+    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
 
 
 def path_counter(setup: Setup) -> Callable[[chex.ArrayTree], float | None]:
@@ -413,7 +428,11 @@ def check_batch_sizes(config: ConfigDict, dataset: data.Dataset) -> None:
     """Checks that there are as many examples as a batch takes."""
     training.epoch_length(len(dataset.train), config.train.batch_size)
     size, count = config.prune.batch_size, config.prune.num_batches
-    available, of_class = len(dataset.train), ""
+    available, of_class, name = len(dataset.train), "", "batch_size"
+    if config.prune.per_class:
+        size, name = config.prune.per_class, "per_class"
+        of_classes = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+        available, of_class = of_classes.min(), f" of class {of_classes.argmin()}"
     if config.prune.batch_class >= 0:
         available = len(scorable(config, dataset.train.labels))
         of_class = f" of class {config.prune.batch_class}"
@@ -425,6 +444,6 @@ def check_batch_sizes(config: ConfigDict, dataset: data.Dataset) -> None:
             )
     if size * count > available:
         raise ValueError(
-            f"config.prune.batch_size * num_batches is {size * count}, but there are "
-            f"only {available} training examples{of_class}; make them smaller"
+            f"config.prune.{name} * num_batches is {size * count}, but there are only "
+            f" {available} training examples{of_class}; make them smaller"
         )

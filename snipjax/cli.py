@@ -12,22 +12,17 @@ import runpy
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from snipjax import build, config_files
+from snipjax import arguments, build, config_files
 from snipjax import config as configs
 from snipjax.schema import FIELDS
 
-# Flags that say where something is run, not what.
-_PLACES = ("workdir", "data_dir", "coordinator_address", "num_processes", "process_id")
-_PROCESSES = _PLACES[2:]
-# Fields whose values have commas of their own are not split into a sweep.
-_SWEPT = re.compile(r"--?config\.((?!vary|mesh|prune\.exclude)[\w.]+)")
 _NOT_LOADED = (
     "Configuration is not available because of an earlier failure to load:"  # absl's
 )
@@ -57,8 +52,9 @@ def main(argv: list[str], description: str) -> int:
     It is 1 if a part of a study failed, 2 for a mistake of the user, which is told in
     one line, and 130 for an interrupt.
     """
-    command = f"python {program(argv[0])} {shlex.join(without_places(argv[1:]))}"
-    argv = with_config_path(argv)
+    asked = shlex.join(arguments.without_places(argv[1:]))
+    command = f"python {arguments.program(argv[0])} {asked}"
+    argv = arguments.with_config_path(argv)
     if {"-h", "-help", "--help"} & set(argv[1:]):
         print(usage(description, known_config(argv)))
         return 0
@@ -77,7 +73,7 @@ def main(argv: list[str], description: str) -> int:
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         # Lines after the first may be commands to paste, which one line would spoil.
         lines = str(error).strip().replace("\n", "\n  ")
         print(f"train.py: {lines}", file=sys.stderr)
@@ -107,6 +103,20 @@ def draw(workdir: Path) -> None:
         shown = compare.shown_table(table)
         console.show_table("Runs", list(shown), shown.to_numpy().tolist())
         console.say(f"everything is in {workdir}")
+    for line in next_steps(workdir):
+        console.say(line)
+
+
+def next_steps(workdir: Path) -> list[str]:
+    """Returns lines that name the picture of the kept connections, and commands."""
+    names = ("first_layer", "first_layers", "densities")
+    pictures = [workdir / f"{name}.png" for name in names]
+    place, report = (shlex.quote(str(p)) for p in (workdir, workdir / "report"))
+    return [
+        *[f"kept connections: {p}" for p in pictures if p.exists()][:1],
+        f"report: python -m snipjax.results {place} --out {report}",
+        f"curves: tensorboard --logdir {place}",
+    ]
 
 
 def is_study(config: ConfigDict) -> bool:
@@ -116,7 +126,7 @@ def is_study(config: ConfigDict) -> bool:
 
 def join_processes(config: ConfigDict) -> None:
     """Joins the processes that run this command together, where there are several."""
-    told = [flags.FLAGS[name].value for name in _PROCESSES]
+    told = [flags.FLAGS[name].value for name in arguments.PROCESSES]
     if is_study(config) or not configs.is_large(config):
         if any(value is not None for value in told):
             raise ValueError(
@@ -178,18 +188,20 @@ def parse(argv: list[str]) -> ConfigDict:
     """Returns the configuration that a command line asks for, checked."""
     like = known_config(argv)
     # A study has lists of its own, such as its methods.
-    argv, vary = (argv, []) if is_study(like) else split_sweeps(argv)
+    argv, vary = (argv, []) if is_study(like) else arguments.split_sweeps(argv)
     for argument in argv[1:]:
         check_flag(argument, like)
     try:
-        arguments = flags.FLAGS(argv)
+        positional = flags.FLAGS(argv)
         config = flags.FLAGS.config
         if config is not None:
             config.items()  # a file that could not be read says so here
     except Exception as error:  # a config file is code, and can raise anything
         raise ValueError(explanation(error, like)) from None
-    if len(arguments) > 1:
-        raise ValueError(f"unexpected argument '{arguments[1]}'; options begin with --")
+    if len(positional) > 1:
+        raise ValueError(
+            f"unexpected argument '{positional[1]}'; options begin with --"
+        )
     if not flags.FLAGS["config"].present:
         raise ValueError("--config is missing, e.g. --config digits_lenet300")
     if not isinstance(config, ConfigDict):
@@ -202,7 +214,7 @@ def parse(argv: list[str]) -> ConfigDict:
 
         table1.validate(config)
         return config
-    config.vary = (*without_given(config.vary, argv[1:] + vary), *vary)
+    config.vary = (*arguments.without_given(config.vary, argv[1:] + vary), *vary)
     configs.validate(config)
     configs.cells(config)
     if config.signal_seeds and not config.vary:
@@ -229,91 +241,9 @@ def check_flag(argument: str, like: ConfigDict) -> None:
         )
 
 
-def without_given(vary: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Returns the entries of ``config.vary`` whose fields are not given as flags."""
-    given = {
-        argument.lstrip("-").removeprefix("config.").split("=")[0]
-        for argument in arguments
-    }
-    rest = []
-    for entry in vary:
-        names = entry.split("=")[0].split("&")
-        if len(names) > 1 and given & set(names):
-            raise ValueError(
-                f"the config varies {' and '.join(names)} together; give both in "
-                f"--config.vary, e.g. --config.vary=\"('{'&'.join(names)}=...',)\""
-            )
-        if not given & set(names):
-            rest.append(entry)
-    return rest
-
-
-def split_sweeps(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the arguments of one value, and the others as entries of ``config.vary``.
-
-    >>> split_sweeps(["--config.seed=1", "--config.prune.sparsity", "0.9, 0.95"])
-    (['--config.seed=1'], ['prune.sparsity=0.9,0.95'])
-    """
-    rest: list[str] = []
-    entries = []
-    for arguments in with_values(argv):
-        flag, _, values = "=".join(arguments).partition("=")
-        match = _SWEPT.fullmatch(flag)
-        if not (match and "," in values):
-            rest += arguments
-            continue
-        parts = [value.strip() for value in values.split(",")]
-        if not all(parts):
-            raise ValueError(
-                f"config.{match[1]} is '{values}', with an empty value; write one "
-                "value without a comma, and several with no space after a comma, like "
-                f"--config.{match[1]}=<value>,<value>"
-            )
-        entries.append(f"{match[1]}={','.join(parts)}")
-    return rest, entries
-
-
-def with_values(arguments: Sequence[str]) -> Iterator[list[str]]:
-    """Yields each argument, together with the next one where that is its value."""
-    is_value = False
-    for argument, following in zip(arguments, [*arguments[1:], "--end"]):
-        if is_value:
-            is_value = False
-            continue
-        is_flag = argument.startswith("-") and "=" not in argument
-        is_value = is_flag and not re.match("--?[a-z]", following)
-        yield [argument, following] if is_value else [argument]
-
-
-def without_places(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments that say what to run, without those that say where."""
-    return [
-        part
-        for argument, *value in with_values(arguments)
-        if argument.lstrip("-").split("=")[0] not in _PLACES
-        for part in (argument, *value)
-    ]
-
-
-def program(file: str) -> str:
-    """Returns the arguments of Python that run the program of a file anywhere."""
-    is_module = Path(file) == Path(__file__).with_name("train.py")
-    return "-m snipjax.train" if is_module else "train.py"
-
-
-def with_config_path(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments, with the path of a configuration in place of its name."""
-    rest: list[str] = []
-    for parts in with_values(arguments):
-        flag, equals, given = "=".join(parts).partition("=")
-        is_config = flag.lstrip("-") == "config" and equals
-        rest += [f"--config={config_files.find(given)}"] if is_config else parts
-    return rest
-
-
 def known_config(argv: Sequence[str]) -> ConfigDict:
     """Returns a configuration with the fields that a command line may set."""
-    for argument, *value in with_values(argv):
+    for argument, *value in arguments.with_values(argv):
         name, _, file = "=".join([argument, *value]).partition("=")
         if name.lstrip("-") != "config":
             continue

@@ -18,7 +18,7 @@ from snipjax.schema import FIELDS, SEEDS, Field
 # Streams and meshes have these alone, or do not have them.
 _LARGE = ("dataset.image_size", "dataset.view", "dataset.workers", "train.remat")
 _NOT_OF_UNITS = ("prune.rounds", "prune.invert", "prune.shuffle", "prune.exclude")
-_NOT_LARGE = ("dataset.random_labels", "prune.batch_class")
+_NOT_LARGE = ("dataset.random_labels", "prune.batch_class", "prune.per_class")
 
 
 def default() -> ConfigDict:
@@ -339,6 +339,11 @@ def _check_pruning(given: dict[str, Any]) -> None:
                     f"config.{name} is for criteria, which prune before training, but "
                     f"method '{method}' prunes a trained network; leave it at False"
                 )
+    if given["prune.per_class"] and given["prune.batch_class"] >= 0:
+        raise ValueError(
+            "config.prune.per_class takes examples of every class, and config.prune."
+            "batch_class of one; leave one of the two at its default"
+        )
     if method in ("prospr", "prospr_first_order"):
         _check_parts(given, method)
     density = 1.0 if method == "none" else 1 - given["prune.sparsity"]
@@ -384,7 +389,9 @@ def _check_units(given: dict[str, Any]) -> None:
 
 
 def _check_parts(given: dict[str, Any], method: str) -> None:
-    name = "num_batches" if given["prune.num_batches"] > 1 else "batch_size"
+    name = "per_class" if given["prune.per_class"] else "batch_size"
+    if given["prune.num_batches"] > 1:
+        name = "num_batches"
     size, parts = given[f"prune.{name}"], given[f"{method}.steps"] + 1
     if size % parts:
         raise ValueError(

@@ -18,8 +18,15 @@ from ml_collections import ConfigDict
 from snipjax import assembly, build, records, reporting, rivals, smaller
 from snipjax import config as schema
 from snipjax.assembly import Setup
-from snipjax.training import checkpoints, console, distributed, loop, rundir, sessions
-from snipjax.training.events import Events
+from snipjax.training import (
+    checkpoints,
+    console,
+    distributed,
+    events,
+    loop,
+    rundir,
+    sessions,
+)
 from snipjax.training.placement import Placement, variables
 from snipjax.training.sessions import Session
 from snipjax.training.side_by_side import groups, number_that_fits
@@ -73,6 +80,7 @@ def run(
             result = records.summarize(setup, networks, command)
             session.write(rundir.RESULT, result)
         else:
+            reporting.check_files(session.directory, result["networks"])
             console.say(f"finished before, in {workdir}")
         records.show(result)
     console.say(f"everything is in {workdir}")
@@ -100,6 +108,7 @@ class SavedWork(NamedTuple):
 def opened(config: ConfigDict, workdir: Path) -> Iterator[Session]:
     """Yields the session of a valid configuration in a directory of its own."""
     schema.validate(config)
+    events.check_wandb(config.wandb)
     if config.vary:
         raise ValueError(
             f"config.vary is {config.vary}, which asks for several runs; use "
@@ -108,7 +117,8 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Session]:
 
     def differences(written: Mapping[str, Any]) -> list[str]:
         elsewhere = ["dataset.workers"]  # fields that a run may go on with
-        if written["mesh"] or written["dataset"]["stream"]:  # not a run in memory
+        fields = dict(schema.fields(written))
+        if fields.get("mesh") or fields.get("dataset.stream"):  # not a run in memory
             elsewhere.append("mesh")
         lines = schema.differences(config.to_dict(), dict(written))
         return [line for line in lines if line.split(":")[0] not in elsewhere]
@@ -211,11 +221,16 @@ def train(
             raise KeyboardInterrupt
 
     with (
-        contextlib.closing(Events(session.output / "tensorboard", first)) as events,
+        events.opened(
+            session.output,
+            first,
+            setup.config.wandb if distributed.is_first() else "",
+            setup.config.to_dict(),
+        ) as add_scalars,
         place.training(first) as programs,
     ):
         evaluated = functools.partial(
-            reporting.record, session, place.seeds, events, set()
+            reporting.record, session, place.seeds, add_scalars, set()
         )
         hooks = loop.Hooks(evaluated, checkpoint=checkpoint, stop=stop_if_asked)
         stop.waits = True

@@ -77,7 +77,7 @@ def summarize(
         "model": config.model.name,
         "method": config.prune.method,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "prunable": sum(layer["total"] for layer in first["layers"]),
+        "prunable": prunable(first),
         "steps": first["steps"],
         "epochs": round(first["steps"] / steps_per_epoch, 2),
         "networks": list(networks),
@@ -95,6 +95,11 @@ def summarize(
     if command is not None:
         result["command"] = command
     return result
+
+
+def prunable(network: Mapping[str, Any]) -> int:
+    """Returns the number of prunable connections of a network's entry."""
+    return sum(layer["total"] for layer in network["layers"])
 
 
 def summary(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -143,19 +148,19 @@ def show(result: Mapping[str, Any]) -> None:
                 for layer in layers
             ],
         )
-    summary, percent = result["summary"], console.percent
+    figures, percent = summary(networks), console.percent
     rows = [
         (str(entry["seed"]), *(percent(entry[name]) for name in _ERRORS))
         for entry in networks
     ]
     if len(networks) > 1:
         for label, end in (("mean", ""), ("standard deviation", "_std")):
-            figures = (percent(summary[f"{name}{end}"]) for name in _ERRORS)
-            rows.append((label, *figures))
+            shown = (percent(figures[f"{name}{end}"]) for name in _ERRORS)
+            rows.append((label, *shown))
     console.show_table(
         f"{result['dataset']} {result['model']} {result['method']}: "
-        f"{summary['kept']:,} of {result['prunable']:,} connections kept "
-        f"({100 * summary['sparsity']:.2f}% sparsity)",
+        f"{figures['kept']:,} of {prunable(networks[0]):,} connections kept "
+        f"({100 * figures['sparsity']:.2f}% sparsity)",
         (
             "seed",
             "test error (%)",

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -14,7 +15,6 @@ from snipjax import io, masks, pruning
 from snipjax._src import trees
 from snipjax.assembly import Setup
 from snipjax.training import console, distributed, loop, rundir
-from snipjax.training.events import Events
 from snipjax.training.placement import Placement
 from snipjax.training.sessions import Session
 from snipjax.training.state import TrainState
@@ -26,7 +26,7 @@ _DRAWN = 4_000_000  # scores in a histogram, at most
 def record(
     session: Session,
     seeds: range,
-    events: Events,
+    add_scalars: Callable[[int, Mapping[str, float]], None],
     lost: set[int],
     row: dict[str, Any],
 ) -> None:
@@ -50,7 +50,7 @@ def record(
             )
     names = [f"{split}_{kind}" for split in _SPLITS for kind in ("loss", "error")]
     means = {name: _mean(row[name]) for name in names}
-    events.add(
+    add_scalars(
         step,
         {k.replace("_", "/", 1): v for k, v in means.items() if v is not None},
     )
@@ -136,6 +136,34 @@ def write_masks(
         directory = session.output / f"seed-{seed}"
         directory.mkdir(exist_ok=True)
         io.save_arrays(one, directory / name, on_host=distributed.on_host)
+
+
+def check_files(directory: Path, networks: Sequence[Mapping[str, Any]]) -> None:
+    """Raises a ``ValueError`` if files of a finished run are missing or damaged."""
+    last: dict[int, float | None] = {}
+    for row in rundir.read_metrics(directory):
+        last.update(zip(row["seeds"], row.get("test_error", ())))
+    for network in networks:
+        seed = network["seed"]
+        try:
+            if last.get(seed, "none") != network["test_error_last"]:
+                path = directory / rundir.METRICS
+                raise ValueError(f"'{path}' lacks the last errors of seed {seed}")
+            _check_arrays(directory / f"seed-{seed}", network["kept"])
+        except (ValueError, OSError) as error:
+            message = f"{error}; remove '{directory}' to run again"
+            raise ValueError(message) from None
+
+
+def _check_arrays(directory: Path, kept: int) -> None:
+    io.arrays.read_named(directory / rundir.PARAMS)
+    path = directory / rundir.MASK
+    leaves = io.arrays.read_named(path).values()
+    found = sum(int(leaf.sum()) for leaf in leaves if leaf.ndim)
+    if found != kept:
+        raise ValueError(
+            f"'{path}' keeps {found:,} connections, and the result {kept:,}"
+        )
 
 
 def write_networks(

@@ -32,7 +32,7 @@ def section(name: str, *fields: Field) -> list[Field]:
 
 _ROUNDS = Field("rounds", 4, "rounds of pruning and retraining", least=1, below=1001)
 _RETRAINING = Field("retraining", 0.25, "steps of a round, per step of dense training")
-_DECAYS = Field("decays", 2, "decays of the learning rate in a round")
+_DECAYS = Field("decays", 2, "decays of the learning rate in a round", below=1001)
 _BATCHES = Field(
     "num_batches", 500, "batches that the curvature is taken over", least=1
 )
@@ -50,6 +50,7 @@ FIELDS: tuple[Field, ...] = (
     Field("signal_seeds", 0, "samples to measure an initializer with", below=10_001),
     Field("mesh", "", "devices of one network, e.g. data=4,model=2"),
     Field("vary", (), "a run for each value, e.g. ('prune.sparsity=0.9,0.95',)"),
+    Field("wandb", "", "project of Weights & Biases to send scalars to"),
     *section(
         "dataset",
         Field("name", "digits", "digits, TFDS's name, folder:..., or an import path"),
@@ -79,6 +80,7 @@ FIELDS: tuple[Field, ...] = (
         Field("sparsity", 0.9, "the share of connections to prune", below=1.0),
         Field("batch_size", 100, "examples in a batch that is scored", least=1),
         Field("batch_class", -1, "class of the scored examples; -1: all", least=-1),
+        Field("per_class", 0, "scored examples of each class; 0: batch_size of any"),
         Field("num_batches", 1, "batches that scores are taken over", least=1),
         Field("rounds", 0, "rounds of scoring; 0: the method's own", below=10_001),
         Field(
@@ -156,7 +158,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     *section(
         "lc",
-        Field("iterations", 40, "alternations of learning and compression", least=1),
+        Field("iterations", 40, "alternations of the two steps", least=1, below=10_001),
         Field("learning", 0.03, "steps of one learning, per step of dense training"),
         Field("pull", 0.16, "distance that the first learning is drawn"),
         Field("growth", 1.1, "growth of the penalty in an iteration"),
@@ -166,7 +168,7 @@ FIELDS: tuple[Field, ...] = (
     *section(
         "sws",
         Field("share", 0.5, "steps of retraining, per step of dense training"),
-        Field("num_components", 17, "components, with the one at zero", least=3),
+        Field("num_components", 17, "components, one at zero", least=3, below=1001),
         Field("zero_proportion", 0.99, "proportion of the zero component", below=1.0),
         Field("strength", 0.1, "factor of the log prior"),
         Field("initial_std", 0.05, "standard deviation of every component at first"),
@@ -201,7 +203,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     *section(
         "hessian_diagonal",
-        Field("num_samples", 16, "products with the Hessian", least=1),
+        Field("num_samples", 16, "products with the Hessian", least=1, below=1_000_001),
     ),
     *section(
         "hessian_inverse",
@@ -213,7 +215,11 @@ FIELDS: tuple[Field, ...] = (
     *section("prospr_first_order", *_PROSPECT),
     *section(
         "ntk_sap",
-        Field("num_samples", 5, "samples of weights, inputs and changes", least=1),
+        Field(
+            *("num_samples", 5, "samples of weights, inputs and changes"),
+            least=1,
+            below=1_000_001,
+        ),
         Field("epsilon", 1e-2, "deviation of a change of the weights", least=1e-9),
     ),
 )

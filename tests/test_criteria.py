@@ -79,6 +79,11 @@ def test_settings_are_fields_in_the_section_of_the_criterion() -> None:
         ({"prune__method": "lwc", "prune__shuffle": True}, "prune.shuffle is for"),
         ({"prune__method": "dns", "prune__invert": True}, "prune.invert is for"),
         ({"prune__temperature": 0.0}, "prune.temperature is 0.0"),
+        ({"prune__per_class": 1, "prune__batch_class": 2}, "leave one of the two"),
+        (
+            {"prune__method": "prospr", "prune__per_class": 6},
+            "prune.per_class is 6, .*a multiple of 4",
+        ),
         ({"ntk_sap__num_samples": 0}, "ntk_sap.num_samples is 0"),
     ],
 )
@@ -96,6 +101,27 @@ def test_a_temperature_divides_the_logits_that_are_scored() -> None:
     loss = assembly.scored_loss(setup, variables)(variables["params"], batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     assert abs(float(loss) - np.log(10)) < 0.01
+
+
+@pytest.mark.parametrize("num_batches", [1, 3])
+def test_a_batch_may_have_as_many_examples_of_each_class(num_batches: int) -> None:
+    config = config_with(prune__per_class=4, prune__num_batches=num_batches)
+    setup = assembly.assemble(config)
+    batch = assembly.saliency_batch(setup, 0)
+    labels = np.reshape(batch.labels, (num_batches, 40))
+    for part in np.split(labels, 2, axis=1):  # of a criterion that divides it
+        counts = [np.bincount(row, minlength=10).tolist() for row in part]
+        assert counts == [[2] * 10] * num_batches
+    images = np.reshape(batch.images, (num_batches * 40, -1))
+    assert len(np.unique(images, axis=0)) == len(images)
+    other = assembly.saliency_batch(setup, 1)
+    assert np.any(np.asarray(other.images) != np.asarray(batch.images))
+
+
+def test_a_class_without_so_many_examples() -> None:
+    config = config_with(prune__per_class=120)
+    with pytest.raises(ValueError, match=r"per_class \* num_batches is 120, .* class"):
+        assembly.assemble(config)
 
 
 def test_inverted_scores_keep_what_would_go_first() -> None:

@@ -24,7 +24,7 @@ ROWS = (
     ("data",),
     ("training",),
     ("methods",),
-    ("schema", "build", "config", "config_files"),
+    ("schema", "build", "config", "config_files", "arguments"),
     ("assembly", "records", "reporting", "rivals", "smaller", "experiment", "sweep"),
     ("results", "studies"),
     ("cli",),

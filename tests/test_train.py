@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,46 @@ class TestFinishedRun:
         names = ("test_error", "test_error_last", "val_error")
         errors = " +".join(f"{network[name]:.2f}" for name in names)
         assert re.search(f"0 +{errors} ", text)
+
+    @pytest.mark.parametrize(
+        ("name", "damage"),
+        [
+            ("result.json", lambda content: b"[]"),
+            ("config.json", lambda content: b"{}"),
+            ("seed-0/mask.npz", lambda content: content[:-40]),
+            ("seed-0/mask.npz", None),
+            ("seed-0/params.npz", lambda content: b""),
+            ("metrics.jsonl", lambda content: content[:-40]),
+            ("metrics.jsonl", lambda content: b"{}\n" + content),
+            ("metrics.jsonl", None),
+        ],
+    )
+    def test_that_is_damaged_is_not_shown(
+        self, name: str, damage: Any, finished: Finished, train: Train, tmp_path: Path
+    ) -> None:
+        shutil.copytree(finished.workdir, tmp_path / "run")
+        file = tmp_path / "run" / name
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_bytes(damage(file.read_bytes()))
+        output = train(*DIGITS, *QUICK, "--workdir", tmp_path / "run")
+        assert_one_line(output, "remove|choose another with --workdir")
+        assert output.out == ""
+
+    def test_names_its_picture_and_what_to_do_next(self, finished: Finished) -> None:
+        place = finished.workdir
+        for line in (
+            f"kept connections: {place / 'first_layer.png'}",
+            f"report: python -m snipjax.results {place} --out {place / 'report'}",
+            f"curves: tensorboard --logdir {place}",
+        ):
+            assert f"{line}\n" in finished.out
+
+    def test_is_shown_again(self, finished: Finished, train: Train) -> None:
+        output = train(*DIGITS, *QUICK, "--workdir", finished.workdir)
+        assert (output.exit_code, output.err) == (0, "")
+        assert f"finished before, in {finished.workdir}" in output.out
 
     def test_is_under_runs_by_its_name(
         self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -88,20 +88,24 @@ def load_arrays(path: str | os.PathLike, like: chex.ArrayTree) -> chex.ArrayTree
     return tree
 
 
-def read(path: str | os.PathLike, like: chex.ArrayTree) -> chex.ArrayTree:
-    """Returns the arrays of a file in the structure of ``like``, of any shapes."""
-    leaves = dict(trees.named_leaves(like))
+def read_named(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file by their names, in its order."""
     try:
         with np.load(path) as archive:
-            missing = [name for name in leaves if name not in archive.files]
-            unknown = [name for name in archive.files if name not in leaves]
-            arrays = {n: archive[n] for n in leaves if not (missing or unknown)}
+            return {name: archive[name] for name in archive.files}
     except OSError:
         raise
     except Exception as error:  # a damaged archive raises errors of many classes
         raise ValueError(
             f"'{path}' is damaged ({error}); remove it and write it again"
         ) from error
+
+
+def read(path: str | os.PathLike, like: chex.ArrayTree) -> chex.ArrayTree:
+    """Returns the arrays of a file in the structure of ``like``, of any shapes."""
+    leaves, arrays = dict(trees.named_leaves(like)), read_named(path)
+    missing = [name for name in leaves if name not in arrays]
+    unknown = [name for name in arrays if name not in leaves]
     if missing or unknown:
         parts = {"missing leaves": missing, "unknown leaves": unknown}
         text = "; ".join(

@@ -12,9 +12,10 @@ import pandas as pd
 from snipjax import config as configs
 from snipjax._src.names import natural_order
 from snipjax.initializers import signals
+from snipjax.io import arrays
 from snipjax.results import figures, page, reading, words
 from snipjax.schema import FIELDS
-from snipjax.training import rundir
+from snipjax.training import contents, rundir
 
 _TABLE = {
     "density (%)": ("density", ".2f"),
@@ -86,17 +87,16 @@ def first_layer(directory: Path) -> np.ndarray | None:
     if not (directory / rundir.DATA).exists():
         return None
     facts = rundir.read_json(directory / rundir.DATA)
+    contents.check(facts, contents.IMAGE)
     height, width, channels = facts["image_shape"]
     counts = []
     for path in sorted(directory.glob(f"seed-*/{rundir.MASK}")):
-        with np.load(path) as leaves:
-            for name in leaves:  # in tree order
-                leaf = leaves[name]
-                if leaf.ndim == 2 and leaf.shape[0] == height * width * channels:
-                    leaf = leaf.reshape(height, width, channels, -1)
-                if leaf.ndim == 4 and leaf.shape[2] == channels:
-                    counts.append(leaf.sum(axis=(2, 3)))
-                    break
+        for leaf in arrays.read_named(path).values():  # in tree order
+            if leaf.ndim == 2 and leaf.shape[0] == height * width * channels:
+                leaf = leaf.reshape(height, width, channels, -1)
+            if leaf.ndim == 4 and leaf.shape[2] == channels:
+                counts.append(leaf.sum(axis=(2, 3)))
+                break
     return np.mean(counts, axis=0) if counts else None
 
 

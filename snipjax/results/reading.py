@@ -15,18 +15,6 @@ from snipjax.training import rundir
 
 ERRORS = ("test_error", "test_error_last", "val_error", "train_error")
 _QUANTITIES = [f"{s}_{q}" for s in ("train", "val", "test") for q in ("loss", "error")]
-# The fields of a result that tables and pictures read, with their types.
-_OF_RUN = {
-    **dict.fromkeys(("dataset", "model", "method"), str),
-    **{"parameters": int, "epochs": int | float, "networks": list},
-}
-_OF_NETWORK = {
-    **dict.fromkeys(("seed", "kept", "steps"), int),
-    **{"sparsity": int | float, "layers": list},
-    "effective_sparsity": int | float | None,
-    **dict.fromkeys(ERRORS, int | float | None),  # None without an evaluation
-}
-_OF_LAYER = {"path": str, "shape": list, "kept": int, "total": int}
 
 
 class Run(NamedTuple):
@@ -178,28 +166,14 @@ def read_run(path: Path, name: str = "") -> Run:
         )
     result = None
     if (file := path / rundir.RESULT).exists():
-        result = rundir.read_json(file, f"leave '{path}' out")
-        _check(result, _OF_RUN, file)
-        for network in result["networks"]:
-            _check(network, _OF_NETWORK, file)
-            for layer in network["layers"]:
-                _check(layer, _OF_LAYER, file)
+        remedy = f"leave '{path}' out, or remove it and run again"
+        result = rundir.read_json(file, remedy)
     return Run(path, name, config, result)
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Returns the fields of a directory's configuration by their dotted names."""
     config = rundir.read_json(path / rundir.CONFIG, f"leave '{path}' out")
-    fields = configs.fields(config) if isinstance(config, dict) else ()
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields}
-
-
-def _check(values: Any, types: Mapping[str, Any], path: Path) -> None:
-    """Raises a ``ValueError`` for the first field that is missing or mistyped."""
-    for name, kind in types.items():
-        given = values.get(name, "missing") if isinstance(values, dict) else "missing"
-        if not isinstance(given, kind) or given == "missing":
-            raise ValueError(
-                f"'{path}' is not a result of snipjax (field '{name}' is {given}); "
-                "leave it out, or remove it and run again"
-            )
+    return {
+        k: tuple(v) if isinstance(v, list) else v for k, v in configs.fields(config)
+    }

@@ -1,7 +1,10 @@
-"""Scalars of a run for TensorBoard."""
+"""Scalars of a run for TensorBoard, and for Weights & Biases."""
 
+import contextlib
+import importlib
+import importlib.util
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +46,55 @@ class Events:
         event.wall_time = time.time()
         self._writer.write_event(event)
         self._writer.flush()
+
+
+class WandbRun:
+    """Sends scalars to a project of Weights & Biases, on from an interrupted run."""
+
+    def __init__(
+        self, project: str, directory: Path, config: Mapping[str, Any]
+    ) -> None:
+        """Starts a run called as the directory, or goes on with the one there."""
+        self._run: Any = importlib.import_module("wandb").init(
+            project=project,
+            name=directory.name,
+            dir=directory,
+            config=dict(config),
+            resume="auto",
+        )
+
+    def add(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Sends the scalars of a step."""
+        self._run.log(dict(scalars), step=step)
+
+    def close(self) -> None:
+        """Waits until everything is sent."""
+        self._run.finish()
+
+
+def check_wandb(project: str) -> None:
+    """Raises a ``ValueError`` if a project is named and wandb is not installed."""
+    if project and not importlib.util.find_spec("wandb"):
+        raise ValueError(
+            f"config.wandb is '{project}', but wandb cannot be imported; pip install "
+            "wandb, or leave config.wandb empty"
+        )
+
+
+@contextlib.contextmanager
+def opened(
+    directory: Path, start: int, project: str, config: Mapping[str, Any]
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Yields the function that writes the scalars of a step to all that want them."""
+    sinks: list[Any] = [Events(directory / "tensorboard", start)]
+    with contextlib.ExitStack() as stack:
+        if project:
+            sinks.append(WandbRun(project, directory, config))
+        for sink in sinks:
+            stack.callback(sink.close)
+
+        def add(step: int, scalars: Mapping[str, float]) -> None:
+            for sink in sinks:
+                sink.add(step, scalars)
+
+        yield add

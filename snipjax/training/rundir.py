@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from snipjax.io import files
+from snipjax.training import contents
 
 CONFIG, DATA, GROUPS = "config.json", "data.json", "groups.json"
 NETWORKS, RESULT = "networks.json", "result.json"
@@ -60,12 +61,9 @@ def check_data(workdir: Path, differences: Differences) -> None:
     path = workdir / DATA
     found = differences(read_json(path)) if path.exists() else []
     if found:
-        others = len(found) - _SHOWN
-        more = f"; and {others} more" if others > 0 else ""
         raise ValueError(
-            f"the run in '{workdir}' was started on other data "
-            f"({'; '.join(found[:_SHOWN])}{more}); put them back as they were, or "
-            "start anew with another --workdir"
+            f"the run in '{workdir}' was started on other data ({_first(found)}); put "
+            "them back as they were, or start anew with another --workdir"
         )
 
 
@@ -76,10 +74,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, remedy: str | None = None) -> Any:
-    """Returns the value of a JSON file of a run."""
+    """Returns the value of a JSON file of a run, whose name says what must be in it."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        value = json.loads(path.read_text())
+        contents.check(value, contents.KINDS.get(path.name, object))
+        return value
+    except (ValueError, RecursionError) as error:
         remedy = remedy or f"remove '{path.parent}' to start again"
         raise ValueError(f"'{path}' is damaged ({error}); {remedy}") from None
 
@@ -93,10 +93,19 @@ def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's metrics, without one that a crash cut off."""
     path = workdir / METRICS
+    if not path.exists():
+        return []
+    *lines, _ = path.read_text(errors="replace").split("\n")
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
+    for number, line in enumerate(lines, 1):
+        try:
             rows.append(json.loads(line))
+            contents.check(rows[-1], contents.METRICS_ROW)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"line {number} of '{path}' is damaged ({error}); remove '{workdir}' "
+                "to start again"
+            ) from None
     return rows
 
 
@@ -109,6 +118,12 @@ def truncate_metrics(workdir: Path, seeds: Sequence[int], last_step: int) -> Non
     ]
     with files.replacing(workdir / METRICS) as partial:
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _first(differences: Sequence[str]) -> str:
+    others = len(differences) - _SHOWN
+    more = f"; and {others} more" if others > 0 else ""
+    return "; ".join(differences[:_SHOWN]) + more
 
 
 def _unusable(workdir: Path, reason: str) -> ValueError:
@@ -139,27 +154,20 @@ def _lock(descriptor: int, workdir: Path) -> None:
 
 
 def _check_contents(workdir: Path, differences: Differences) -> None:
-    contents = {path.name for path in workdir.iterdir()}
-    if RESULT not in contents and not os.access(workdir, os.W_OK):
+    names = {path.name for path in workdir.iterdir()}
+    if RESULT not in names and not os.access(workdir, os.W_OK):
         raise _unusable(workdir, "it cannot be written")
-    if CONFIG not in contents:
-        if any(not name.endswith(_PARTIAL) for name in contents):
+    if CONFIG not in names:
+        if any(not name.endswith(_PARTIAL) for name in names):
             raise ValueError(
                 f"workdir '{workdir}' has files but no {CONFIG}, so it is not a run; "
                 "choose an empty or new directory with --workdir"
             )
         return
-    found = differences(_written_config(workdir))
+    remedy = f"remove '{workdir}' to start again"
+    found = differences(read_json(workdir / CONFIG, remedy))
     if found:
         raise ValueError(
             f"workdir '{workdir}' holds a run of another configuration "
-            f"({'; '.join(found)}); choose another with --workdir, or remove it"
+            f"({_first(found)}); choose another with --workdir, or remove it"
         )
-
-
-def _written_config(workdir: Path) -> dict[str, Any]:
-    path, remedy = workdir / CONFIG, f"remove '{workdir}' to start again"
-    written = read_json(path, remedy)
-    if not isinstance(written, dict):
-        raise ValueError(f"'{path}' is damaged (it has no fields); {remedy}")
-    return written

@@ -88,7 +88,7 @@ def test_runs_without_evaluations_give_an_empty_table(tmp_path: Path) -> None:
         ("result.json", '{"cut', "result.json' is damaged"),
         ("config.json", '{"cut', "config.json' is damaged"),
         ("config.json", '{"hidden_size": 3}', "not a configuration of snipjax"),
-        ("result.json", "[]", "field 'dataset' is missing"),
+        ("result.json", "{}", "field 'dataset' is missing"),
     ],
 )
 def test_a_damaged_run_is_named_and_left_out_beside_good_ones(

@@ -186,3 +186,39 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     with pytest.raises(OSError, match="No space left"):
         rundir.write_json(path, {"a": 3})
     assert rundir.read_json(path) == {"a": 2}
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("name", "value", "problem"),
+        [
+            ("config.json", [], r"the value is '\[\]'"),
+            ("groups.json", [[0]], r"the value is '\[0\]'"),
+            ("groups.json", [], "the value is"),
+            ("networks.json", [{"seed": 0}], "field 'kept' is missing"),
+            ("result.json", {"dataset": 3}, "field 'dataset' is '3'"),
+            ("result.json", None, "the value is 'None'"),
+        ],
+    )
+    def test_other_json_is_named(
+        self, name: str, value: Any, problem: str, tmp_path: Path
+    ) -> None:
+        rundir.write_json(tmp_path / name, value)
+        with pytest.raises(ValueError, match=f"{name}' is damaged .*{problem}.*remove"):
+            rundir.read_json(tmp_path / name)
+
+    @pytest.mark.parametrize("text", ["[" * 100_000, "\xff", "", "9" * 5000])
+    def test_other_text_is_named(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "data.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"data\.json' is damaged"):
+            rundir.read_json(tmp_path / "data.json")
+
+    @pytest.mark.parametrize("line", [b"{}", b"[1]", b"{", b"\xff"])
+    def test_a_whole_line_of_metrics_is_named(
+        self, line: bytes, tmp_path: Path
+    ) -> None:
+        rundir.append_metrics(tmp_path, row(10))
+        with (tmp_path / rundir.METRICS).open("ab") as file:
+            file.write(line + b"\n")
+        with pytest.raises(ValueError, match=r"line 2 of .*metrics\.jsonl' is damaged"):
+            rundir.read_metrics(tmp_path)
