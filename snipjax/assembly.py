@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from snipjax import build, data, masks, pruning, training
+from snipjax import build, data, masks, pruning, scored_examples, training
 from snipjax import config as schema
 from snipjax._src import imports
 from snipjax._src.types import Criterion, LossFn
@@ -84,18 +84,6 @@ def make_keys(seed: chex.Numeric) -> Keys:
 
 # Compiled as wholes: as many operations one by one take seconds to compile.
 _split = jax.jit(lambda key: Keys(*jax.random.split(key, len(Keys._fields))))
-_choose = jax.jit(jax.random.choice, static_argnames=("shape", "replace"))
-
-
-@functools.partial(jax.jit, static_argnames=("number", "num_classes"))
-def _choose_of_each(
-    key: chex.PRNGKey, labels: chex.Array, number: int, num_classes: int
-) -> chex.Array:
-    """Returns indices of so many examples of each class, an example of each in turn."""
-    order = jax.random.permutation(key, len(labels))
-    by_class = order[jnp.argsort(labels[order], stable=True)]
-    starts = jnp.searchsorted(labels[by_class], jnp.arange(num_classes))
-    return by_class[starts + jnp.arange(number)[:, None]].ravel()
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer", "sparse"))
@@ -172,22 +160,15 @@ def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
         return setup.stream.first(setup.mesh, config.batch_size, config.num_batches)
     assert setup.arrays is not None
     train, key = setup.arrays.train, make_keys(seed).saliency_batch
-    count = config.num_batches
-    if config.per_class:
-        indices = _choose_of_each(
-            key, train.labels, config.per_class * count, setup.dataset.num_classes
-        )
-    else:
-        indices = _choose(
-            key,
-            scorable(setup.config, train.labels),
-            shape=(config.batch_size * count,),
-            replace=False,
-        )
+    indices = scored_examples.choose(
+        setup.config, key, train.labels, setup.dataset.num_classes
+    )
     batch = Batch(setup.task.preprocess(train.images[indices]), train.labels[indices])
-    if count == 1:
+    if config.num_batches == 1:
         return batch
-    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+    return jax.tree.map(
+        lambda x: x.reshape(config.num_batches, -1, *x.shape[1:]), batch
+    )
 
 
 def path_counter(setup: Setup) -> Callable[[chex.ArrayTree], float | None]:
@@ -302,7 +283,7 @@ def assemble(config: ConfigDict, data_dir: str | None = None) -> Setup:
         f"{len(dataset.train):,} examples to train on, "
         f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test"
     )
-    check_batch_sizes(config, dataset)
+    scored_examples.check_number(config, dataset)
     if mesh is None:
         setup = _in_memory(config, dataset)
     else:
@@ -415,35 +396,3 @@ def rematerialized(model: nn.Module) -> tuple[nn.Module, training.Transform]:
     if hasattr(model, "remat"):
         return model.clone(remat=policies.nothing_saveable), lambda loss_fn: loss_fn
     return model, functools.partial(jax.checkpoint, policy=policies.dots_saveable)
-
-
-def scorable(config: ConfigDict, labels: chex.Array) -> np.ndarray:
-    """Returns the indices of the training examples that saliency may use."""
-    if config.prune.batch_class < 0:
-        return np.arange(len(labels))
-    return np.flatnonzero(np.asarray(labels) == config.prune.batch_class)
-
-
-def check_batch_sizes(config: ConfigDict, dataset: data.Dataset) -> None:
-    """Checks that there are as many examples as a batch takes."""
-    training.epoch_length(len(dataset.train), config.train.batch_size)
-    size, count = config.prune.batch_size, config.prune.num_batches
-    available, of_class, name = len(dataset.train), "", "batch_size"
-    if config.prune.per_class:
-        size, name = config.prune.per_class, "per_class"
-        of_classes = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-        available, of_class = of_classes.min(), f" of class {of_classes.argmin()}"
-    if config.prune.batch_class >= 0:
-        available = len(scorable(config, dataset.train.labels))
-        of_class = f" of class {config.prune.batch_class}"
-        if not available:
-            raise ValueError(
-                f"config.prune.batch_class is {config.prune.batch_class}, but the "
-                f"classes of {config.dataset.name} are 0 to {dataset.num_classes - 1}; "
-                "-1 is all of them"
-            )
-    if size * count > available:
-        raise ValueError(
-            f"config.prune.{name} * num_batches is {size * count}, but there are only "
-            f" {available} training examples{of_class}; make them smaller"
-        )

@@ -339,11 +339,6 @@ def _check_pruning(given: dict[str, Any]) -> None:
                     f"config.{name} is for criteria, which prune before training, but "
                     f"method '{method}' prunes a trained network; leave it at False"
                 )
-    if given["prune.per_class"] and given["prune.batch_class"] >= 0:
-        raise ValueError(
-            "config.prune.per_class takes examples of every class, and config.prune."
-            "batch_class of one; leave one of the two at its default"
-        )
     if method in ("prospr", "prospr_first_order"):
         _check_parts(given, method)
     density = 1.0 if method == "none" else 1 - given["prune.sparsity"]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from snipjax import assembly, build, experiment, initializers
+from snipjax import assembly, build, experiment, initializers, scored_examples
 from snipjax import config as schema
 from snipjax.training import console, rundir
 
@@ -58,7 +58,7 @@ def check(cells: Iterable[ConfigDict], data_dir: str | None) -> None:
         build.model(cell, 1)
         if (name := cell.dataset.name) not in datasets:
             datasets[name] = build.dataset(cell, data_dir)
-        assembly.check_batch_sizes(cell, datasets[name])
+        scored_examples.check_number(cell, datasets[name])
 
 
 def directory_name(name: str) -> str:

@@ -79,7 +79,6 @@ def test_settings_are_fields_in_the_section_of_the_criterion() -> None:
         ({"prune__method": "lwc", "prune__shuffle": True}, "prune.shuffle is for"),
         ({"prune__method": "dns", "prune__invert": True}, "prune.invert is for"),
         ({"prune__temperature": 0.0}, "prune.temperature is 0.0"),
-        ({"prune__per_class": 1, "prune__batch_class": 2}, "leave one of the two"),
         (
             {"prune__method": "prospr", "prune__per_class": 6},
             "prune.per_class is 6, .*a multiple of 4",
@@ -118,10 +117,16 @@ def test_a_batch_may_have_as_many_examples_of_each_class(num_batches: int) -> No
     assert np.any(np.asarray(other.images) != np.asarray(batch.images))
 
 
-def test_a_class_without_so_many_examples() -> None:
-    config = config_with(prune__per_class=120)
-    with pytest.raises(ValueError, match=r"per_class \* num_batches is 120, .* class"):
-        assembly.assemble(config)
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({}, r"per_class \* num_batches is 140, but there are only 1\d\d .* class \d"),
+        ({"prune__batch_class": 2}, "leave one of the two at its default"),
+    ],
+)
+def test_a_class_without_so_many_examples(fields: dict, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        assembly.assemble(config_with(prune__per_class=140, **fields))
 
 
 def test_inverted_scores_keep_what_would_go_first() -> None:

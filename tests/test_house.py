@@ -25,6 +25,7 @@ ROWS = (
     ("training",),
     ("methods",),
     ("schema", "build", "config", "config_files", "arguments"),
+    ("scored_examples",),
     ("assembly", "records", "reporting", "rivals", "smaller", "experiment", "sweep"),
     ("results", "studies"),
     ("cli",),
