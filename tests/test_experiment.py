@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from snipjax import build, experiment, io, pruning, reporting
+from snipjax import build, experiment, io, masks, pruning, reporting
 from snipjax import config as configs
 from snipjax.training import console, loop, rundir
 from tests.runs import (
@@ -90,6 +90,13 @@ class TestRunDirectory:
                 assert loss > 0.0 and 0.0 <= error <= 100.0
                 assert events[step][f"{split}/loss"] == pytest.approx(loss, rel=1e-5)
                 assert events[step][f"{split}/error"] == pytest.approx(error, rel=1e-5)
+
+    def test_its_mask_goes_onto_another_network(self, finished: Finished) -> None:
+        network = build.model(finished.config, 10)
+        images = jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32)
+        params = jax.eval_shape(network.init, jax.random.key(5), images)["params"]
+        mask = io.load_mask(finished.workdir / "seed-0" / rundir.MASK, params)
+        assert sum(row.kept for row in masks.summary(mask)) == finished.network["kept"]
 
     def test_result_is_returned_and_written(self, finished: Finished) -> None:
         result, network = finished.result, finished.network
