@@ -146,6 +146,9 @@ class TestMistakes:
             ("config.prune.method = 'snp'", "did you mean 'snip'"),
             ("config.unlock().stesp = 9", "no field 'stesp'"),
             ("return", "returned a NoneType, not the ConfigDict"),
+            ("config.train.steps = 2**70", r"steps is 1\d{21}; it must be <="),
+            ("config.optimizer.learning_rate = 10**400", "int too large"),
+            ("config.vary = (5,)", r"config\.vary has '5'; an entry is"),
             ("1 / 0", "ZeroDivisionError: division by zero"),
             ("import nonesuch", "No module named 'nonesuch'"),
             ("if", r"SyntaxError: invalid syntax \(mine\.py, line 4\)"),
@@ -164,6 +167,11 @@ class TestMistakes:
             ("model.name=lenet_5_caffe", "the images are too small for this network"),
             ("prune.method=json:nonesuch", "'json' has no 'nonesuch'"),
             ("prune.method=json:dumps", r"does not take \(loss_fn, params, batch"),
+            (
+                "dataset.name=synthetic:9999999999999999x8x8x3/2 "
+                "--config.dataset.stream=True --config.dataset.image_size=8",
+                "Unable to allocate",
+            ),
             ("prune.method=lobs --config.lobs.block=2", "config.lobs: block is 2.0"),
         ],
     )
