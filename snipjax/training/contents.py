@@ -35,7 +35,7 @@ def check(value: Any, kind: Any, where: str = "") -> None:
 
     >>> check({"networks": [{"seed": "0"}]}, {"networks": [{"seed": int}]})
     Traceback (most recent call last):
-    ValueError: field 'networks.seed' is '0'
+    ValueError: field 'networks.seed' is 0
     """
     container: Any = type(kind) if isinstance(kind, dict | list) else kind
     if isinstance(kind, tuple):
@@ -43,7 +43,7 @@ def check(value: Any, kind: Any, where: str = "") -> None:
     is_other = not isinstance(value, container)
     if is_other or (isinstance(kind, list | tuple) and not _has_length(value, kind)):
         name = f"field '{where}'" if where else "the value"
-        raise ValueError(f"{name} is {str(value)[:50]!r}")
+        raise ValueError(f"{name} is {str(value)[:50]}")
     if isinstance(kind, dict):
         for name, inner in kind.items():
             path = f"{where}.{name}" if where else name

@@ -105,11 +105,14 @@ def test_a_damaged_run_is_named_and_left_out_beside_good_ones(
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"networks": [3]}, "'seed' is missing"),
+        ({"networks": [3]}, "'networks' is 3"),
         ({"parameters": "many"}, "'parameters' is many"),
-        ({"network": {"test_error": "2"}}, "'test_error' is 2"),
-        ({"network": {"layers": [{"path": "x"}]}}, "'shape' is missing"),
-        ({"network": {"layers": [{**layers()[0], "kept": None}]}}, "'kept' is None"),
+        ({"network": {"test_error": "2"}}, "'networks.test_error' is 2"),
+        ({"network": {"layers": [{"path": "x"}]}}, "layers.shape' is missing"),
+        (
+            {"network": {"layers": [{**layers()[0], "kept": None}]}},
+            "layers.kept' is None",
+        ),
     ],
 )
 def test_a_wrong_field_is_named(

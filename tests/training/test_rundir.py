@@ -192,12 +192,12 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("name", "value", "problem"),
         [
-            ("config.json", [], r"the value is '\[\]'"),
-            ("groups.json", [[0]], r"the value is '\[0\]'"),
+            ("config.json", [], r"the value is \[\]"),
+            ("groups.json", [[0]], r"the value is \[0\]"),
             ("groups.json", [], "the value is"),
             ("networks.json", [{"seed": 0}], "field 'kept' is missing"),
-            ("result.json", {"dataset": 3}, "field 'dataset' is '3'"),
-            ("result.json", None, "the value is 'None'"),
+            ("result.json", {"dataset": 3}, "field 'dataset' is 3"),
+            ("result.json", None, "the value is None"),
         ],
     )
     def test_other_json_is_named(
