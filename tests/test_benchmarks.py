@@ -128,7 +128,6 @@ class TestAccelerator:
         (case,), precision = accelerator.SMALL, accelerator.PRECISIONS[1]
         rows = list(accelerator.network(case, precision))
         assert [row["what"] for row in rows][:3] == ["step", "prune", "step"]
-        assert rows[1]["ratio"] < 100  # compiled before
         assert rows[0]["GB"] > 3 * 4e-9 * 266_610  # params, momentum and gradient
         flops = rows[0]["TFLOP/s"] * rows[0]["seconds"]
         # A product for the logits, two for gradients but for the inputs', and four
