@@ -1,4 +1,4 @@
-"""What devices exchange for saliency, selection and a training step, in bytes.
+"""Bytes that devices exchange for saliency, selection and a training step.
 
     python -m benchmarks.communication resnet_50 --image_size=64 --classes=1000
 
@@ -69,7 +69,7 @@ def on_more(exchanged: Sequence[Any], data: int, model: int, more: int) -> list[
     Args:
       exchanged: of a mesh whose ``data``, ``model`` and product all differ.
       data: the axis's length there.
-      model: that of the other axis, which stays.
+      model: length of the other axis, which stays.
       more: the axis's length.
     """
     sizes = {1: 1, model: model, data: more, data * model: more * model}

@@ -1,10 +1,10 @@
 """ResNet-50 on ImageNet, streamed, on all devices there are: 90 epochs, SNIP at 90%.
 
 Needs TFDS's ``imagenet2012`` in ArrayRecord files, or folders of JPEGs
-(``--config.dataset.name=folder:/data/imagenet``). Of the training images a tenth is
-held out to choose a checkpoint with; ImageNet's validation images are the test.
+(``--config.dataset.name=folder:/data/imagenet``). A tenth of the training images
+is held out to choose a checkpoint with; ImageNet's validation images are the test.
 ``--config.mesh='data=8,model=4'`` splits parameters over four devices too. The schedule
-is that of Goyal et al., "Accurate, Large Minibatch SGD", 2017, without its warm-up.
+is from Goyal et al., "Accurate, Large Minibatch SGD", 2017, without its warm-up.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""What each initialization does to the signal, to what SNIP keeps, and to the error.
+"""Initializations compared by the signal, the connections SNIP keeps and the error.
 
 LeNet-300-100 on MNIST; ``--config.model.name=vgg_like --config.dataset.name=cifar10``
 makes the study of a VGG, and ``--config.train.steps=0`` leaves the training out.

@@ -43,8 +43,8 @@ class Setup(NamedTuple):
 
     ``init`` is ``(key, name of an initializer) -> variables``. ``facts`` are plain
     values by which to know the data again. There are either ``arrays``, the data on the
-    device, or a ``stream`` and a ``mesh``, for a network that is split. The setup of a
-    smaller network has that of the ``whole`` one.
+    device, or a ``stream`` and a ``mesh``, for a network that is split. A smaller
+    network's setup has the setup of the ``whole`` network.
     """
 
     config: ConfigDict

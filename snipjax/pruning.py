@@ -124,7 +124,7 @@ def score_and_mask(
     """Returns the saliency of connections and the mask of those to keep.
 
     Outside of transformations, one program is compiled for the scores, and dies with
-    the call: its memory is what scoring takes, apart from that of the selection.
+    the call: scoring and selection do not share their memory.
 
     Args:
       loss_fn: ``(params, batch) -> scalar``, a pure function.
@@ -145,8 +145,7 @@ def score_and_mask(
       jit: compiles the program for the scores, e.g. for a mesh of devices.
 
     Returns:
-      ``(scores, mask)``, pytrees like ``params``; the scores are those of the last
-      round.
+      ``(scores, mask)``, pytrees like ``params``, with the scores of the last round.
 
     Raises:
       ValueError: for a sparsity outside [0, 1), a loss that is not a scalar, params

@@ -62,7 +62,8 @@ def evaluate(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Calls within the function are followed, such as :func:`jax.jit`,
     :func:`jax.checkpoint` and functions with a derivative of their own, which is not
-    used. Of :func:`jax.lax.platform_dependent` the default is taken. Operations that
+    used. The default of
+    :func:`jax.lax.platform_dependent` is taken. Operations that
     are not homogeneous, like ``tanh``, and loops see plain floats.
 
     Args:

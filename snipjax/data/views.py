@@ -57,7 +57,7 @@ def center_crop(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
 def random_resized_crop(rng: np.random.Generator, size: tuple[int, int]) -> Crop:
     """Returns a box of 8% to 100% of the image's area, mirrored or not.
 
-    Its aspect ratio is between 3/4 and 4/3, uniform in its logarithm. Where ten
+    Its aspect ratio is between 3/4 and 4/3, uniform in its logarithm. If ten
     draws do not fit into the image, it is the central box nearest to the image's own
     aspect ratio.
 

@@ -43,7 +43,7 @@ def signal(
     - activation variance, :math:`\mathrm{Var}[z]`, of the layer's output :math:`z`
       over examples, positions and units, before nonlinearity or normalization;
     - gradient variance, :math:`\mathrm{Var}[\partial L / \partial z]`, over the same.
-      Where the loss is a mean over ``n`` examples, it has a factor ``1 / n**2``;
+      If the loss is a mean over ``n`` examples, it has a factor ``1 / n**2``;
     - density: the share of the layer's prunable connections that SNIP keeps when it
       prunes the whole network to ``sparsity``.
 

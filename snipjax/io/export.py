@@ -28,7 +28,7 @@ def stablehlo(
 ) -> None:
     """Writes a network with its parameters as StableHLO, which JAX reads back.
 
-    The file is that of :mod:`jax.export`; ``jax.export.deserialize`` reads it. A batch
+    :mod:`jax.export` defines the file; ``jax.export.deserialize`` reads it. A batch
     of any size is an input of symbolic shape.
 
     Args:
@@ -64,7 +64,7 @@ def onnx(
 ) -> None:
     """Writes a network with its parameters as ONNX, for ONNX Runtime and others.
 
-    It is converted by jax2onnx, of the extra ``onnx``. Where a network has functions of
+    It is converted by jax2onnx, of the extra ``onnx``. If a network has functions of
     its own for some platforms, the file has the one for all others.
 
     Args:

@@ -88,10 +88,10 @@ def by_group(
 def with_minimum_density(minimum: float) -> Select:
     r"""Returns a global selection that leaves every leaf a minimum of connections.
 
-    Of the :math:`m` prunable connections :math:`\mathrm{round}(m (1 - sparsity))` are
-    kept. Among them are the :math:`\lceil minimum \cdot n_l \rceil` largest of each
+    Exactly :math:`\mathrm{round}(m (1 - sparsity))` of :math:`m` prunable connections
+    are kept. Among them are the :math:`\lceil minimum \cdot n_l \rceil` largest of each
     leaf of :math:`n_l` connections, so that none collapses; the others are the largest
-    of the rest of all leaves. Of equal scores, those of lower flat index come first.
+    of the rest of all leaves. Ties go to the lower flat index.
 
     Args:
       minimum: least density of a leaf, in [0, 1]; the product is taken with the

@@ -106,8 +106,8 @@ def erk(
                    {n_\mathrm{in} \, n_\mathrm{out} \, w_l \, h_l}\Big)
 
     for a convolution of window :math:`w_l \times h_l`, without :math:`w_l` and
-    :math:`h_l` for a dense layer: the sum of a leaf's shape over its product. Where
-    leaves would be more than dense they are dense, and the others share what is left:
+    :math:`h_l` for a dense layer: the sum of a leaf's shape over its product. If
+    leaves would be more than dense they are dense, and the others share the rest:
     :math:`\epsilon` is the factor that gives the total.
 
     Args:
@@ -197,8 +197,8 @@ def smart_ratio(
     .. math:: d_l = \min\big(1, \epsilon \, [(L - l + 1)^2 + (L - l + 1)]\big)
               \quad (l < L), \qquad d_L = 0.3
 
-    for the layers 1 to :math:`L`, with the :math:`\epsilon` that gives the total. Where
-    all others are dense, the last has what is left. Vectors, such as biases, are no
+    for the layers 1 to :math:`L`, with the :math:`\epsilon` that gives the total. If
+    all others are dense, the last has the rest. Vectors, such as biases, are no
     layers, and are dense.
 
     Args:
@@ -273,8 +273,8 @@ def by_density(
     connections; :math:`\lambda`, next to one, makes the total exactly
     :math:`\mathrm{round}(\sum_l d_l n_l)`. This is Webster's method of apportionment:
     while densities shrink in proportion from round to round, no leaf gains a
-    connection. A leaf of density 1 or 0 keeps all or none. Of equal scores, those of
-    lower flat index are kept.
+    connection. A leaf of density 1 or 0 keeps all or none. Ties go to the
+    lower flat index.
 
     Args:
       scores: pytree of floating-point arrays.
@@ -411,7 +411,7 @@ class _Leaves:
         """Returns densities of some leaves as given, of all others in some ratios.
 
         A density that would be above one is one, and the excess is shared among the
-        others, until none is. Where all are, the excess goes to the leaves as given.
+        others, until none is. If all are, the excess goes to the leaves as given.
         """
         least = math.fsum(d * self.sizes[i] for i, d in fixed.items())
         if least > self.kept + 1e-6:

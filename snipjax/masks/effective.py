@@ -39,7 +39,7 @@ _NEVER_ZERO = {
 
 
 class _Value(NamedTuple):
-    """An array of the network, or what is known of it."""
+    """An array of the network, or the knowledge of it."""
 
     array: Any  # the array itself if it is exact, else 1.0 where something is present
     is_exact: bool

@@ -5,7 +5,7 @@ largest key is bracketed, and the bracket narrowed by counting the keys at or ab
 guess. Guesses are by interpolation, which takes few rounds on scores as they are; later
 every fourth is by bisection, which bounds the rounds on any; the first two, where
 arrays lie on one CPU, come from a small sample. Ties at the k-th largest are cut at a
-flat index, which the same loop then brackets. Where every leaf keeps some of its own
+flat index, which the same loop then brackets. If every leaf keeps some of its own
 largest in any case, its count is taken as that many at least.
 """
 
@@ -28,8 +28,8 @@ _SAMPLE = 2**16
 class Search(NamedTuple):
     """A search for the k-th largest key, and then for where its ties are cut.
 
-    Of keys, the bracket is in order of the keys; of ties, in order of the number of
-    entries before the end that are cut off.
+    A bracket of keys is in order of the keys. A bracket of ties is in order of the
+    number of entries before the end that are cut off.
     """
 
     # Two values, and how many entries are kept if each is the threshold: at least k,

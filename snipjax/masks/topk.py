@@ -21,7 +21,7 @@ def global_topk(scores: Scores, sparsity: float, prunable: Prunable = kernels) -
     """Returns the mask of the connections with the largest scores of all leaves.
 
     Exactly ``round(m * (1 - sparsity))`` of the ``m`` prunable connections are kept;
-    of equal scores, those of lower flat index in tree order. Nothing is sorted or
+    ties go to the lower flat index in tree order. Nothing is sorted or
     concatenated.
 
     Args:
@@ -55,7 +55,7 @@ def layerwise_topk(
     """Returns the mask of the connections with the largest scores of each leaf.
 
     Exactly ``round(m * (1 - sparsity))`` of the ``m`` connections of every prunable
-    leaf are kept; of equal scores, those of lower flat index.
+    leaf are kept; ties go to the lower flat index.
 
     Args:
       scores: pytree of floating-point arrays.

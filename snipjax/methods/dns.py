@@ -28,7 +28,7 @@ class DNS(Settings):
     """Hyperparameters of :func:`dns`.
 
     Attributes:
-      surgery: steps of the surgery, as a share of those of dense training.
+      surgery: steps of the surgery, as a share of dense training's.
       recovery: steps with the last mask, as a share of the same.
       gamma: number of steps in which updates of the mask become rare, as a factor.
       power: power by which they become rare.

@@ -20,7 +20,7 @@ def mean_and_std(
 
     Leaves whose paths differ in nothing but the last part make a layer. A leaf that is
     not prunable does not count. Both results are pytrees like ``values`` of scalars.
-    Where a layer keeps nothing, or nothing that varies, the deviation is 1.
+    If a layer keeps nothing, or nothing that varies, the deviation is 1.
     """
     return _of_layers(values, mask, _moments)
 

@@ -31,7 +31,7 @@ class LC(Settings):
 
     Attributes:
       iterations: number of L steps, each with a C step after it.
-      learning: steps of each L, as a share of those of dense training.
+      learning: steps of each L, as a share of dense training's.
       pull: mu of the first L times its learning rate times its steps, over
         1 - momentum. So it suits a training of any length.
       growth: factor of mu after each iteration.

@@ -94,7 +94,7 @@ def bits_per_weight(
 def huffman_bits(symbols: Iterable[Hashable]) -> int:
     """Returns the length in bits of symbols in their own Huffman code.
 
-    Of a single kind of symbol, each takes a bit.
+    Each symbol takes a bit if there is a single kind.
 
     Example:
       >>> huffman_bits("aabc")  # 0, 0, 10, 11

@@ -19,7 +19,7 @@ class Rounds(Settings):
 
     Attributes:
       rounds: number of rounds.
-      retraining: steps of a round, as a share of those of dense training.
+      retraining: steps of a round, as a share of dense training's.
       learning_rate: learning rate of retraining, as a share of dense training's.
       decays: number of decays of the learning rate in each round.
     """

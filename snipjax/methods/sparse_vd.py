@@ -48,7 +48,7 @@ class SparseVD(Settings):
     r"""Hyperparameters of :func:`sparse_vd`.
 
     Attributes:
-      share: steps, as a share of those of dense training.
+      share: steps, as a share of dense training's.
       warm_up: share of those in which the factor of the KL term rises from 0 to 1.
       learning_rate: learning rate of Adam at the first step; it falls to zero.
       initial_log_variance: log variance of every weight at the start.
@@ -88,9 +88,9 @@ def sparse_vd(
 ) -> Outcome:
     r"""Prunes the weights whose noise is larger than they are, all at once at the end.
 
-    The paper's rule prunes where :math:`\log \alpha` exceeds the threshold. Where it
+    The paper's rule prunes where :math:`\log \alpha` exceeds the threshold. If it
     keeps more than ``round(m * (1 - sparsity))`` connections, only as many are kept,
-    those of least :math:`\log \alpha`. If it keeps fewer, all of them are kept. Every
+    with the least :math:`\log \alpha`. If it keeps fewer, all of them are kept. Every
     evaluation on the way is of the network pruned so; its row in the history has
     ``kept_by_rule``, the number of connections that the rule alone would keep. The
     weights kept are the means; there is no training after pruning.

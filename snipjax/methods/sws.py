@@ -7,10 +7,10 @@ examples,
    + \sum_j \log p(\lambda_j)\right)
 
 with the prior of :mod:`snipjax.methods.mixtures`. Weights then belong to the component
-of the largest responsibility. Those of the zero component are pruned; the others may
+of the largest responsibility. Weights of the zero component are pruned; the others may
 be quantized to the mean of theirs.
 
-Hyper-priors and learning rates are those of the authors' published tutorial; two
+Hyper-priors and learning rates come from the authors' published tutorial; two
 constants are not. :math:`\tau` is 0.1, not 0.003, and components start at a standard
 deviation of 0.05, not 0.25: with the tutorial's values the zero component takes more
 steps to contract than there are here. In the tutorial components of a divergence below
@@ -51,7 +51,7 @@ class SWS(Settings):
     r"""Hyperparameters of :func:`sws`.
 
     Attributes:
-      share: steps, as a share of those of dense training.
+      share: steps, as a share of dense training's.
       num_components: number of components, the zero component included.
       zero_proportion: :math:`\pi_0`, in (0, 1).
       strength: :math:`\tau`, the factor of the log prior.
@@ -96,8 +96,8 @@ def sws(
 ) -> Outcome:
     """Retrains under the mixture, and prunes the weights of its zero component.
 
-    Where the other components have more than ``round(m * (1 - sparsity))`` connections,
-    only as many are kept, those of the largest odds of the likeliest other component
+    If the other components have more than ``round(m * (1 - sparsity))`` connections,
+    only as many are kept, with the largest odds of the likeliest other component
     against the zero component. If they have fewer, all of them are kept. Every
     evaluation on the way is of the network pruned so, not quantized. Its row in the
     history has ``kept_by_rule``, the number of connections outside the zero component.

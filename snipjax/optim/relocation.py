@@ -32,10 +32,10 @@ def relocated(
 ) -> Mask:
     r"""Returns a mask with the weakest connections dropped and as many others grown.
 
-    Of the :math:`n` kept connections of a leaf, :math:`\lfloor n \cdot fraction
-    \rfloor` with the least scores are dropped. Of all that are pruned then, as many
-    with the largest growth scores grow; a connection that was just dropped is among
-    them. Of equal scores, connections of lower flat index are kept, and grow. A NaN
+    The :math:`\lfloor n \cdot fraction \rfloor` least scores among the :math:`n` kept
+    connections of a leaf are dropped. As many of all that are pruned then grow, by the
+    largest growth scores; a connection that was just dropped is a candidate. Ties go
+    to the lower flat index, which is kept, and grows. A NaN
     counts as 0.
 
     Args:

@@ -26,8 +26,8 @@ def sparse(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns ``inner`` restricted to the connections that the mask keeps.
 
-    ``inner`` sees masked gradients and masked parameters, so that norms, moments,
-    weight decay and clipping are those of the pruned network; kept entries move
+    ``inner`` sees masked gradients and masked parameters, so that it computes
+    norms, moments, weight decay and clipping of the pruned network; kept entries move
     exactly as it moves them. A pruned entry's update is ``-param``: it becomes
     exactly 0.0 with the first step, and stays so. ``grad_fn`` and ``value_fn``, by
     which some optimizers evaluate the loss themselves, see the pruned network too.

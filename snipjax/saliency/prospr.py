@@ -35,7 +35,7 @@ def prospr(
     Args:
       loss_fn: ``(params, batch) -> scalar``, a pure function: the loss of a batch.
       params: pytree of floating-point arrays.
-      batch: pytree of arrays ``[n, ...]``, where ``steps + 1`` divides ``n``. Where
+      batch: pytree of arrays ``[n, ...]``, where ``steps + 1`` divides ``n``. If
         :func:`snipjax.pruning.prune` takes several batches, the leading axis is theirs.
       key: ignored.
       steps: number :math:`K` of steps before the loss that is differentiated.
@@ -87,7 +87,7 @@ def prospr_first_order(
     Args:
       loss_fn: ``(params, batch) -> scalar``, a pure function: the loss of a batch.
       params: pytree of floating-point arrays.
-      batch: pytree of arrays ``[n, ...]``, where ``steps + 1`` divides ``n``. Where
+      batch: pytree of arrays ``[n, ...]``, where ``steps + 1`` divides ``n``. If
         :func:`snipjax.pruning.prune` takes several batches, the leading axis is theirs.
       key: ignored.
       steps: number :math:`K` of steps before the loss that is differentiated.

@@ -97,7 +97,7 @@ def _divisors(
     """A scale, the largest magnitude by that scale, and the sum relative to it.
 
     Dividing by the largest first keeps the sum from overflowing, and the scale the
-    product of both, which XLA may divide by. Where an entry is not finite, all are 1:
+    product of both, which XLA may divide by. If an entry is not finite, all are 1:
     selection can then name its leaf, and no other.
     """
     leaves = jax.tree.leaves(derivative)

@@ -28,8 +28,8 @@ def synflow(
 
     is the share of the paths from inputs to outputs that lead through connection ``j``,
     a path weighing the product of its magnitudes. Without biases the scores of each
-    layer that all paths cross sum to one. The order is that of the reference, which
-    does not divide by :math:`R`.
+    layer that all paths cross sum to one. The reference does not divide by
+    :math:`R`; the order is the same.
 
     Numbers have an exponent of their own, so that a network of a hundred layers neither
     over- nor underflows.

@@ -118,7 +118,7 @@ def fully_sharded(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any
 
     Each parameter is gathered where it is used, and again in the backward pass. The
     forward pass leaves it the outputs of products and convolutions, never a gathered
-    parameter, so that a device need not hold them all at any time. Where the mesh
+    parameter, so that a device need not hold them all at any time. If the mesh
     splits no parameter, it is the very ``function``.
 
     Rajbhandari et al., "ZeRO", SC 2020, stage 3.
@@ -176,7 +176,7 @@ def jit(
 def compiled(mesh: Mesh, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """Returns a program whose devices hold few gathered parameters at a time.
 
-    Where the mesh splits no parameter, it is XLA's own program.
+    If the mesh splits no parameter, it is XLA's own program.
     """
     if mesh.shape["model"] == 1:
         return lowered.compile()

@@ -42,7 +42,7 @@ def train_step(
         e.g. ``jax.checkpoint``.
 
     Returns:
-      ``(state, metrics)``; the metrics are those of the params before the step.
+      ``(state, metrics)``; the metrics are of the params before the step.
 
     Example:
       >>> from snipjax import models, training
