@@ -68,9 +68,9 @@ def gradual_magnitude(
               \Big(1 - \frac{t - start}{stop - start}\Big)^3
 
     with the sparsity :math:`s_i` of the mask to start from, e.g. 0 for ``masks.ones``,
-    and :math:`s_f = sparsity`. At the end exactly :math:`\mathrm{round}(n (1 - s_f))` of
-    :math:`n` connections are left. None returns. The step of the same update is taken
-    with the new mask.
+    and :math:`s_f = sparsity`. At the end exactly
+    :math:`\mathrm{round}(n (1 - s_f))` of :math:`n` connections are left. None returns.
+    The step of the same update is taken with the new mask.
 
     Args:
       inner: any optax transformation, extra arguments included.
