@@ -11,7 +11,7 @@ import types
 
 __version__ = "0.1.0"
 
-_CORE = ("masks", "optim", "pruning", "saliency", "shrink")
+_CORE = ("adapters", "masks", "optim", "pruning", "saliency", "shrink")
 _TRAIN = (
     "config",
     "data",

@@ -16,6 +16,7 @@ ROWS = (
     ("masks",),
     ("pruning",),
     ("optim",),
+    ("adapters",),
     ("shrink",),
     ("ops",),
     ("initializers",),

@@ -98,7 +98,7 @@ def test_names_on_a_page_exist(page: Path) -> None:
             ROOT / name.replace(".", "/") / "__main__.py"
         ).exists(), name
     names = re.findall(r"`snipjax\.([\w.]+)`", text)
-    rooms = "data|io|masks|methods|optim|pruning|results|saliency|training"
+    rooms = "adapters|data|io|masks|methods|optim|pruning|results|saliency|training"
     names += re.findall(rf"`((?:{rooms})\.(?!json|png)\w+(?:\.\w+)?)", text)
     for name in names:
         pkgutil.resolve_name(f"snipjax.{name}")

@@ -1,0 +1,95 @@
+"""Pruning Equinox modules, whose leaves are not all parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import equinox as eqx
+
+from snipjax import pruning
+from snipjax._src.types import LossFn, Mask
+
+
+def prune(
+    loss_fn: Callable[[Any, Any], chex.Array],
+    model: Any,
+    batch: Any,
+    sparsity: float | None = None,
+    *,
+    filter_spec: Any = eqx.is_inexact_array,
+    **options: Any,
+) -> tuple[Any, Mask]:
+    """Prunes an Equinox module by the saliency of its connections on a mini-batch.
+
+    Train with ``optimizer = optim.sparse(inner, mask)``, whose state and updates are
+    of ``eqx.filter(model, filter_spec)``; it leaves pruned entries exactly zero.
+
+    Args:
+      loss_fn: ``(model, batch) -> scalar``, a pure function.
+      model: an Equinox module, or any pytree.
+      batch: any pytree of arrays that ``loss_fn`` takes.
+      sparsity: share of prunable connections to prune, in [0, 1); None for a selection
+        with a density of its own.
+      filter_spec: parameters, as ``eqx.filter`` takes them: a predicate, or a pytree
+        of bools that is a prefix of the model. All else, such as activation functions,
+        integers and frozen layers, stays as it is.
+      **options: keyword arguments of :func:`snipjax.pruning.prune`.
+
+    Returns:
+      ``(model, mask)``: the pruned module, and the mask, a pytree of bools like
+      ``eqx.filter(model, filter_spec)``.
+
+    Raises:
+      ValueError: as :func:`snipjax.pruning.prune` does.
+
+    Example:
+      >>> import optax
+      >>> from snipjax import optim
+      >>> def loss_fn(model, batch):
+      ...     return jnp.mean((jax.vmap(model)(batch) - 1) ** 2)
+      >>> model = eqx.nn.Linear(4, 5, key=jax.random.key(0))
+      >>> model, mask = prune(loss_fn, model, jnp.ones((8, 4)), sparsity=0.9)
+      >>> int(jnp.sum(model.weight != 0))
+      2
+      >>> optimizer = optim.sparse(optax.adam(1e-3), mask)
+      >>> opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    """
+    pure_loss, params, merge = split(loss_fn, model, filter_spec=filter_spec)
+    params, mask = pruning.prune(pure_loss, params, batch, sparsity, **options)
+    return merge(params), mask
+
+
+def split(
+    loss_fn: Callable[[Any, Any], chex.Array],
+    model: Any,
+    *,
+    filter_spec: Any = eqx.is_inexact_array,
+) -> tuple[LossFn, Any, Callable[[Any], Any]]:
+    """Splits a loss of an Equinox module into a function of arrays and its parameters.
+
+    Args:
+      loss_fn: ``(model, batch) -> scalar``, a pure function.
+      model: an Equinox module, or any pytree.
+      filter_spec: parameters, as ``eqx.filter`` takes them.
+
+    Returns:
+      ``(loss_fn, params, merge)``: a pure ``(params, batch) -> scalar``, for any
+      function of snipjax; ``eqx.filter(model, filter_spec)``; and a function that puts
+      such parameters into the module.
+
+    Example:
+      >>> from snipjax import saliency
+      >>> model = eqx.nn.Linear(1, 2, use_bias=False, key=jax.random.key(0))
+      >>> loss_fn, params, _ = split(lambda model, x: jnp.sum(model(x)), model)
+      >>> saliency.snip(loss_fn, params, jnp.ones(1)).weight.shape
+      (2, 1)
+    """
+    params, rest = eqx.partition(model, filter_spec)
+
+    def merge(params: Any) -> Any:
+        return eqx.combine(params, rest)
+
+    def pure_loss(params: Any, batch: Any) -> chex.Array:
+        return loss_fn(merge(params), batch)
+
+    return pure_loss, params, merge

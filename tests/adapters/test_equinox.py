@@ -1,0 +1,126 @@
+"""Equinox modules are pruned as their arrays are, and train sparse as they are."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from snipjax import masks, optim, pruning
+
+eqx = pytest.importorskip("equinox")
+from snipjax.adapters import equinox as adapter  # noqa: E402
+
+BATCH = jax.random.normal(jax.random.key(0), (32, 6)), jnp.arange(32) % 3
+
+
+class Net(eqx.Module):
+    """A layer, a batch norm, dropout and a layer, with fields of every other kind."""
+
+    hidden: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+    dropout: eqx.nn.Dropout
+    out: eqx.nn.Linear
+    steps: chex.Array
+    activation: Any = jax.nn.relu
+    name: str = eqx.field(default="net", static=True)
+
+    def __init__(self, key: chex.PRNGKey) -> None:
+        keys = jax.random.split(key)
+        self.hidden = eqx.nn.Linear(6, 20, key=keys[0])
+        self.norm = eqx.nn.BatchNorm(20, "batch", mode="batch")
+        self.dropout = eqx.nn.Dropout(0.5)
+        self.out = eqx.nn.Linear(20, 3, key=keys[1])
+        self.steps = jnp.array(3)
+
+    def __call__(self, x: Any, state: Any, key: chex.PRNGKey) -> Any:
+        x, state = self.norm(self.hidden(x), state)
+        return self.out(self.dropout(self.activation(x), key=key)), state
+
+
+def loss_fn(model: Net, state: Any, batch: Any, key: chex.PRNGKey) -> Any:
+    keys = jax.random.split(key, len(batch[1]))
+    over_batch = jax.vmap(model, (0, None, 0), (0, None), axis_name="batch")
+    logits, state = over_batch(batch[0], state, keys)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
+    return losses.mean(), state
+
+
+@pytest.fixture(scope="module")
+def made() -> Any:
+    """A module, its state, and what of them is pruned by."""
+    model, state = eqx.nn.make_with_state(Net)(jax.random.key(0))
+    key = jax.random.key(1)
+    return model, state, lambda model, batch: loss_fn(model, state, batch, key)[0]
+
+
+def test_the_mask_is_of_the_scores_of_its_arrays() -> None:
+    model = eqx.nn.MLP(6, 3, 20, 1, key=jax.random.key(0))
+    plain = [{"weight": layer.weight, "bias": layer.bias} for layer in model.layers]
+
+    def plain_loss(params: Any, x: chex.Array) -> chex.Array:
+        for layer in params[:-1]:
+            x = jax.nn.relu(x @ layer["weight"].T + layer["bias"])
+        return jnp.sum((x @ params[-1]["weight"].T + params[-1]["bias"]) ** 2)
+
+    pruned, mask = adapter.prune(
+        lambda model, x: jnp.sum(jax.vmap(model)(x) ** 2), model, BATCH[0], 0.9
+    )
+    params, plain_mask = pruning.prune(plain_loss, plain, BATCH[0], 0.9)
+    for layer, keep, values, wanted in zip(
+        pruned.layers, mask.layers, params, plain_mask
+    ):
+        chex.assert_trees_all_equal(keep.weight, wanted["weight"])
+        chex.assert_trees_all_equal(layer.weight, values["weight"])
+        assert keep.bias.shape == ()
+    assert pruned.activation is model.activation
+    assert mask.activation is None
+
+
+def test_all_but_the_arrays_stays(made: Any) -> None:
+    model, _, scalar = made
+    pruned, _ = adapter.prune(scalar, model, BATCH, 0.9, rounds=2)
+    assert jax.tree.structure(pruned) == jax.tree.structure(model)
+    assert (pruned.name, int(pruned.steps)) == ("net", 3)
+    weights = pruned.hidden.weight, pruned.out.weight
+    assert sum(map(jnp.count_nonzero, weights)) == round(0.1 * (6 * 20 + 20 * 3))
+    scalar(pruned, BATCH)  # the state can be used again
+
+
+def test_training_keeps_pruned_weights_zero(made: Any) -> None:
+    model, state, scalar = made
+    model, mask = adapter.prune(scalar, model, BATCH, 0.9)
+    optimizer = optim.sparse(optax.adamw(1e-2, weight_decay=0.1), mask)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    before = scalar(model, BATCH)
+
+    @eqx.filter_jit
+    def step(model: Any, state: Any, opt_state: Any, key: Any) -> Any:
+        gradient_fn = eqx.filter_grad(loss_fn, has_aux=True)
+        gradient, state = gradient_fn(model, state, BATCH, key)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return eqx.apply_updates(model, updates), state, opt_state
+
+    for i in range(6):
+        key = jax.random.fold_in(jax.random.key(2), i)
+        model, state, opt_state = step(model, state, opt_state, key)
+    assert scalar(model, BATCH) < before
+    zeros = jax.tree.map(
+        lambda keep, w: np.all((np.asarray(w) == 0)[~np.asarray(keep)]),
+        mask.hidden.weight,
+        model.hidden.weight,
+    )
+    assert zeros
+
+
+def test_a_frozen_layer_is_not_pruned(made: Any) -> None:
+    model, _, scalar = made
+    trainable = jax.tree.map(eqx.is_inexact_array, model)
+    trainable = eqx.tree_at(lambda tree: tree.hidden.weight, trainable, False)
+    pruned, mask = adapter.prune(scalar, model, BATCH, 0.5, filter_spec=trainable)
+    assert [row.path for row in masks.summary(mask)] == ["out/weight"]
+    assert jnp.all(pruned.hidden.weight == model.hidden.weight)

@@ -1,0 +1,126 @@
+"""NNX modules are pruned as their parameters are, and train sparse as they are."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from snipjax import masks, optim, pruning, saliency
+from snipjax.adapters import nnx as adapter
+
+BATCH = jax.random.normal(jax.random.key(0), (32, 6)), jnp.arange(32) % 3
+KERNELS = 6 * 20 + 20 * 3
+
+
+class Net(nnx.Module):
+    """A layer, a batch norm, dropout with a stream of keys, and a layer."""
+
+    def __init__(self, seed: int = 0) -> None:
+        rngs = nnx.Rngs(seed)
+        self.hidden = nnx.Linear(6, 20, rngs=rngs)
+        self.norm = nnx.BatchNorm(20, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.out = nnx.Linear(20, 3, rngs=rngs)
+
+    def __call__(self, x: chex.Array) -> chex.Array:
+        return self.out(self.dropout(nnx.relu(self.norm(self.hidden(x)))))
+
+
+def loss_fn(model: Net, batch: Any) -> chex.Array:
+    logits = model(batch[0])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+
+
+def arrays(model: nnx.Module, *filters: Any) -> Any:
+    """Copies of a module's arrays, its keys as numbers."""
+    state = nnx.as_pure(nnx.state(model, *filters))
+    return jax.tree.map(
+        lambda x: (
+            np.array(jax.random.key_data(x))
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            else np.array(x)
+        ),
+        state,
+    )
+
+
+def nonzero(model: Net) -> int:
+    kernels = model.hidden.kernel[...], model.out.kernel[...]
+    return sum(int(jnp.count_nonzero(kernel)) for kernel in kernels)
+
+
+def test_the_mask_is_of_the_scores_of_its_parameters() -> None:
+    model = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+    plain = {"bias": model.bias[...], "kernel": model.kernel[...]}
+
+    def plain_loss(params: Any, x: chex.Array) -> chex.Array:
+        return jnp.sum((x @ params["kernel"] + params["bias"]) ** 2)
+
+    pruned, mask = adapter.prune(
+        lambda model, x: jnp.sum(model(x) ** 2), model, BATCH[0], 0.5
+    )
+    params, plain_mask = pruning.prune(plain_loss, plain, BATCH[0], 0.5)
+    chex.assert_trees_all_equal(nnx.as_pure(mask).to_pure_dict(), plain_mask)
+    chex.assert_trees_all_equal(arrays(pruned).to_pure_dict(), params)
+
+
+def test_states_stay_in_the_module_and_its_pruned_copy() -> None:
+    model = Net()
+    before = arrays(model)
+    pruned, _ = adapter.prune(loss_fn, model, BATCH, 0.9, rounds=2)
+    chex.assert_trees_all_equal(arrays(model), before)
+    others = nnx.Not(nnx.Param)
+    chex.assert_trees_all_equal(arrays(pruned, others), arrays(model, others))
+    assert nonzero(pruned) == round(0.1 * KERNELS)
+    model.norm.scale[...] += 1  # the copy shares nothing with it
+    assert jnp.all(pruned.norm.scale[...] == 1)
+
+
+@pytest.mark.parametrize(
+    "sparse",
+    [optim.sparse, lambda inner, mask: optim.rigl(inner, mask, every=2, stop=5)],
+    ids=["static", "rigl"],
+)
+def test_the_optimizer_of_nnx_keeps_the_number_of_connections(sparse: Any) -> None:
+    model, mask = adapter.prune(loss_fn, Net(), BATCH, 0.9)
+    inner = optax.adamw(1e-2, weight_decay=0.1)
+    optimizer = nnx.Optimizer(model, sparse(inner, mask), wrt=nnx.Param)
+    before = loss_fn(model, BATCH)
+
+    @nnx.jit
+    def step(model: Net, optimizer: nnx.Optimizer) -> chex.Array:
+        loss, gradient = nnx.value_and_grad(loss_fn)(model, BATCH)
+        optimizer.update(model, gradient)
+        return loss
+
+    for _ in range(6):
+        loss = step(model, optimizer)
+    assert loss < before
+    assert nonzero(model) == round(0.1 * KERNELS)
+    assert int(model.dropout.rngs.count[...]) == 7  # steps, and the loss before
+
+
+def test_variables_that_are_not_trained_are_not_pruned() -> None:
+    class Adapter(nnx.Variable):
+        """A variable of a kind of its own."""
+
+    model = Net()
+    model.hidden.kernel = Adapter(model.hidden.kernel[...])
+    pruned, mask = adapter.prune(loss_fn, model, BATCH, 0.5, wrt=Adapter)
+    assert [row.path for row in masks.summary(mask)] == ["hidden/kernel"]
+    assert jnp.all(pruned.out.kernel[...] == model.out.kernel[...])
+
+
+def test_a_loss_split_from_its_module_is_pure() -> None:
+    model = Net()
+    pure, params, merge = adapter.split(loss_fn, model)
+    first, second = pure(params, BATCH), jax.jit(pure)(params, BATCH)
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+    scores = saliency.snip(pure, params, BATCH)
+    assert jax.tree.structure(scores) == jax.tree.structure(params)
+    np.testing.assert_allclose(loss_fn(merge(params), BATCH), first, rtol=1e-6)
