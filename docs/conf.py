@@ -1,0 +1,113 @@
+"""The documentation site: ``python -m sphinx -W --keep-going docs site``."""
+
+import ast
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from snipjax import __version__  # noqa: E402
+
+project, author, release = "snipjax", "the authors of snipjax", __version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx-mathjax-offline",
+]
+html_theme = "furo"
+html_title = "snipjax"
+html_theme_options = {"navigation_with_keys": True}
+templates_path = ["_templates"]
+exclude_patterns = ["_templates"]
+copybutton_prompt_text = ">>> |\\.\\.\\. |\\$ "
+copybutton_prompt_is_regexp = True
+
+# Pages are written for a reader of the repository too: headings are targets there.
+myst_heading_anchors = 3
+autosummary_ignore_module_all = False  # a public module lists its names in __all__
+autodoc_typehints = "none"  # the signatures of docstrings have shapes
+napoleon_use_rtype = False
+nitpicky = True
+nitpick_ignore_regex = [("py:(class|data|obj|exc|attr)", ".*")]
+
+GENERATED = ROOT / "docs" / "_generated"
+TOCTREE = """
+```{toctree}
+:hidden:
+:caption: CAPTION
+
+PAGES
+```
+"""
+CONTENTS = {
+    "Start": ["frameworks", "_generated/examples", "how-to-choose"],
+    "Guides": [
+        "writing-a-criterion",
+        "moving-masks",
+        "smaller-networks",
+        "from-jaxpruner",
+        "runs",
+        "scale",
+    ],
+    "Results": [
+        "experiments",
+        "criteria",
+        "table1",
+        "initialization",
+        "benchmarks",
+    ],
+    "Reference": ["api", "_generated/contributing", "_generated/changelog"],
+}
+
+
+def write_pages() -> None:
+    """Writes a page for each example, and the pages outside of ``docs/``."""
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    (GENERATED / "examples").mkdir(parents=True)
+    for name in ("CONTRIBUTING", "CHANGELOG"):
+        text = (ROOT / f"{name}.md").read_text().replace("](docs/", "](../")
+        (GENERATED / f"{name.lower()}.md").write_text(text)
+    names = []
+    for script in sorted((ROOT / "examples").glob("*.py")):
+        docstring = ast.get_docstring(ast.parse(script.read_text())) or ""
+        purpose = docstring.split("\n")[0]
+        names.append(f"examples/{script.stem}")
+        (GENERATED / f"{names[-1]}.md").write_text(
+            f"# {script.stem.replace('_', ' ')}\n\n{purpose}\n\n"
+            f"```{{literalinclude}} ../../../examples/{script.name}\n"
+            ":language: python\n```\n"
+        )
+    toctree = "```{toctree}\n" + "\n".join(names) + "\n```\n"
+    (GENERATED / "examples.md").write_text(f"# Examples\n\n{toctree}")
+
+
+def adapt(app: Sphinx, page: str, source: list[str]) -> None:
+    """Turns links of the repository into links of the site; makes the first page."""
+    text = source[0]
+    if page == "index":
+        readme = (ROOT / "README.md").read_text().replace("](docs/", "](")
+        readme = readme.replace("](CITATION.cff", "](../CITATION.cff")
+        text = readme + text.replace("# Pages", "## Pages")
+        for caption, pages in CONTENTS.items():
+            text += TOCTREE.replace("CAPTION", caption).replace(
+                "PAGES", "\n".join(pages)
+            )
+    for name in ("CONTRIBUTING", "CHANGELOG"):
+        link = f"](/_generated/{name.lower()}.md"
+        text = re.sub(rf"\]\((\.\./)*{name}\.md", link, text)
+    text = re.sub(r"\]\(\.\./examples/(\w+)\.py", r"](/_generated/examples/\1.md", text)
+    source[0] = text
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    write_pages()
+    app.connect("source-read", adapt)
