@@ -1,6 +1,8 @@
 """The documentation site: ``python -m sphinx -W --keep-going docs site``."""
 
 import ast
+import base64
+import json
 import re
 import shutil
 import sys
@@ -32,6 +34,7 @@ copybutton_prompt_is_regexp = True
 
 # Pages are written for a reader of the repository too: headings are targets there.
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
 autosummary_ignore_module_all = False  # a public module lists its names in __all__
 autodoc_typehints = "none"  # the signatures of docstrings have shapes
 napoleon_use_rtype = False
@@ -85,8 +88,26 @@ def write_pages() -> None:
             f"```{{literalinclude}} ../../../examples/{script.name}\n"
             ":language: python\n```\n"
         )
+    for notebook in (ROOT / "examples").glob("*.ipynb"):
+        names.append(f"examples/{notebook.stem}")
+        (GENERATED / f"{names[-1]}.md").write_text(notebook_page(notebook))
     toctree = "```{toctree}\n" + "\n".join(names) + "\n```\n"
     (GENERATED / "examples.md").write_text(f"# Examples\n\n{toctree}")
+
+
+def notebook_page(notebook: Path) -> str:
+    """Returns a notebook's text, code and pictures, which are written as files."""
+    parts = []
+    for number, cell in enumerate(json.loads(notebook.read_text())["cells"]):
+        source = "".join(cell["source"])
+        is_code = cell["cell_type"] == "code"
+        parts.append(f"```python\n{source}\n```" if is_code else source)
+        for output in cell.get("outputs", ()):
+            if picture := output.get("data", {}).get("image/png"):
+                file = GENERATED / "examples" / f"{notebook.stem}_{number}.png"
+                file.write_bytes(base64.b64decode(picture))
+                parts.append(f"![Output]({file.name})")
+    return "\n\n".join(parts)
 
 
 def adapt(app: Sphinx, page: str, source: list[str]) -> None:
@@ -103,7 +124,9 @@ def adapt(app: Sphinx, page: str, source: list[str]) -> None:
     for name in ("CONTRIBUTING", "CHANGELOG"):
         link = f"](/_generated/{name.lower()}.md"
         text = re.sub(rf"\]\((\.\./)*{name}\.md", link, text)
-    text = re.sub(r"\]\(\.\./examples/(\w+)\.py", r"](/_generated/examples/\1.md", text)
+    script = r"\]\(\.\./examples/(\w+)\.(py|ipynb)"
+    text = re.sub(script, r"](/_generated/examples/\1.md", text)
+    text = text.replace("](../examples)", "](/_generated/examples.md)")
     source[0] = text
 
 

@@ -45,7 +45,7 @@ criteria = [saliency.snip, saliency.grasp, saliency.magnitude, saliency.random]
 print("criterion   kept of hidden   kept of out   test error (%)")
 for criterion in criteria:
     params, mask = pruning.prune(
-        *(loss_fn, dense, train, 0.98), criterion=criterion, key=jax.random.key(1)
+        *(loss_fn, dense, train, 0.95), criterion=criterion, key=jax.random.key(1)
     )
     params = train_jitted(params, mask)
     error = 100 * jnp.mean(network(params, test[0]).argmax(1) != test[1])

@@ -1,4 +1,4 @@
-"""Runs experiments, reads them as one table, and writes the report of them all."""
+"""Runs an experiment, reads its networks as a table, and writes its report."""
 
 import tempfile
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 from snipjax import config, experiment, results
 
 runs = Path(tempfile.mkdtemp())
-for sparsity in (0.9, 0.98):
-    settings = config.default()  # LeNet-300-100 on scikit-learn's digits
-    settings.prune.sparsity = sparsity
-    settings.train.steps = 200
-    experiment.run(settings, runs / f"snip-{sparsity}")
+settings = config.default()  # LeNet-300-100 on scikit-learn's digits
+settings.prune.sparsity = 0.98
+settings.train.steps = 100
+settings.seeds = 2
+experiment.run(settings, runs / "snip")
 
 networks = results.read(runs)  # a row for each network, a column for each field
-columns = ["method", "prune.sparsity", "kept", "prunable", "test_error"]
+columns = ["method", "seed", "prune.sparsity", "kept", "prunable", "test_error"]
 print(networks[columns].to_string(index=False))
 
 html, markdown = results.report([runs], runs / "report")

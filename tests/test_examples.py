@@ -24,7 +24,7 @@ PRINTED = {
     "09_language_model": r"\d+ zeros in the written MLPs\n$",
     "10_several_devices": r"57[4-6] of 576 entries are as on one device\n$",
     "11_compare_criteria": r"snip +\d+ +\d+ +\d+\.\d\n(.*\n){3}$",
-    "12_read_a_report": r"snip +0\.98 +1012 (.*\n)*open .*report\.html\n$",
+    "12_read_a_report": r"snip +1 +0\.98 +1012 (.*\n)*open .*report\.html\n$",
 }
 MOVING = {
     "13_moving_mask_agent": {"steps": 22},  # the first move is in step 20

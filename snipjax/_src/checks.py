@@ -40,7 +40,8 @@ def check_floating(tree: chex.ArrayTree, noun: str) -> None:
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
                 f"{noun} leaf '{name}' has dtype {dtype}, which has no gradient; split "
-                "the trainable floating-point leaves off and pass only those"
+                "the trainable floating-point leaves off and pass only those, as "
+                "snipjax.adapters does for modules of Flax NNX and Equinox"
             )
 
 

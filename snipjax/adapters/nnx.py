@@ -66,7 +66,7 @@ def split(
     model: nnx.Module,
     *,
     wrt: Any = nnx.Param,
-) -> tuple[LossFn, nnx.State, Callable[[Any], Any]]:
+) -> tuple[LossFn, Any, Callable[[Any], Any]]:
     """Splits a loss of an NNX module into a pure function and its parameters.
 
     Args:

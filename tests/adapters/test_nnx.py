@@ -65,8 +65,8 @@ def test_the_mask_is_of_the_scores_of_its_parameters() -> None:
         lambda model, x: jnp.sum(model(x) ** 2), model, BATCH[0], 0.5
     )
     params, plain_mask = pruning.prune(plain_loss, plain, BATCH[0], 0.5)
-    chex.assert_trees_all_equal(nnx.as_pure(mask).to_pure_dict(), plain_mask)
-    chex.assert_trees_all_equal(arrays(pruned).to_pure_dict(), params)
+    chex.assert_trees_all_equal(nnx.to_pure_dict(mask), plain_mask)
+    chex.assert_trees_all_equal(nnx.to_pure_dict(arrays(pruned)), params)
 
 
 def test_states_stay_in_the_module_and_its_pruned_copy() -> None:
