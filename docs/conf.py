@@ -24,6 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx-mathjax-offline",
 ]
+default_role = "code"
 html_theme = "furo"
 html_title = "snipjax"
 html_theme_options = {"navigation_with_keys": True}
@@ -39,7 +40,10 @@ autosummary_ignore_module_all = False  # a public module lists its names in __al
 autodoc_typehints = "none"  # the signatures of docstrings have shapes
 napoleon_use_rtype = False
 nitpicky = True
-nitpick_ignore_regex = [("py:(class|data|obj|exc|attr)", ".*")]
+nitpick_ignore_regex = [
+    ("py:(class|data|obj|exc|attr)", ".*"),
+    ("py:(func|mod|meth)", r"(jax|optax|functools|fnmatch|warnings)\..*|fnmatch"),
+]
 
 GENERATED = ROOT / "docs" / "_generated"
 TOCTREE = """

@@ -1,12 +1,14 @@
 """Image-classification data through one door, in memory or as a stream of batches.
 
+::
+
     from snipjax import data
 
     mnist = data.load("mnist")
     mean, std = data.mean_and_std(mnist.train)
     batch = data.standardize(mnist.train.images[:100], mean, std)
 
-Images that do not fit in memory, or differ in size, come as a stream:
+Images that do not fit in memory, or differ in size, come as a stream::
 
     photos = data.load("folder:/data/photos", stream=True)
     views = data.VIEWS["imagenet"]

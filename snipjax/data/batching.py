@@ -77,7 +77,7 @@ def batches(
       seed: a seed for the order and the views, not negative.
       image_size: height and width of the images in a batch.
       view: the part that is seen of an image, e.g.
-        :func:`snipjax.data.views.whole`.
+        ``snipjax.data.views.whole``.
       start_step: the global step of the first batch.
       num_steps: the global step to end before; without it, there is no end.
       process_index: the index of this process among those that share a batch.

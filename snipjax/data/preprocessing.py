@@ -32,7 +32,7 @@ def mean_and_std(
       source: the training images; :class:`Arrays` where there is no ``image_size``.
       image_size: height and width of the images in a batch.
       view: the part that is seen of an image, by default
-        :func:`snipjax.data.views.center_crop`. Without ``image_size`` it is all.
+        ``snipjax.data.views.center_crop``. Without ``image_size`` it is all.
 
     Returns:
       Two float32 arrays of shape ``[channels]``.

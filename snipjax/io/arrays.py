@@ -29,7 +29,7 @@ def save_arrays(
       tree: pytree of arrays, e.g. parameters.
       path: path of the file.
       on_host: function from an array to the NumPy array of its values. Arrays with
-        parts on other processes need :func:`snipjax.training.distributed.on_host`.
+        parts on other processes need ``snipjax.training.distributed.on_host``.
 
     Raises:
       ValueError: if two leaves have the same name.

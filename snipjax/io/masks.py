@@ -22,7 +22,7 @@ def save_mask(
       mask: pytree of bool arrays.
       path: path of the file; an earlier one is replaced at once.
       on_host: function from an array to the NumPy array of its values. Arrays with
-        parts on other processes need :func:`snipjax.training.distributed.on_host`.
+        parts on other processes need ``snipjax.training.distributed.on_host``.
 
     Raises:
       ValueError: if a leaf is not a bool array.

@@ -1,5 +1,7 @@
 """Safetensors files, in which pretrained weights are published.
 
+::
+
     from snipjax.io import gpt2, safetensors
 
     tensors = safetensors.load("gpt2/model.safetensors")

@@ -92,7 +92,7 @@ def lobs(
     :math:`\sqrt{\delta^T H \delta}` of all changes of the round, is the error in the
     layer's output for the input as it was; ``layer_bound/NAME`` is the same with the
     damped Hessian; ``output_error`` is the error in the network's output, and
-    ``output_bound`` follows from the bounds of the layers (:func:`output_bound`).
+    ``output_bound`` follows from the bounds of the layers (``output_bound``).
 
     Every prunable parameter must be the kernel of a matrix product or of a convolution
     without groups, or the bias added to it; another one is a ``ValueError``. Arguments,

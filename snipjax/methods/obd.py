@@ -41,7 +41,7 @@ def obd(
     and trains the others.
 
     If the loss returns logits, of which it is the cross entropy, the curvature is the
-    Gauss-Newton matrix (:func:`gauss_newton_diagonal`). Otherwise it is the Hessian of
+    Gauss-Newton matrix (``gauss_newton_diagonal``). Otherwise it is the Hessian of
     the loss, by :func:`snipjax.saliency.obd`. Arguments, returns and errors:
     :mod:`snipjax.methods`.
 

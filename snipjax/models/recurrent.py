@@ -19,6 +19,8 @@ from snipjax.models.layers import Dense
 class LSTMCell(nn.RNNCellBase):
     """Updates a long short-term memory whose forget gate starts open.
 
+    ::
+
         i, j, f, o = split([x, h] W + b)
         c' = sigmoid(f + 1) c + sigmoid(i) tanh(j),  h' = sigmoid(o) tanh(c')
 
@@ -63,6 +65,8 @@ class LSTMCell(nn.RNNCellBase):
 class GRUCell(nn.RNNCellBase):
     """Updates a gated recurrent unit whose gates start open.
 
+    ::
+
         r, z = sigmoid(split([x, h] W + b)),  n = tanh([x, r h] W' + b')
         h' = z h + (1 - z) n
 
@@ -106,6 +110,8 @@ class GRUCell(nn.RNNCellBase):
 
 class Recurrent(nn.Module):
     """Applies a dense layer to each row, a recurrent layer, and a dense layer.
+
+    ::
 
         s_t = cell(s_{t-1}, W x_t + b),  logits = V h_T + c
 

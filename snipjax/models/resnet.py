@@ -25,9 +25,13 @@ from snipjax.models.layers import Dense, mean_over_pixels, normalized
 class Block(nn.Module):
     """Applies convolutions with batch norm and ReLU, and adds a shortcut.
 
+    ::
+
         relu(shortcut + bn(conv3(relu(bn(conv3(x))))))
 
     or, as a bottleneck whose output has ``4 * channels`` channels,
+
+    ::
 
         relu(shortcut + bn(conv1(relu(bn(conv3(relu(bn(conv1(x)))))))))
 

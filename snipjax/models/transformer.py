@@ -40,6 +40,8 @@ _normal = nn.initializers.normal(0.02)
 class Block(nn.Module):
     """Adds attention, then two dense layers, each of a normalized input.
 
+    ::
+
         x = x + W_o attention(W_q n, W_k n, W_v n),  n = norm(x)
         x = x + W_2 activation(W_1 norm(x))
 

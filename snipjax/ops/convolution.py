@@ -1,7 +1,7 @@
 """Convolution that is fast on every platform.
 
 `conv_general_dilated` has the signature and the values of
-`jax.lax.conv_general_dilated`, and goes wherever Flax lets one choose the convolution:
+`jax.lax.conv_general_dilated`, and goes wherever Flax lets one choose the convolution::
 
     from snipjax import ops
 
@@ -51,6 +51,8 @@ def conv_general_dilated(
     out_sharding: Any = None,
 ) -> chex.Array:
     """Convolves images with kernels, as `jax.lax.conv_general_dilated` does.
+
+    ::
 
         out[n, p, o] = sum_{k, i} lhs[n, stride * p + dilation * k, i] rhs[k, i, o]
 

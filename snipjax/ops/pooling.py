@@ -24,19 +24,21 @@ def max_pool(
 ) -> chex.Array:
     """Takes the maximum over windows, as `flax.linen.max_pool` does.
 
+    ::
+
         out[n, p, c] = max_k inputs[n, stride * p + k, c]
 
     The gradient goes to the first maximum of a window in row-major order. A NaN counts
     as the maximum.
 
     Args:
-      inputs: images (..., *spatial, channels), of any real dtype.
+      inputs: images ``(..., *spatial, channels)``, of any real dtype.
       window_shape: d integers, the window's size in pixels.
       strides: d integers, the distance between windows; 1 by default.
       padding: "SAME", "VALID", or d pairs (low, high) of padding with -inf.
 
     Returns:
-      The maxima (..., *windows, channels), in the dtype of `inputs`.
+      The maxima ``(..., *windows, channels)``, in the dtype of `inputs`.
 
     Example:
       >>> max_pool(jnp.ones((8, 32, 32, 64)), (2, 2), (2, 2)).shape
@@ -53,16 +55,18 @@ def avg_pool(
 ) -> chex.Array:
     """Takes the mean over windows, as `flax.linen.avg_pool` does.
 
+    ::
+
         out[n, p, c] = sum_k inputs[n, stride * p + k, c] / size of the window
 
     Args:
-      inputs: images (..., *spatial, channels), of any floating dtype.
+      inputs: images ``(..., *spatial, channels)``, of any floating dtype.
       window_shape: d integers, the window's size in pixels.
       strides: d integers, the distance between windows; 1 by default.
       padding: "SAME", "VALID", or d pairs (low, high) of padding with 0.
 
     Returns:
-      The means (..., *windows, channels), in the dtype of `inputs`.
+      The means ``(..., *windows, channels)``, in the dtype of `inputs`.
 
     Example:
       >>> avg_pool(jnp.ones((8, 4, 4, 64)), (4, 4)).shape
