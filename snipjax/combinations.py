@@ -1,0 +1,119 @@
+"""Checks of the fields of a configuration that do not go together."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from snipjax import build
+
+Fields: TypeAlias = Mapping[str, Any]  # by dotted name
+
+# Streams and meshes have these alone, or do not have them.
+_LARGE = ("dataset.image_size", "dataset.view", "dataset.workers", "train.remat")
+_NOT_OF_UNITS = ("prune.rounds", "prune.invert", "prune.shuffle", "prune.exclude")
+_NOT_LARGE = ("dataset.random_labels", "prune.batch_class", "prune.per_class")
+
+
+def check(given: Fields, known: Fields) -> None:
+    """Raises a ``ValueError`` naming the first field that does not fit another.
+
+    ``known`` has the default of every field.
+    """
+    _check_large(given, known)
+    _check_pruning(given)
+    _check_units(given, known)
+
+
+def _check_large(given: Fields, known: Fields) -> None:
+    is_large = given["mesh"] or given["dataset.stream"]
+    if is_large and (given["seeds"] > 1 or given["vary"]):
+        raise ValueError(
+            "config.mesh and config.dataset.stream are for one network at a time, but "
+            "config asks for several runs; start them one by one"
+        )
+    if is_large and given["prune.method"] in build.RIVALS:
+        raise ValueError(
+            f"method '{given['prune.method']}' trains on data in memory; leave "
+            "config.mesh and config.dataset.stream at their defaults"
+        )
+    for name in _NOT_LARGE if is_large else _LARGE:
+        if given[name] != known[name]:
+            raise ValueError(
+                f"config.{name} is {given[name]!r}, which is "
+                f"{'not ' if is_large else ''}for runs with config.mesh or "
+                f"config.dataset.stream; leave it at {known[name]!r}"
+            )
+
+
+def _check_pruning(given: Fields) -> None:
+    if not given["prune.fresh_init"] and given["init.trained"] != given["init.scored"]:
+        raise ValueError(
+            f"config.init.trained is '{given['init.trained']}', but without "
+            "prune.fresh_init the scored sample is trained, which config.init.scored "
+            f"makes '{given['init.scored']}'; make them equal"
+        )
+    method, minimum = given["prune.method"], given["prune.min_density"]
+    if given["prune.pretrained"] and method not in build.RIVALS:
+        raise ValueError(
+            f"config.prune.pretrained is '{given['prune.pretrained']}', but method "
+            f"'{method}' starts from no trained network; {', '.join(build.RIVALS)} do"
+        )
+    if method in build.RIVALS:
+        for name in ("prune.invert", "prune.shuffle"):
+            if given[name]:
+                raise ValueError(
+                    f"config.{name} is for criteria, which prune before training, but "
+                    f"method '{method}' prunes a trained network; leave it at False"
+                )
+    if method in ("prospr", "prospr_first_order"):
+        _check_parts(given, method)
+    density = 1.0 if method == "none" else 1 - given["prune.sparsity"]
+    if given["prune.batch_norm"] == "batch" and method in ("fisher", "taylor_fisher"):
+        raise ValueError(
+            f"config.prune.batch_norm is 'batch', but {method} takes the gradient of "
+            "one example at a time, which has no variance; take 'inference'"
+        )
+    if minimum > density:
+        raise ValueError(
+            f"config.prune.min_density is {minimum}; it must be at most the density of "
+            f"the whole, 1 - config.prune.sparsity, which is {density:.6g}"
+        )
+    if minimum and given["prune.select"] != "global":
+        raise ValueError(
+            f"config.prune.min_density is {minimum}, but config.prune.select is "
+            f"'{given['prune.select']}'; set one of the two to its default"
+        )
+
+
+def _check_units(given: Fields, known: Fields) -> None:
+    if given["prune.select"] not in build.UNITS:
+        return
+    for name in ("mesh", "dataset.stream", "optimizer.sparse.name", *_NOT_OF_UNITS):
+        if given[name] != known[name]:
+            raise ValueError(
+                f"config.{name} is {given[name]!r}, which is not for the smaller "
+                f"networks of config.prune.select={given['prune.select']}; leave it at "
+                f"{known[name]!r}"
+            )
+    method = given["prune.method"]
+    if method in ("none", *build.RIVALS):
+        raise ValueError(
+            f"config.prune.method is '{method}', which scores no units; choose a "
+            "criterion, e.g. snip"
+        )
+    if not 0 < given["prune.keep_flops"] <= 1:
+        raise ValueError(
+            f"config.prune.keep_flops is {given['prune.keep_flops']}; it must be in "
+            "(0, 1], the share of the operations to keep"
+        )
+
+
+def _check_parts(given: Fields, method: str) -> None:
+    name = "per_class" if given["prune.per_class"] else "batch_size"
+    if given["prune.num_batches"] > 1:
+        name = "num_batches"
+    size, parts = given[f"prune.{name}"], given[f"{method}.steps"] + 1
+    if size % parts:
+        raise ValueError(
+            f"config.prune.{name} is {size}, but method '{method}' divides it into "
+            f"{method}.steps + 1 = {parts} equal parts; make it a multiple of {parts}"
+        )
