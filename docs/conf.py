@@ -39,6 +39,7 @@ myst_enable_extensions = ["dollarmath"]
 autosummary_ignore_module_all = False  # a public module lists its names in __all__
 autodoc_typehints = "none"  # the signatures of docstrings have shapes
 autodoc_preserve_defaults = True
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 nitpicky = True
 nitpick_ignore_regex = [

@@ -14,7 +14,7 @@ from snipjax.io import gpt2, safetensors
 from snipjax.models import transformer
 
 directory = Path(tempfile.mkdtemp())
-config = transformer.Config(vocab_size=101, length=16, width=64, depth=2, heads=1)
+config = transformer.Config(vocab_size=101, length=16, width=64, depth=1, heads=1)
 model = transformer.Transformer(config)
 tokens = jax.random.randint(jax.random.key(0), (4, 16), 0, 101)
 
@@ -30,6 +30,7 @@ params, mask = pruning.prune(
     params,
     tokens,
     sparsity=0.5,
+    select=masks.layerwise_topk,
     prunable=masks.excluding(masks.kernels, "tokens*", "positions*"),
 )
 print(masks.summary(mask))

@@ -87,11 +87,11 @@ def split(
       >>> scores["kernel"][...].shape
       (1, 2)
     """
-    graphdef, params, rest = nnx.split(model, wrt, ...)
+    graphdef, params, *rest = nnx.split(model, wrt, ...)
 
     def merge(params: Any) -> Any:
         # Copies, so that no evaluation changes the variables of another.
-        return nnx.merge(graphdef, params, rest, copy=True)
+        return nnx.merge(graphdef, params, *rest, copy=True)
 
     def pure_loss(params: Any, batch: Any) -> chex.Array:
         return loss_fn(merge(params), batch)
