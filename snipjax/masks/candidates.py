@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from snipjax._src import trees
 from snipjax.masks import counting, selection
 
 
@@ -25,7 +26,7 @@ def largest_among(
       [Array([False, False,  True], dtype=bool)]
     """
     leaves = [
-        jnp.where(is_candidate, jax.lax.stop_gradient(leaf), -jnp.inf)
+        jnp.where(is_candidate, _finite_below(jax.lax.stop_gradient(leaf)), -jnp.inf)
         for leaf, is_candidate in zip(leaves, candidates)
     ]
     start = _start_among(leaves, candidates, k)
@@ -36,6 +37,12 @@ def largest_among(
         found.is_kept(leaf, index, dtype) & (k > 0)
         for leaf, index in zip(leaves, counting.flat_indices(leaves))
     ]
+
+
+def _finite_below(x: chex.Array) -> chex.Array:
+    """Returns scores of which none is -inf, as entries that are no candidates have."""
+    # By a selection, since a maximum may take subnormal numbers for zero.
+    return jnp.where(jnp.isneginf(x), jnp.finfo(x.dtype).min, x)
 
 
 def _start_among(
@@ -64,10 +71,11 @@ def _start_among(
     most = key(jnp.maximum(most, tiny))
 
     def above_zero() -> tuple[chex.Array, ...]:
-        return key(jnp.min(lows)), most, normal, jnp.zeros_like(k)
+        none = trees.placed_like(jnp.zeros_like(k), normal)
+        return key(jnp.min(lows)), most, normal, none
 
     def about_zero() -> tuple[chex.Array, ...]:
-        # Of keys, since comparisons of floats may take subnormal ones for zero.
+        # Keys are compared, since comparing floats may take subnormal ones for zero.
         above, not_below = (
             count(lambda x: key(x) > zero),
             count(lambda x: key(x) >= zero),

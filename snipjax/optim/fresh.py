@@ -1,4 +1,4 @@
-"""Inner states in which connections that return have no past."""
+"""Inner states in which connections that go or return have no past."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ import optax
 
 
 def fresh_where(
-    grown: chex.ArrayTree,
+    changed: chex.ArrayTree,
     inner: optax.GradientTransformation,
     state: optax.OptState,
     params: chex.ArrayTree,
 ) -> optax.OptState:
-    """Returns an inner state that is as at the start where connections have grown.
+    """Returns an inner state that is as at the start where a mask has changed.
 
     Every leaf of the state that is like a parameter takes there the value that
     ``inner.init(params)`` has: zero for moments, Adagrad's initial accumulator, the
@@ -23,31 +23,31 @@ def fresh_where(
     second moments, stay.
 
     Args:
-      grown: pytree of bools like the params.
+      changed: pytree of bools like the params.
       inner: the optimizer whose state it is.
       state: state of ``inner``.
-      params: the params, zero where connections have grown.
+      params: the params, zero where the mask has changed.
 
     Example:
       >>> params = {"w": jnp.array([0.5, 0.0])}
       >>> state = optax.TraceState({"w": jnp.array([3.0, 4.0])})
-      >>> grown = {"w": jnp.array([False, True])}
-      >>> fresh_where(grown, optax.trace(0.9), state, params).trace["w"]
+      >>> changed = {"w": jnp.array([False, True])}
+      >>> fresh_where(changed, optax.trace(0.9), state, params).trace["w"]
       Array([3., 0.], dtype=float32)
     """
     start = inner.init(params)
 
-    def of_params(like: Any, grown: chex.ArrayTree) -> Any:
+    def of_params(like: Any, changed: chex.ArrayTree) -> Any:
         # A state may have several leaves for a parameter, or none.
         return jax.tree.map(
-            lambda where, part: jax.tree.map(lambda _: where, part), grown, like
+            lambda where, part: jax.tree.map(lambda _: where, part), changed, like
         )
 
     places = optax.tree.map_params(
         inner,
         of_params,
         start,
-        grown,
+        changed,
         transform_non_params=lambda _: False,
         is_leaf=lambda _: True,
     )

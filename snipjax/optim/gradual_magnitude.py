@@ -17,11 +17,20 @@ from snipjax.optim.moves import (
     Info,
     change,
     check_params,
+    copy,
+    fresh_after,
     no_change,
     situation,
+    unmoved,
     when,
 )
-from snipjax.optim.relocation import Items, Structure, by_leaf, count
+from snipjax.optim.relocation import (
+    Items,
+    Structure,
+    by_leaf,
+    check_movable,
+    count,
+)
 from snipjax.optim.sparse import SparseState, sparse
 
 
@@ -70,25 +79,27 @@ def gradual_magnitude(
     with the sparsity :math:`s_i` of the mask to start from, e.g. 0 for ``masks.ones``,
     and :math:`s_f = sparsity`. At the end exactly
     :math:`\mathrm{round}(n (1 - s_f))` of :math:`n` connections are left. None returns.
-    The step of the same update is taken with the new mask.
+    The step of the same update is taken with the new mask, and moments of what has been
+    pruned start anew.
 
     Args:
       inner: any optax transformation, extra arguments included.
       mask: pytree of bools like the params, the mask to start from.
-      sparsity: share of connections to prune in the end, in [0, 1); or a pytree like
-        the params of such shares, one for each leaf.
+      sparsity: share of connections, blocks or units to prune in the end, in [0, 1); or
+        a pytree like the params of such shares, one for each leaf.
       every: number of updates from one move to the next.
       stop: update of the last move.
       start: update of the first move.
       layerwise: whether each leaf comes to the sparsity by itself, as in the paper;
         otherwise the smallest of all leaves are pruned.
       criterion: ``(loss_fn, params, batch, *, key) -> scores``; the connections of the
-        least scores are pruned. ``loss_fn`` and ``batch`` are the extra arguments of
-        that name of ``update``, or None.
+        least scores are pruned. For one that takes the loss, ``update`` needs
+        ``loss_fn=`` and ``batch=``.
       structure: structure that is pruned as a whole: a function such as
         ``masks.blocks`` or ``masks.units`` with its settings bound by
         :func:`functools.partial`. With ``masks.n_of_m``, which has a density of its
-        own, the first move prunes all.
+        own, the first move prunes all. The mask to start from is dense or of the same
+        structure.
       key: PRNG key for a criterion that draws random numbers.
 
     Returns:
@@ -96,8 +107,10 @@ def gradual_magnitude(
       ``mask`` is the mask now. Its updates take pruned entries to exactly zero.
 
     Raises:
-      ValueError: if ``every`` is not a positive integer, ``stop`` is not larger than
-        ``start``, or a sparsity is outside [0, 1). ``update`` raises it without params.
+      ValueError: if ``every`` or ``stop`` is not a positive integer, ``start`` is not
+        an integer from 0 to ``stop - 1``, a sparsity is outside [0, 1), or a tree of
+        them is not like the mask. ``init`` raises it if the mask is not of the
+        structure, and ``update`` without params.
 
     Example:
       >>> params = {"w": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
@@ -116,22 +129,45 @@ def gradual_magnitude(
     compression", 2017, equation 1.
     """
     checks.check_positive_integer(every, "every")
+    checks.check_positive_integer(stop, "stop")
+    if start:
+        checks.check_positive_integer(start, "start")
     if stop <= start:
         raise ValueError(f"stop is {stop} and start is {start}; make stop larger")
     meaning = "the share of connections to prune in the end, e.g. 0.9"
     for one in jax.tree.leaves(sparsity):
         checks.check_fraction(one, "sparsity", meaning)
+    is_one_share = jax.tree_util.all_leaves([sparsity])
+    if not is_one_share:
+        checks.check_same_structure(sparsity, mask, "sparsity", "the mask")
     masked = sparse(inner, mask)
 
     def init(params: optax.Params) -> GradualState:
         started = masked.init(params)
         first = params
         if jax.tree.leaves(params):  # or it is a placeholder, of optax.tree.map_params
-            items = Items(started.mask, structure).mask
-            first = jax.tree.map(lambda keep: count([keep]), items)
+            items = Items(started.mask, structure)
+            check_movable(mask, None if items.has_own_density else structure)
+            first = jax.tree.map(lambda keep: count([keep]), items.mask)
         state = started.inner_state
         step = jnp.zeros((), jnp.int32)
-        return GradualState(started.mask, step, key, state, no_change(), first)
+        return GradualState(started.mask, step, copy(key), state, no_change(), first)
+
+    def item_shares(items: Items) -> chex.ArrayTree:
+        if is_one_share:
+            return jax.tree.map(lambda _: sparsity, items.mask)
+        pairs = zip(jax.tree.leaves(mask), jax.tree.leaves(sparsity))
+        shares = [share for keep, share in pairs if jnp.ndim(keep)]
+        leaves, treedef = jax.tree.flatten(items.mask)
+        if len(shares) != sum(jnp.ndim(leaf) > 0 for leaf in leaves):
+            raise ValueError(
+                "sparsity has a share for each leaf, but structure has a group of "
+                "several leaves; give one share for all"
+            )
+        rest = iter(shares)
+        return jax.tree.unflatten(
+            treedef, [next(rest) if jnp.ndim(leaf) else 0.0 for leaf in leaves]
+        )
 
     def kept_numbers(rows: Sequence[Any], remaining: chex.Array) -> chex.Array:
         sizes = [keep.size for keep, *_ in rows]
@@ -156,15 +192,11 @@ def gradual_magnitude(
             return candidates.largest_among(scores, old, number)
 
         if items.has_own_density:
-            new = items.select(scores)
+            new = jax.tree.map(jnp.logical_and, items.select(scores), state.mask)
         else:
-            shares = sparsity
-            if jax.tree_util.all_leaves([sparsity]):
-                shares = jax.tree.map(lambda _: sparsity, items.mask)
+            columns = scores, state.first, item_shares(items)
             new = items.expanded(
-                by_leaf(
-                    kept, items.mask, scores, state.first, shares, layerwise=layerwise
-                )
+                by_leaf(kept, items.mask, *columns, layerwise=layerwise)
             )
         before, after = (
             count([keep for keep in jax.tree.leaves(mask) if jnp.ndim(keep)])
@@ -186,11 +218,10 @@ def gradual_magnitude(
         new, info = when(
             is_due,
             lambda: pruned(state, params, updates, extra_args),
-            (state.mask, no_change()),
+            unmoved(state, params, updates),
         )
-        updates, after = masked.update(
-            updates, SparseState(new, state.inner_state), params, **extra_args
-        )
+        fresh = SparseState(new, fresh_after(inner, state, new, params))
+        updates, after = masked.update(updates, fresh, params, **extra_args)
         step = optax.safe_increment(step)
         return updates, GradualState(
             new, step, state.key, after.inner_state, info, state.first

@@ -15,6 +15,7 @@ from snipjax import masks
 from snipjax._src import checks
 from snipjax._src.types import Mask
 from snipjax.optim.fresh import fresh_where
+from snipjax.optim.relocation import Structure, check_movable
 from snipjax.optim.sparse import SparseState, sparse
 
 Tree = TypeVar("Tree")
@@ -63,7 +64,8 @@ class Move(NamedTuple):
       gradient: the gradient, of pruned entries too.
       fraction: share of the kept connections to drop, float32.
       key: PRNG key of this move, or None.
-      loss_fn: the extra argument ``loss_fn`` of the update, or None.
+      loss_fn: the extra argument ``loss_fn`` of the update, or a function that raises
+        a ``ValueError``.
       batch: the extra argument ``batch`` of the update, or None.
     """
 
@@ -85,6 +87,7 @@ def moving(
     stop: int,
     fraction: optax.ScalarOrSchedule,
     key: chex.PRNGKey | None,
+    structure: Structure | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns an optimizer whose mask moves in place of some of its steps.
 
@@ -97,14 +100,16 @@ def moving(
       fraction: share of the kept connections to drop, decaying by a cosine to zero at
         ``stop``; or a schedule ``step -> share``.
       key: PRNG key of the moves, or None.
+      structure: structure that the mask to start from has.
     """
     share = fraction_schedule(fraction, every, stop)
     masked = sparse(inner, mask)
 
     def init(params: optax.Params) -> MovingState:
         started = masked.init(params)
+        check_movable(mask, structure)
         return MovingState(
-            started.mask, jnp.int32(0), key, started.inner_state, no_change()
+            started.mask, jnp.int32(0), copy(key), started.inner_state, no_change()
         )
 
     def update(
@@ -122,12 +127,11 @@ def moving(
             return new, change(state.mask, new, now)
 
         is_due = (state.step > 0) & (state.step % every == 0) & (state.step < stop)
-        new, info = when(is_due, move, (state.mask, no_change()))
+        new, info = when(is_due, move, unmoved(state, params, updates))
         stepped, after = masked.update(
             updates, SparseState(state.mask, state.inner_state), params, **extra_args
         )
-        grown = jax.tree.map(lambda old, new: new & ~old, state.mask, new)
-        waited = fresh_where(grown, inner, state.inner_state, masks.apply(new, params))
+        waited = fresh_after(inner, state, new, params)
         inner_state = jax.tree.map(
             lambda w, s: jnp.where(info.moved, w, s), waited, after.inner_state
         )
@@ -148,6 +152,19 @@ def moving(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def fresh_after(
+    inner: optax.GradientTransformation, state: Any, new: Mask, params: chex.ArrayTree
+) -> optax.OptState:
+    """Returns the inner state, as at the start where a move drops or grows."""
+    changed = jax.tree.map(jnp.not_equal, state.mask, new)
+    return fresh_where(changed, inner, state.inner_state, masks.apply(new, params))
+
+
+def copy(key: chex.PRNGKey | None) -> chex.PRNGKey | None:
+    """Returns a key's copy, so that donating the state leaves the user's alone."""
+    return None if key is None else jnp.copy(key)
+
+
 def situation(
     state: Any,
     params: chex.ArrayTree,
@@ -163,8 +180,16 @@ def situation(
         gradient,
         fraction,
         key,
-        extra_args.get("loss_fn"),
+        extra_args.get("loss_fn", no_loss),
         extra_args.get("batch"),
+    )
+
+
+def no_loss(params: chex.ArrayTree, batch: Any) -> chex.Array:
+    """Raises a ``ValueError``, in place of a loss that the update was not given."""
+    raise ValueError(
+        "criterion takes the loss, but loss_fn is missing; pass it and the batch: "
+        "optimizer.update(gradient, state, params, loss_fn=loss_fn, batch=batch)"
     )
 
 
@@ -179,12 +204,25 @@ def fraction_schedule(
         checks.check_fraction(fraction, "fraction", meaning, closed=True)
         fraction = optax.cosine_decay_schedule(fraction, stop)
     schedule = fraction
-    return lambda step: jnp.asarray(schedule(step), jnp.float32)
+    return lambda step: jnp.clip(jnp.asarray(schedule(step), jnp.float32), 0, 1)
 
 
 def no_change() -> Info:
     """Returns the information of an update without a move."""
     return Info(jnp.array(False), jnp.float32(0), jnp.int32(0), jnp.int32(0))
+
+
+def unmoved(state: Any, *inputs: chex.ArrayTree) -> tuple[Mask, Info]:
+    """Returns the mask of a state, and the information of an update without a move.
+
+    Inside :func:`jax.shard_map` they differ over the axes that the inputs differ over,
+    as a moved mask does.
+    """
+    found = state.mask, no_change()
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return found
+    is_never = jnp.stack([jnp.any(x < x) for x in jax.tree.leaves(inputs)])
+    return jax.tree.map(lambda x: x + jnp.any(is_never).astype(x.dtype), found)
 
 
 def change(old: Mask, new: Mask, fraction: chex.Array) -> Info:

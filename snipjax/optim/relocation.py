@@ -13,8 +13,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from snipjax._src import trees
 from snipjax._src.types import Mask, Scores, Select
 from snipjax.masks import candidates
+from snipjax.masks.mask import prunable_leaves
 
 # A function such as masks.blocks with its settings bound. It returns a selection, and
 # takes the selection among blocks as `select`, unless it has a density of its own.
@@ -59,9 +61,7 @@ def relocated(
     growth = ordered(mask, growth)
     stays = without_weakest(items.mask, items.kept_scores(scores), fraction, layerwise)
     if items.has_own_density:
-        return items.select(
-            jax.tree.map(lambda keep, g: jnp.where(keep, jnp.inf, g), stays, growth)
-        )
+        return items.select_with(stays, growth)
     dropped = jax.tree.map(lambda old, stay: count([old & ~stay]), items.mask, stays)
     return items.expanded(with_grown(stays, items.sums(growth), dropped, layerwise))
 
@@ -74,9 +74,9 @@ def without_weakest(
     def kept(rows: Sequence[Any]) -> list[chex.Array]:
         old, scores = map(list, zip(*rows))
         number = count(old)
-        dropped = jnp.floor(number.astype(jnp.float32) * fraction)
+        dropped = jnp.floor(number.astype(jnp.float32) * fraction).astype(jnp.uint32)
         return candidates.largest_among(
-            scores, old, number - dropped.astype(jnp.uint32)
+            scores, old, number - jnp.minimum(dropped, number)
         )
 
     return by_leaf(kept, mask, scores, layerwise=layerwise)
@@ -152,6 +152,38 @@ class Items:
         """Returns the mask of a structure that has a density of its own."""
         assert self._structure is not None
         return self._structure()(scores, None, self._prunable)
+
+    def select_with(self, stays: Mask, growth: Scores) -> Mask:
+        """Returns the mask of connections that stay and the largest growth scores."""
+        return self.select(
+            jax.tree.map(lambda keep, g: jnp.where(keep, jnp.inf, g), stays, growth)
+        )
+
+
+def check_movable(mask: Mask, structure: Structure | None) -> None:
+    """Raises a ``ValueError`` if there is no mask that can move in a structure.
+
+    That is a mask without a prunable leaf, or one that is not of whole blocks or units,
+    or not N of M. A traced mask is not looked at.
+    """
+    prunable_leaves(mask)
+    if structure is None or trees.is_traced(mask):
+        return
+    with jax.ensure_compile_time_eval():
+        items = Items(mask, structure)
+        if items.has_own_density:
+            like = jax.tree.map(lambda keep: keep.astype(jnp.float32), mask)
+            whole = items.select(like)
+        else:
+            whole = items.expanded(items.mask)
+        is_whole = jax.tree.map(lambda old, new: bool(jnp.all(old == new)), mask, whole)
+    if not all(jax.tree.leaves(is_whole)):
+        wrong = next(name for name, fits in trees.named_leaves(is_whole) if not fits)
+        raise ValueError(
+            f"mask leaf '{wrong}' is not of the structure that moves: a block or unit "
+            "is kept in part, or more or fewer than N of M are; select the mask with "
+            "the same structure, e.g. masks.units()(scores, sparsity, prunable)"
+        )
 
 
 def by_leaf(

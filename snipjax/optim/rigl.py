@@ -35,14 +35,17 @@ def rigl(
     with the largest :math:`|\partial L / \partial w|` grow. Candidates for growth are,
     as in the paper, also the connections just dropped; these keep their weight and
     moments. All others that grow start from zero, with the moments that the inner
-    optimizer starts with. The number of connections is the same after every move.
+    optimizer starts with; moments of connections that are dropped start anew too. The
+    number of connections is the same after every move.
 
     As in the paper, a move takes the place of a step: the inner optimizer does not see
     its gradient. In all other updates it is :func:`sparse` with the mask of the time.
-    The gradient is the dense one, of pruned connections too, as :func:`jax.grad` gives
-    it at masked params. There is no move in the first update, in which the paper's code
-    has one, and of equal weights or gradients the first in flat order is kept, where
-    that code adds noise.
+    Like it, this is the outermost transformation: inside ``optax.lookahead``, the slow
+    params keep dropped connections. Moments that a row or column of connections shares,
+    of Adafactor and SM3, stay in a move. The gradient is the dense one, of pruned
+    connections too, as :func:`jax.grad` gives it at masked params. There is no move in
+    the first update, in which the paper's code has one, and of equal weights or
+    gradients the first in flat order is kept, where that code adds noise.
 
     Args:
       inner: any optax transformation, extra arguments included.
@@ -53,13 +56,14 @@ def rigl(
       fraction: share :math:`\alpha` of the kept connections that a first move would
         drop, or a schedule ``step -> share`` in place of the cosine.
       layerwise: whether each leaf keeps its number of connections; otherwise all leaves
-        are one, and connections move between them.
+        are one, and connections move between them. Blocks and units are counted as one
+        each, and a unit may have more connections in one leaf than in another.
       criterion: ``(loss_fn, params, batch, *, key) -> scores``; the connections of the
-        least scores are dropped. ``loss_fn`` and ``batch`` are the extra arguments of
-        that name of ``update``, or None.
+        least scores are dropped. For one that takes the loss, ``update`` needs
+        ``loss_fn=`` and ``batch=``.
       structure: structure that moves as a whole: a function such as ``masks.blocks``,
         ``masks.units`` or ``masks.n_of_m`` with its settings bound by
-        :func:`functools.partial`.
+        :func:`functools.partial`. The mask to start from is of the same structure.
       key: PRNG key for a criterion that draws random numbers.
 
     Returns:
@@ -68,7 +72,8 @@ def rigl(
 
     Raises:
       ValueError: if ``every`` or ``stop`` is not a positive integer, or ``fraction`` is
-        outside [0, 1]. ``update`` raises it without params.
+        outside [0, 1]. ``init`` raises it if the mask is not of the structure, and
+        ``update`` without params.
 
     Example:
       >>> mask = {"w": jnp.array([[True, True, False, False]])}
@@ -97,5 +102,12 @@ def rigl(
         )
 
     return moving(
-        inner, mask, moved, every=every, stop=stop, fraction=fraction, key=key
+        inner,
+        mask,
+        moved,
+        every=every,
+        stop=stop,
+        fraction=fraction,
+        key=key,
+        structure=structure,
     )

@@ -49,21 +49,23 @@ def set(
       fraction: share :math:`\alpha` of the kept connections that a first move would
         drop, or a schedule ``step -> share`` in place of the cosine.
       layerwise: whether each leaf keeps its number of connections; otherwise all leaves
-        are one, and connections move between them.
+        are one, and connections move between them. Blocks and units are counted as one
+        each, and a unit may have more connections in one leaf than in another.
       criterion: ``(loss_fn, params, batch, *, key) -> scores``; the connections of the
-        least scores are dropped. ``loss_fn`` and ``batch`` are the extra arguments of
-        that name of ``update``, or None.
+        least scores are dropped. For one that takes the loss, ``update`` needs
+        ``loss_fn=`` and ``batch=``.
       structure: structure that moves as a whole: a function such as ``masks.blocks``,
         ``masks.units`` or ``masks.n_of_m`` with its settings bound by
-        :func:`functools.partial`.
+        :func:`functools.partial`. The mask to start from is of the same structure.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`MovingState`; its
       ``mask`` is the mask now. Its updates take pruned entries to exactly zero.
 
     Raises:
-      ValueError: if ``every`` or ``stop`` is not a positive integer, or ``fraction`` is
-        outside [0, 1]. ``update`` raises it without params.
+      ValueError: if ``every`` or ``stop`` is not a positive integer, ``fraction`` is
+        outside [0, 1], or there is no key. ``init`` raises it if the mask is not of the
+        structure, and ``update`` without params.
 
     Example:
       >>> mask = {"w": jnp.arange(100).reshape(10, 10) < 30}
@@ -80,6 +82,11 @@ def set(
     connectivity inspired by network science", Nature Communications 2018, algorithm 1.
     """
 
+    if key is None:
+        raise ValueError(
+            "key is None, but set grows at random; pass one, e.g. jax.random.key(0)"
+        )
+
     def moved(move: Move) -> Mask:
         assert move.key is not None
         drop_key, grow_key = jax.random.split(move.key)
@@ -93,5 +100,12 @@ def set(
         )
 
     return moving(
-        inner, mask, moved, every=every, stop=stop, fraction=fraction, key=key
+        inner,
+        mask,
+        moved,
+        every=every,
+        stop=stop,
+        fraction=fraction,
+        key=key,
+        structure=structure,
     )

@@ -8,9 +8,17 @@ import jax.numpy as jnp
 import optax
 
 from snipjax import saliency
+from snipjax._src import checks
 from snipjax._src.types import Criterion, Mask
 from snipjax.optim.moves import Info, Move, MovingState, moving
-from snipjax.optim.relocation import count, ordered, with_grown, without_weakest
+from snipjax.optim.relocation import (
+    Items,
+    Structure,
+    count,
+    ordered,
+    with_grown,
+    without_weakest,
+)
 
 
 class SparseMomentumState(NamedTuple):
@@ -43,6 +51,7 @@ def sparse_momentum(
     fraction: optax.ScalarOrSchedule = 0.5,
     decay: float = 0.9,
     criterion: Criterion = saliency.magnitude,
+    structure: Structure | None = None,
     key: chex.PRNGKey | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Returns an optimizer that moves weak connections to where momentum is large.
@@ -57,9 +66,10 @@ def sparse_momentum(
 
     with the mean :math:`\bar M_l` of :math:`|M|` over its kept connections: in each
     leaf the ones with the largest :math:`|M|`. A leaf that is full leaves its share to
-    the others. The number of connections of all leaves is the same after every move. A
-    connection that grows starts from zero, with the moments that the inner optimizer
-    starts with. A move takes the place of a step, as in :func:`rigl`.
+    the others. The number of connections of all leaves is the same after every move, of
+    blocks or units where these move. A connection that grows starts from zero, with the
+    moments that the inner optimizer starts with. A move takes the place of a step, as
+    in :func:`rigl`.
 
     Args:
       inner: any optax transformation, extra arguments included.
@@ -70,16 +80,21 @@ def sparse_momentum(
         drop, or a schedule ``step -> share`` in place of the cosine.
       decay: decay of the mean of the gradients.
       criterion: ``(loss_fn, params, batch, *, key) -> scores``; the connections of the
-        least scores are dropped. ``loss_fn`` and ``batch`` are the extra arguments of
-        that name of ``update``, or None.
+        least scores are dropped. For one that takes the loss, ``update`` needs
+        ``loss_fn=`` and ``batch=``.
+      structure: structure that moves as a whole: a function such as ``masks.blocks`` or
+        ``masks.units`` with its settings bound by :func:`functools.partial`. The
+        momentum of a block or unit is the sum of its connections'. With
+        ``masks.n_of_m`` each leaf keeps its number, and the largest momentum grows.
       key: PRNG key for a criterion that draws random numbers.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`SparseMomentumState`.
 
     Raises:
-      ValueError: if ``every`` or ``stop`` is not a positive integer, or ``fraction`` is
-        outside [0, 1]. ``update`` raises it without params.
+      ValueError: if ``every`` or ``stop`` is not a positive integer, ``fraction`` is
+        outside [0, 1], or ``decay`` outside [0, 1). ``init`` raises it if the mask is
+        not of the structure, and ``update`` without params.
 
     Example:
       >>> mask = {"v": jnp.array([[True, False]]), "w": jnp.array([[True, False]])}
@@ -102,7 +117,9 @@ def sparse_momentum(
         "stop": stop,
         "fraction": fraction,
         "key": key,
+        "structure": structure,
     }
+    checks.check_fraction(decay, "decay", "the decay of the mean, e.g. 0.9")
 
     def init(params: optax.Params) -> SparseMomentumState:
         state = moving(inner, mask, lambda move: move.mask, **settings).init(params)
@@ -128,13 +145,17 @@ def sparse_momentum(
         )
 
         def moved(move: Move) -> Mask:
-            scores = criterion(move.loss_fn, move.params, move.batch, key=move.key)
-            stays = without_weakest(
-                move.mask, ordered(move.mask, scores), move.fraction
+            items = Items(move.mask, structure)
+            scores = items.kept_scores(
+                criterion(move.loss_fn, move.params, move.batch, key=move.key)
             )
             size = ordered(move.mask, jax.tree.map(jnp.abs, momentum))
-            numbers = redistributed(move.mask, stays, size)
-            return with_grown(stays, size, numbers)
+            stays = without_weakest(items.mask, scores, move.fraction)
+            if items.has_own_density:
+                return items.select_with(stays, size)
+            size = items.sums(size)
+            numbers = redistributed(items.mask, stays, size)
+            return items.expanded(with_grown(stays, size, numbers))
 
         optimizer = moving(inner, mask, moved, **settings)
         updates, after = optimizer.update(
@@ -183,7 +204,7 @@ def apportioned(total: chex.Array, ratios: chex.Array, room: chex.Array) -> chex
       >>> apportioned(jnp.uint32(9), jnp.array([2.0, 1.0]), jnp.array([3, 9], "uint32"))
       Array([3, 6], dtype=uint32)
     """
-    # Where no other is left, an entry of ratio zero takes the rest.
+    # If no other is left, an entry of ratio zero takes the rest.
     ratios = jnp.maximum(ratios / jnp.max(ratios), jnp.finfo(jnp.float32).tiny)
     ratios = jnp.where(jnp.isnan(ratios), 1.0, ratios)
 
@@ -192,6 +213,9 @@ def apportioned(total: chex.Array, ratios: chex.Array, room: chex.Array) -> chex
         weights = jnp.where(numbers < room, ratios, 0.0)
         quotas = rest * (weights / jnp.sum(weights))
         more = jnp.minimum(jnp.floor(quotas).astype(jnp.uint32), room - numbers)
+        # Quotas are rounded, and may add up to more than the rest.
+        before = jnp.cumsum(more, dtype=jnp.uint32) - more
+        more = jnp.minimum(more, rest - jnp.minimum(before, rest))
         one = jnp.arange(len(room)) == jnp.argmax(quotas)
         return numbers + jnp.where(jnp.any(more > 0), more, one.astype(jnp.uint32))
 

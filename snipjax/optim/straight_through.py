@@ -14,10 +14,13 @@ from snipjax.optim.moves import (
     Info,
     change,
     check_params,
+    copy,
     no_change,
     situation,
+    unmoved,
     when,
 )
+from snipjax.optim.relocation import check_movable
 
 
 class StraightThroughState(NamedTuple):
@@ -76,8 +79,7 @@ def straight_through(
       select: ``(scores, sparsity, prunable) -> mask``, e.g. ``masks.layerwise_topk`` or
         ``masks.n_of_m(2, 4)``.
       criterion: ``(loss_fn, params, batch, *, key) -> scores`` of the dense weights.
-        ``loss_fn`` and ``batch`` are the extra arguments of that name of ``update``, or
-        None.
+        For one that takes the loss, ``update`` needs ``loss_fn=`` and ``batch=``.
       key: PRNG key for a criterion that draws random numbers.
 
     Returns:
@@ -85,8 +87,9 @@ def straight_through(
       Give ``init`` the dense weights, and training ``masks.apply(mask, weights)``.
 
     Raises:
-      ValueError: if ``every`` is not a positive integer. ``update`` raises it without
-        params.
+      ValueError: if ``every`` or ``stop`` is not a positive integer, or ``sparsity`` is
+        outside [0, 1), or None for a selection that takes it. ``update`` raises it
+        without params.
 
     Example:
       >>> weights = {"w": jnp.array([[3.0, 2.0]])}
@@ -103,17 +106,23 @@ def straight_through(
     Sparse Neural Networks From Scratch", ICLR 2021, without their decay term.
     """
     checks.check_positive_integer(every, "every")
+    if stop is not None:
+        checks.check_positive_integer(stop, "stop")
+    if sparsity is not None or select in (masks.global_topk, masks.layerwise_topk):
+        meaning = "the share of connections to prune, e.g. 0.9"
+        checks.check_fraction(sparsity, "sparsity", meaning)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> StraightThroughState:
         own = dense = params
         if jax.tree.leaves(params):  # or it is a placeholder, of optax.tree.map_params
             masks.check_mask(mask, params)
+            check_movable(mask, None)
             own = jax.tree.map(lambda keep: jnp.array(keep, copy=True), mask)
             dense = jax.tree.map(lambda w: jnp.array(w, copy=True), params)
         step = jnp.zeros((), jnp.int32)
         return StraightThroughState(
-            own, step, key, inner.init(params), no_change(), dense
+            own, step, copy(key), inner.init(params), no_change(), dense
         )
 
     def update(
@@ -142,7 +151,7 @@ def straight_through(
         is_due = state.step % every == 0
         if stop is not None:
             is_due &= state.step < stop
-        new, info = when(is_due, move, (state.mask, no_change()))
+        new, info = when(is_due, move, unmoved(state, params, updates))
 
         # A kept weight moves by the update itself, so that rounding is the inner's. One
         # that returns was zero, and gets its dense weight whole.

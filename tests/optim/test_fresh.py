@@ -1,5 +1,6 @@
-"""Connections that return have no past in any inner optimizer of optax."""
+"""Connections that go or return have no past in any inner optimizer of optax."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +94,7 @@ def gradient_at(step: int) -> dict[str, chex.Array]:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_what_grows_is_as_at_the_start(name: str) -> None:
+def test_what_grows_or_is_dropped_is_as_at_the_start(name: str) -> None:
     inner = OPTIMIZERS[name]()
     fraction = optax.constant_schedule(0.9)
     optimizer = optim.rigl(inner, MASK, every=4, stop=9, fraction=fraction)
@@ -111,6 +112,7 @@ def test_what_grows_is_as_at_the_start(name: str) -> None:
         params, state = step(params, state, gradient_at(number))
     after, moved = step(params, state, gradient_at(4))
     grown = np.asarray(moved.mask["w"] & ~state.mask["w"])
+    changed = np.asarray(moved.mask["w"] != state.mask["w"])
     assert int(moved.info.grown) == grown.sum() > 0
     assert not np.asarray(after["w"])[grown].any()
     old, new = (jax.tree.leaves(x.inner_state) for x in (state, moved))
@@ -119,7 +121,7 @@ def test_what_grows_is_as_at_the_start(name: str) -> None:
     for before, now, first in zip(old, new, start, strict=True):
         if np.shape(before)[-2:] == (2, 4):
             likes += 1
-            expected = np.where(grown, first, before)
+            expected = np.where(changed, first, before)
             np.testing.assert_array_equal(now, expected)
         else:
             chex.assert_trees_all_equal(now, before)
@@ -130,3 +132,25 @@ def test_what_grows_is_as_at_the_start(name: str) -> None:
         after, moved = step(after, moved, gradient_at(number))
     assert np.isfinite(np.asarray(after["w"])).all()
     np.testing.assert_array_equal(after["w"] != 0, moved.mask["w"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(optim.rigl, every=2, stop=9, fraction=0.9),
+        functools.partial(optim.gradual_magnitude, sparsity=0.8, every=2, stop=5),
+    ],
+)
+def test_weights_for_evaluation_are_pruned(make: Any) -> None:
+    optimizer = make(contrib.schedule_free_sgd(0.1), MASK)
+    params = masks.apply(MASK, gradient_at(99))
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    dropped = 0
+    for number in range(6):
+        updates, state = update(gradient_at(number), state, params)
+        params = optax.apply_updates(params, updates)
+        dropped += int(state.info.dropped)
+        found = contrib.schedule_free_eval_params(state.inner_state, params)["w"]
+        assert found.any()
+        assert not np.asarray(found)[~np.asarray(state.mask["w"])].any()
+    assert dropped

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from snipjax import masks, optim
+from snipjax import masks, optim, saliency
 from snipjax.optim.sparse_momentum import apportioned
 
 SHAPES = {"a": (6, 5), "b": (7,), "c": (8, 3)}
@@ -18,6 +18,15 @@ MASK = {
     "a": jnp.arange(30).reshape(6, 5) % 3 == 0,
     "b": jnp.array(True),
     "c": jnp.arange(24).reshape(8, 3) % 4 == 0,
+}
+METHODS = {
+    "rigl": functools.partial(optim.rigl, every=1, stop=9),
+    "set": functools.partial(optim.set, every=1, stop=9, key=jax.random.key(0)),
+    "sparse_momentum": functools.partial(optim.sparse_momentum, every=1, stop=9),
+    "gradual_magnitude": functools.partial(
+        optim.gradual_magnitude, sparsity=0.9, every=1, stop=9
+    ),
+    "straight_through": functools.partial(optim.straight_through, sparsity=0.9),
 }
 
 
@@ -55,6 +64,8 @@ class TestSparseMomentum:
             (0, [1.0, 2.0], [4, 20], [0, 0]),
             (7, [0.0, 0.0], [4, 20], [4, 3]),
             (24, [1.0, 1e-9], [4, 20], [4, 20]),
+            # Next to 2**24, where float32 has even numbers alone.
+            (2**24 + 3, [1.0], [2**31], [2**24 + 3]),
         ],
     )
     def test_whole_numbers_in_ratios(
@@ -105,6 +116,25 @@ class TestSparseMomentum:
         total = sum(int(after[1].mask[name].sum()) for name in ("a", "c"))
         assert total == int(MASK["a"].sum()) + int(MASK["c"].sum())
 
+    def test_units_move_between_leaves(self) -> None:
+        structure = functools.partial(masks.units, -2)
+        mask = structure()(jax.tree.map(jnp.abs, tree_at(7)), 0.5, masks.kernels)
+        optimizer = optim.sparse_momentum(
+            optax.sgd(0.1),
+            mask,
+            every=1,
+            stop=9,
+            fraction=optax.constant_schedule(0.9),
+            structure=structure,
+        )
+        changed = 0
+        for _, state in steps(optimizer, masks.apply(mask, tree_at(99)), 6):
+            keep = {name: np.asarray(state.mask[name]) for name in ("a", "c")}
+            assert all((x.all(axis=1) == x.any(axis=1)).all() for x in keep.values())
+            assert sum(x.any(axis=1).sum() for x in keep.values()) == 7
+            changed += keep["a"].any(axis=1).sum() != mask["a"].any(axis=1).sum()
+        assert changed
+
 
 class TestGradualMagnitude:
     @pytest.mark.parametrize("layerwise", [True, False])
@@ -154,6 +184,50 @@ class TestGradualMagnitude:
         )
         _, state = steps(optimizer, tree_at(99), 4)[-1]
         assert (int(state.mask["a"].sum()), int(state.mask["c"].sum())) == (15, 6)
+        optimizer = optim.gradual_magnitude(
+            optax.sgd(0.1),
+            dense,
+            sparsity=shares,
+            every=1,
+            stop=3,
+            structure=functools.partial(masks.units, -2),
+        )
+        _, state = steps(optimizer, tree_at(99), 4)[-1]
+        assert (int(state.mask["a"].sum()), int(state.mask["c"].sum())) == (15, 6)
+
+    def test_a_sparsity_for_each_leaf_of_a_group_and_for_some_leaves(self) -> None:
+        make = functools.partial(
+            optim.gradual_magnitude, optax.sgd(0.1), every=1, stop=3
+        )
+        dense = masks.ones(tree_at(0))
+        with pytest.raises(ValueError, match=r"sparsity does not have .* leaves: b"):
+            make(dense, sparsity={"a": 0.5, "c": 0.5})
+        weights = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}
+        optimizer = make(
+            masks.ones(weights),
+            sparsity={"a": 0.5, "b": 0.1},
+            structure=functools.partial(masks.units, group=lambda name: "both"),
+        )
+        with pytest.raises(ValueError, match="sparsity has a share for each leaf"):
+            optimizer.update(weights, optimizer.init(weights), weights)
+
+    def test_a_criterion_that_is_minus_infinity_somewhere(self) -> None:
+        def criterion(loss_fn: Any, params: Any, batch: Any, *, key: Any) -> Any:
+            return jax.tree.map(lambda w: jnp.where(w < 1, -jnp.inf, w), params)
+
+        optimizer = optim.gradual_magnitude(
+            optax.sgd(0.0),
+            masks.ones(tree_at(0)),
+            sparsity=0.5,
+            every=1,
+            stop=2,
+            criterion=criterion,
+        )
+        _, state = steps(optimizer, tree_at(99), 3)[-1]
+        assert (int(state.mask["a"].sum()), int(state.mask["c"].sum())) == (15, 12)
+        large = np.asarray(tree_at(99)["a"]) >= 1
+        assert large.any()
+        assert np.asarray(state.mask["a"])[large].all()
 
     def test_whole_units_and_n_of_m(self) -> None:
         dense = masks.ones(tree_at(0))
@@ -227,20 +301,78 @@ class TestStraightThrough:
         assert sum(moved) > 0
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        functools.partial(optim.rigl, every=1, stop=9),
-        functools.partial(optim.set, every=1, stop=9, key=jax.random.key(0)),
-        functools.partial(optim.sparse_momentum, every=1, stop=9),
-        functools.partial(optim.gradual_magnitude, sparsity=0.9, every=1, stop=9),
-        functools.partial(optim.straight_through, sparsity=0.9),
-    ],
-)
-def test_functions_reach_the_parameters_in_each_state(make: Any) -> None:
-    optimizer = make(optax.adam(0.1), MASK)
+@pytest.mark.parametrize("name", METHODS)
+def test_functions_reach_the_parameters_in_each_state(name: str) -> None:
+    optimizer = METHODS[name](optax.adam(0.1), MASK)
     state = optimizer.init(tree_at(0))
     found = optax.tree.map_params(optimizer, lambda _: "like params", state)
     assert found.mask == dict.fromkeys(SHAPES, "like params")
     assert optax.tree.get(found, "mu") == dict.fromkeys(SHAPES, "like params")
     assert optax.tree.get(state, "step").dtype == jnp.int32
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_donating_the_state_leaves_the_key_alone(name: str) -> None:
+    key = jax.random.key(5)
+    optimizer = METHODS[name](optax.sgd(0.1), MASK, key=key)
+    params = masks.apply(MASK, tree_at(99))
+    state = optimizer.init(params)
+    jax.jit(lambda state: state, donate_argnums=0)(state)
+    assert not key.is_deleted()
+    assert not MASK["a"].is_deleted()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_mask_without_prunable_leaves(name: str) -> None:
+    optimizer = METHODS[name](optax.sgd(0.1), {"a": jnp.array(True)})
+    with pytest.raises(ValueError, match="no leaf of the mask is prunable"):
+        optimizer.init({"a": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("name", ["rigl", "set", "sparse_momentum"])
+@pytest.mark.parametrize(
+    "structure",
+    [
+        functools.partial(masks.units, -1),
+        functools.partial(masks.n_of_m, 1, 2, axis=-2),
+    ],
+)
+def test_a_mask_of_another_structure(name: str, structure: Any) -> None:
+    make = functools.partial(METHODS[name], structure=structure)
+    with pytest.raises(ValueError, match="mask leaf 'a' is not of the structure"):
+        make(optax.sgd(0.1), MASK).init(tree_at(99))
+    mask = structure()(jax.tree.map(jnp.abs, tree_at(99)), 0.5, masks.kernels)
+    jax.eval_shape(make(optax.sgd(0.1), mask).init, tree_at(99))
+
+
+def test_gradual_pruning_of_a_mask_of_another_structure() -> None:
+    optimizer = METHODS["gradual_magnitude"](
+        optax.sgd(0.1), MASK, structure=functools.partial(masks.units, -1)
+    )
+    with pytest.raises(ValueError, match="mask leaf 'a' is not of the structure"):
+        optimizer.init(tree_at(99))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "problem"),
+    [
+        ("set", {"key": None}, "key is None, but set grows at random"),
+        ("sparse_momentum", {"decay": 2.0}, "decay is 2.0, outside"),
+        ("gradual_magnitude", {"stop": 7.5}, "stop is 7.5"),
+        ("gradual_magnitude", {"start": -5}, "start is -5"),
+        ("straight_through", {"stop": -1}, "stop is -1"),
+        ("straight_through", {"sparsity": None}, "sparsity is None, outside"),
+        ("straight_through", {"sparsity": 2.0}, "sparsity is 2.0, outside"),
+    ],
+)
+def test_settings_out_of_range(name: str, settings: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        METHODS[name](optax.sgd(0.1), MASK, **settings)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_criterion_without_its_loss(name: str) -> None:
+    optimizer = METHODS[name](optax.sgd(0.1), MASK, criterion=saliency.snip)
+    params = masks.apply(MASK, tree_at(99))
+    with pytest.raises(ValueError, match=r"pass it and the batch.*loss_fn=loss_fn"):
+        jax.eval_shape(optimizer.update, params, optimizer.init(params), params)

@@ -3,10 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
+from snipjax import masks, optim
 from tests import runs
 from tests.runs import Finished, finished_run, interrupted
 
@@ -42,3 +47,28 @@ def test_moves_are_those_of_one_device_and_resume(tmp_path: Path) -> None:
     assert again.digests == split.digests
     for name, keep in again.mask().items():
         np.testing.assert_array_equal(keep, split.mask()[name])
+
+
+def test_a_mask_for_each_device_moves_by_itself() -> None:
+    mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
+    mask = {"w": jnp.arange(12).reshape(3, 4) % 3 == 0}
+    optimizer = optim.rigl(
+        optax.sgd(0.1), mask, every=1, stop=9, fraction=optax.constant_schedule(0.9)
+    )
+
+    def moved(seed: chex.Array) -> chex.Array:
+        weights, *gradients = jax.random.normal(jax.random.key(seed[0]), (3, 3, 4))
+        params = masks.apply(mask, {"w": weights})
+        state = optimizer.init(params)
+        for gradient in gradients:
+            _, state = optimizer.update({"w": gradient}, state, params)
+        return state.mask["w"][None]
+
+    spec = jax.sharding.PartitionSpec("data")
+    found = jax.jit(jax.shard_map(moved, mesh=mesh, in_specs=spec, out_specs=spec))(
+        jnp.arange(8)
+    )
+    one = jax.jit(jax.vmap(moved))(jnp.arange(8)[:, None])[:, 0]
+    np.testing.assert_array_equal(found, one)
+    assert (found.sum(axis=(1, 2)) == 4).all()
+    assert (found[0] != found[1]).any()
