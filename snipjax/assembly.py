@@ -95,10 +95,12 @@ def _masked_state(
     optimizer: Any,
     sparse: Any,
 ) -> TrainState:
-    variables = {**variables, "params": masks.apply(mask, variables["params"])}
     # Its children 0 and 1 are the order of the examples and augmentation.
     moves_key = jax.random.fold_in(key, 2)
-    return init_state(variables, sparse(optimizer, mask, moves_key), key)
+    # The optimizer starts from all weights, which straight_through trains; others apply
+    # the mask themselves.
+    state = init_state(variables, sparse(optimizer, mask, moves_key), key)
+    return state._replace(params=masks.apply(mask, state.params))
 
 
 def score(

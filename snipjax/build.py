@@ -370,5 +370,9 @@ def last_move(config: ConfigDict) -> int:
     settings = config.optimizer.sparse
     if settings.name == "static":
         return 0
-    steps = config.train.steps
-    return max(1, min(round(settings.stop * steps), steps - 1))
+    return last_step(settings.stop, config.train.steps)
+
+
+def last_step(share: float, steps: int) -> int:
+    """Returns the step of the last move, for a share of the steps of training."""
+    return max(1, min(round(share * steps), steps - 1))

@@ -11,6 +11,16 @@ Fields: TypeAlias = Mapping[str, Any]  # by dotted name
 _LARGE = ("dataset.image_size", "dataset.view", "dataset.workers", "train.remat")
 _NOT_OF_UNITS = ("prune.rounds", "prune.invert", "prune.shuffle", "prune.exclude")
 _NOT_LARGE = ("dataset.random_labels", "prune.batch_class", "prune.per_class")
+# Fields of optimizer.sparse that each optimizer takes; one of the user's own, any.
+MOVES: Mapping[str, tuple[str, ...]] = {
+    "static": (),
+    "rigl": ("every", "stop", "fraction", "layerwise"),
+    "set": ("every", "stop", "fraction", "layerwise"),
+    "sparse_momentum": ("every", "stop", "fraction"),
+    "gradual_magnitude": ("every", "stop", "start", "layerwise", "sparsity"),
+    "straight_through": ("every", "stop", "sparsity"),
+}
+_RELOCATE = ("rigl", "set", "sparse_momentum")
 
 
 def check(given: Fields, known: Fields) -> None:
@@ -21,6 +31,7 @@ def check(given: Fields, known: Fields) -> None:
     _check_large(given, known)
     _check_pruning(given)
     _check_units(given, known)
+    _check_moves(given, known)
 
 
 def _check_large(given: Fields, known: Fields) -> None:
@@ -104,6 +115,55 @@ def _check_units(given: Fields, known: Fields) -> None:
         raise ValueError(
             f"config.prune.keep_flops is {given['prune.keep_flops']}; it must be in "
             "(0, 1], the share of the operations to keep"
+        )
+
+
+def _check_moves(given: Fields, known: Fields) -> None:
+    section = "optimizer.sparse."
+    name = given[section + "name"]
+    taken = {section + field for field in ("name", *MOVES.get(name, ()))}
+    for field in known if name in MOVES else ():
+        is_free = field in taken or not field.startswith(section)
+        if not is_free and given[field] != known[field]:
+            raise ValueError(
+                f"config.{field} is {given[field]!r}, which config.{section}name="
+                f"{name} does not take; leave it at {known[field]!r}"
+            )
+    start, stop = given[section + "start"], given[section + "stop"]
+    if not 0 <= start < stop <= 1:
+        raise ValueError(
+            f"config.{section}start is {start:g} and stop is {stop:g}; they are shares "
+            "of the steps: 0 <= start < stop <= 1"
+        )
+    method = given["prune.method"]
+    if name != "static" and method in build.RIVALS:
+        raise ValueError(
+            f"config.{section}name is '{name}', but '{method}' trains by itself; "
+            "leave it at 'static'"
+        )
+    if name in _RELOCATE:
+        _check_relocation(given, name)
+    sparsity, first = given[section + "sparsity"], given["prune.sparsity"]
+    if name == "gradual_magnitude" and method != "none" and sparsity <= first:
+        raise ValueError(
+            f"config.{section}sparsity is {sparsity:g}, but the mask to start from has "
+            f"config.prune.sparsity {first:g}; make the latter smaller, or let "
+            "config.prune.method be 'none' to start from the dense network"
+        )
+
+
+def _check_relocation(given: Fields, name: str) -> None:
+    if given["prune.method"] == "none":
+        raise ValueError(
+            f"config.prune.method is 'none', but {name} needs pruned connections to "
+            "grow; choose a criterion, e.g. random"
+        )
+    every, steps = given["optimizer.sparse.every"], given["train.steps"]
+    end = build.last_step(given["optimizer.sparse.stop"], steps)
+    if every >= end:
+        raise ValueError(
+            f"config.optimizer.sparse.every is {every}, but the mask stays from step "
+            f"{end} of {steps} on, so that it never moves; make it smaller"
         )
 
 

@@ -1,16 +1,19 @@
 """Runs with a moving mask: files, resuming, seeds side by side and a mesh."""
 
 import functools
+import inspect
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from snipjax import build, optim
+from snipjax import assembly, build, combinations, masks, optim
 from snipjax import config as configs
+from snipjax._src import imports
 from snipjax.training import rundir
 from tests.runs import Finished, finished_run, interrupted, named, quick
 from tests.training import eight_devices
@@ -84,9 +87,11 @@ class TestRigl:
 def test_the_others_keep_as_many_as_they_should(
     name: str, kept: int, tmp_path: Path
 ) -> None:
-    fields = {"sparsity": 0.95} if kept == 2530 else {}
-    config = moving(name, layerwise=False)
-    config.optimizer.sparse.update(fields)
+    config = moving(name)
+    if kept == 2530:
+        config.optimizer.sparse.sparsity = 0.95
+    if "layerwise" in combinations.MOVES[name]:
+        config.optimizer.sparse.layerwise = False
     run = finished_run(config, tmp_path)
     assert run.network["kept"] == pytest.approx(kept, abs=1)
     assert run.network["kept"] == sum(int(x.sum()) for x in run.mask().values())
@@ -104,6 +109,45 @@ def test_on_eight_devices() -> None:
 def own(inner: Any, mask: Any, *, every: int, stop: int, key: Any) -> Any:
     """A choice that a user may name by its import path."""
     return optim.set(inner, mask, every=2 * every, stop=stop, key=key)
+
+
+def test_straight_through_starts_from_dense_weights() -> None:
+    setup = assembly.assemble(moving("straight_through", sparsity=0.95))
+    init = setup.init(assembly.make_keys(0).fresh_init, "fan_in")["params"]
+    mask = masks.global_topk(init, 0.9, masks.weights_and_biases)
+    state = assembly.start(setup, 0, mask)
+    chex.assert_trees_all_equal(state.opt_state.dense, init)
+    chex.assert_trees_all_equal(state.params, masks.apply(mask, init))
+
+
+class TestFields:
+    def test_are_the_settings_of_the_functions(self) -> None:
+        given = configs.default().optimizer.sparse
+        assert list(combinations.MOVES) == list(build.SPARSE)
+        for name, fields in combinations.MOVES.items():
+            function = imports.load(build.SPARSE[name], "optimizer.sparse.name")
+            settings = set(inspect.signature(function).parameters)
+            assert set(fields) == settings & set(given)
+
+    @pytest.mark.parametrize(
+        ("name", "fields", "problem"),
+        [
+            ("static", {"every": 4, "stop": 0.75}, "every is 4.*does not take; leave"),
+            ("rigl", {"sparsity": 0.5}, r"sparsity is 0\.5, which .*name=rigl does"),
+            ("straight_through", {"fraction": 0.2}, "fraction is 0.2, which"),
+            ("rigl", {"stop": 7.0}, "stop is 7; they are shares of the steps"),
+            ("gradual_magnitude", {"start": 0.9}, r"start is 0\.9 and stop is 0\.7"),
+            ("set", {"method": "none"}, "'none', but set needs pruned connections"),
+            ("rigl", {"method": "lwc"}, "but 'lwc' trains by itself"),
+            ("gradual_magnitude", {"sparsity": 0.5}, "sparsity is 0.5, but the mask"),
+            ("rigl", {"every": 28}, "every is 28, but the mask stays from step 28"),
+        ],
+    )
+    def test_that_do_not_go_together(
+        self, name: str, fields: dict[str, Any], problem: str
+    ) -> None:
+        with pytest.raises(ValueError, match=problem):
+            configs.validate(moving(name, **fields))
 
 
 class TestBuild:
