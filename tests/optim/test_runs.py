@@ -112,7 +112,7 @@ def own(inner: Any, mask: Any, *, every: int, stop: int, key: Any) -> Any:
 
 
 def test_straight_through_starts_from_dense_weights() -> None:
-    setup = assembly.assemble(moving("straight_through", sparsity=0.95))
+    setup = assembly.assemble(moving("straight_through"))
     init = setup.init(assembly.make_keys(0).fresh_init, "fan_in")["params"]
     mask = masks.global_topk(init, 0.9, masks.weights_and_biases)
     state = assembly.start(setup, 0, mask)
@@ -146,8 +146,12 @@ class TestFields:
     def test_that_do_not_go_together(
         self, name: str, fields: dict[str, Any], problem: str
     ) -> None:
+        config = moving(name)
+        for field, value in fields.items():
+            is_method = field == "method"
+            (config.prune if is_method else config.optimizer.sparse)[field] = value
         with pytest.raises(ValueError, match=problem):
-            configs.validate(moving(name, **fields))
+            configs.validate(config)
 
 
 class TestBuild:
