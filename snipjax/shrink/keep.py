@@ -68,7 +68,10 @@ def keep(
     counts = _counts(units, budget)
     total = sum(layer.size for layer in units.layers)
     everything = sum(count.whole for count in counts)
-    allowed = round(density * everything) if budget == "units" else density * everything
+    # A product such as 0.29 * 100 is a little less than 29.
+    allowed = density * everything * (1 + 1e-12)
+    if budget == "units":
+        allowed = round(density * everything)
     is_kept = np.zeros(total, bool)
     for chunk in (chunk for chunk in chunks if chunk.is_needed):
         is_kept[chunk.units] = True
@@ -103,6 +106,11 @@ def _chunks(
                 "shrink.unit_scores with the same units"
             )
         values = np.asarray(scores[layer.name], np.float64)
+        if values.shape != (layer.size,):
+            raise ValueError(
+                f"the scores of '{layer.name}' have shape {values.shape}, but it has "
+                f"{layer.size} units; take them from shrink.unit_scores"
+            )
         if not np.isfinite(values).all():
             raise ValueError(f"the scores of '{layer.name}' are not finite")
         order = np.argsort(-values, kind="stable")

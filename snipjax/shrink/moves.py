@@ -12,10 +12,13 @@ def broadcast_in_dim(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
     result: list[Axis] = [
         verbs.fresh(size, is_zero) if _is_long(size) else None for size in shape
     ]
+    axes = list(operands[0])
     for i, j in enumerate(site.params["broadcast_dimensions"]):
         if site.shapes[0][i] == shape[j]:
-            result[j] = operands[0][i]
-    return operands, [tuple(result)]
+            result[j] = axes[i]
+        else:
+            axes[i] = verbs.fix(axes[i])
+    return [tuple(axes), *operands[1:]], [tuple(result)]
 
 
 def _is_long(size: Any) -> bool:
@@ -24,6 +27,8 @@ def _is_long(size: Any) -> bool:
 
 def reshape(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
     (axes,), (old,), (new,) = operands, site.shapes, site.results
+    # A slice of one position, of no axis of the result.
+    axes = tuple(a if _is_long(n) else verbs.fix(a) for a, n in zip(axes, old))
     result: list[Axis] = [None] * len(new)
     for olds, news in blocks(old, new):
         if len(olds) == len(news) == 1:
@@ -34,7 +39,7 @@ def reshape(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
         flat = verbs.merge([axes[i] for i in olds], [old[i] for i in olds])
         for i, axis in zip(news, verbs.split(flat, [new[i] for i in news])):
             result[i] = axis
-    return operands, [tuple(result)]
+    return [axes], [tuple(result)]
 
 
 def blocks(
@@ -80,7 +85,9 @@ def transpose(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
 
 def squeeze(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
     gone = {i % len(site.shapes[0]) for i in site.params["dimensions"]}
-    return operands, [tuple(a for i, a in enumerate(operands[0]) if i not in gone)]
+    pairs = enumerate(operands[0])
+    axes = tuple(verbs.fix(a) if i in gone else a for i, a in pairs)
+    return [axes], [tuple(a for i, a in enumerate(axes) if i not in gone)]
 
 
 def reverse(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
@@ -188,9 +195,12 @@ def dynamic_update_slice(verbs: Verbs, site: Site, operands: list[Axes]) -> Both
 
 def gather(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
     numbers, sizes = site.params["dimension_numbers"], site.params["slice_sizes"]
-    pairs = zip(operands[0], site.shapes[0], sizes)
-    axes = [a if part == size else verbs.fix(a) for a, size, part in pairs]
     left_out = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    triples = enumerate(zip(operands[0], site.shapes[0], sizes))
+    axes = [
+        a if part == size and i not in left_out else verbs.fix(a)
+        for i, (a, size, part) in triples
+    ]
     whole = [a for i, a in enumerate(axes) if i not in left_out]
     result: list[Axis] = [None] * len(site.results[0])
     for i, axis in zip(numbers.offset_dims, whole):

@@ -89,7 +89,11 @@ class Labels:
         # those that values take on from a parameter.
         self.feeding: list[np.ndarray] = []
         self.making: list[np.ndarray] = []
+        # Pairs of labels: entries of parameters at the second are part of values that
+        # are known by the first.
+        self.alike: list[tuple[np.ndarray, np.ndarray]] = []
         self.is_parameter: Sequence[bool] = ()
+        self.is_of_parameters = False  # whether an operation has no others
 
     def new(self, size: int, is_zero: bool = True) -> np.ndarray:
         """Returns codes of new labels."""
@@ -143,6 +147,8 @@ class Labels:
         for other in others:
             if other is not first:
                 self.unite(first, other)
+                if self.is_of_parameters:
+                    self.alike.append((first >> 1, other >> 1))
         bits = [axis & 1 for axis in found]
         if isinstance(silent, str):
             bit = {"all": np.bitwise_and, "any": np.bitwise_or}[silent].reduce(bits)
@@ -166,6 +172,8 @@ class Labels:
             self.feeding.append(kernel[is_known] >> 1)
             self.hidden.append(kernel[~is_known] >> 1)
             self.loud.append(values[values & 1 == 0] >> 1)
+        if by_left and by_right:
+            self._must_be_zero(joined)
         return joined
 
     def total(self, axis: Axis) -> Axis:
@@ -173,7 +181,18 @@ class Labels:
             return None
         self.fix(axis[axis & 1 == 0])
         self.hidden.append(axis >> 1)
+        if self.is_parameter[0]:
+            self._must_be_zero(axis)
         return axis
+
+    def _must_be_zero(self, axis: np.ndarray) -> None:
+        """Says that units may go only if all of their parameters are pruned.
+
+        Parameters alone are added up over them, as in a norm of a kernel, which has
+        rows of units that are zero themselves.
+        """
+        self.hidden.append(axis >> 1)
+        self.loud.append(axis >> 1)
 
     def chain(self, axes: Sequence[Axis], sizes: Sequence[int]) -> Axis:
         if all(axis is None for axis in axes):

@@ -50,7 +50,10 @@ class Removed(NamedTuple):
 
         It may be the state of an optimizer, or batch statistics. An array is taken for
         a parameter's if the last parts of its path, and its shape, are the same.
+        Others, such as the factors of Adafactor, stay whole.
         """
+        # Parameters that are a single array have no path.
+        least = int(jax.tree.structure(self.like).num_nodes > 1)
         named = [
             (name.split("/"), leaf.shape, gone)
             for (name, leaf), gone in zip(trees.named_leaves(self.like), self.gone)
@@ -63,8 +66,8 @@ class Removed(NamedTuple):
                 for name, shape, gone in named
                 if jnp.shape(leaf) == shape
             ]
-            most = max((number for number, _ in found), default=0)
-            if not most:
+            most = max((number for number, _ in found), default=-1)
+            if most < least:
                 return leaf
             gone = next(gone for number, gone in found if number == most)
             return small.whole(leaf).without(gone)
@@ -84,9 +87,16 @@ class Removed(NamedTuple):
             if jax.tree.structure(params) != treedef:
                 raise ValueError("the parameters are no pytree like the whole ones")
             self._check(leaves)
-            closed, shapes = jax.make_jaxpr(apply_fn, return_shape=True)(
-                self.like, *inputs
+            like = jax.tree.map(  # parameters may have been cast since
+                lambda whole, x: (
+                    whole
+                    if whole.dtype == jax.typeof(x).dtype
+                    else jax.ShapeDtypeStruct(whole.shape, jax.typeof(x).dtype)
+                ),
+                self.like,
+                params,
             )
+            closed, shapes = jax.make_jaxpr(apply_fn, return_shape=True)(like, *inputs)
             values = [small.Value(x, gone) for x, gone in zip(leaves, self.gone)]
             values += map(small.whole, jax.tree.leaves(inputs))
             results = [value.array for value in small.run(closed, values)]

@@ -54,6 +54,9 @@ def by_entries(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
         axis = verbs.join([new[k][i] for k in at], silent)
         for k in at:
             new[k][i] = axis
+        for k, axes in enumerate(new):
+            if len(axes) > i and k not in at:  # a slice of one position that spreads
+                axes[i] = verbs.fix(axes[i])
         result.append(axis)
     return [tuple(axes) for axes in new], [tuple(result)]
 
@@ -155,7 +158,9 @@ def _cumulative(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
     adds = verbs.total if site.name == "cumsum" else verbs.fix
     axes[place] = adds(axes[place])
     result = list(axes)
-    if axes[place] is not None:
+    if site.name == "cumlogsumexp":  # log(t) of t zeros
+        result = [a if a is None else verbs.join([a], [False]) for a in axes]
+    elif axes[place] is not None:
         result[place] = verbs.join([axes[place]], [False])
     return [tuple(axes)], [tuple(result)]
 

@@ -169,6 +169,8 @@ def _signatures(
     feeding, making = np.zeros((2, labels.number), bool)
     for flags, nodes in ((feeding, labels.feeding), (making, labels.making)):
         flags[np.concatenate([np.zeros(0, int), *nodes])] = True
+        for known, other in reversed(labels.alike):  # the latest operation first
+            np.logical_or.at(flags, other, flags[known])
     signatures: dict[int, list[_Entry]] = {}
     places = {}
     for leaf, value in enumerate(leaves):
@@ -176,11 +178,13 @@ def _signatures(
             if axis is None:
                 continue
             roots = places[leaf, i] = labels.roots(axis >> 1)
-            found, firsts, counts = np.unique(
-                roots, return_index=True, return_counts=True
+            found, inverse, counts = np.unique(
+                roots, return_inverse=True, return_counts=True
             )
-            first = axis[firsts] >> 1
-            columns = (found, counts, feeding[first], making[first])
+            feeds, makes = np.zeros((2, len(found)), bool)
+            for flags, nodes in ((feeds, feeding), (makes, making)):
+                np.logical_or.at(flags, inverse, nodes[axis >> 1])
+            columns = (found, counts, feeds, makes)
             for root, *rest in zip(*(column.tolist() for column in columns)):
                 if root:
                     signatures.setdefault(root, []).append((leaf, i, *rest))

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -68,7 +70,9 @@ class Walk:
         """Returns an array that depends on nothing."""
         shape = np.shape(x)
         axes = tuple(self.labels.new(n, False) if n > 1 else None for n in shape)
-        is_number = not shape and np.asarray(x).dtype.kind in "biuf"
+        kinds = np.bool_, np.integer, np.floating
+        dtype = jax.typeof(x).dtype
+        is_number = not shape and any(jnp.issubdtype(dtype, kind) for kind in kinds)
         return Value(axes, True, True, float(x) if is_number else None)
 
     def _step(self, equation: Any, operands: list[Value]) -> list[Value]:
@@ -92,6 +96,7 @@ class Walk:
             self.labels.is_parameter = [
                 value.is_parameter and not value.is_constant for value in operands
             ]
+            self.labels.is_of_parameters = is_parameter
             before = [value.axes for value in operands]
             axes, results = RULES[name](self.labels, site, before)
             self._count(site, axes)
@@ -160,20 +165,32 @@ class Walk:
 
     def _either(self, a: Value, b: Value) -> Value:
         """Returns an array that is one of two."""
-        axes = tuple(self.labels.join(pair, "all") for pair in zip(a.axes, b.axes))
         is_parameter = a.is_parameter and b.is_parameter
+        self.labels.is_of_parameters = is_parameter
+        axes = tuple(self.labels.join(pair, "all") for pair in zip(a.axes, b.axes))
+        if a.is_parameter != b.is_parameter:
+            made = a.axes if a.is_parameter else b.axes
+            self.labels.making += [axis >> 1 for axis in made if axis is not None]
         return Value(axes, is_parameter, a.is_constant and b.is_constant)
 
     def _scan(self, params: Any, operands: list[Value]) -> list[Value]:
         consts = operands[: params["num_consts"]]
-        carry = operands[params["num_consts"] :][: params["num_carry"]]
+        carry = [  # a number is one only until the second step
+            value._replace(number=None)
+            for value in operands[params["num_consts"] :][: params["num_carry"]]
+        ]
         stacks = operands[params["num_consts"] + params["num_carry"] :]
         for value in stacks:
             self.labels.fix(value.axes[0])
         rows = [value._replace(axes=value.axes[1:]) for value in stacks]
-        products, self.repeats = len(self.products), self.repeats * params["length"]
+        self.repeats *= params["length"]
+        labels = self.labels
+        notes: list[list[Any]] = [self.products, labels.feeding, labels.alike]
+        notes += [labels.hidden, labels.loud]
+        numbers = list(map(len, notes))
         while True:  # until what is zero, and what depends on inputs, stays so
-            del self.products[products:]
+            for found, number in zip(notes, numbers):
+                del found[number:]
             results = self.run(params["jaxpr"], [*consts, *carry, *rows])
             after = [self._either(a, b) for a, b in zip(carry, results)]
             is_done = all(_is_same(a, b) for a, b in zip(carry, after))

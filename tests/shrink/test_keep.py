@@ -112,3 +112,14 @@ def test_what_cannot_be_is_an_error() -> None:
         shrink.keep(SCORES, UNITS, 0.0)
     with pytest.raises(ValueError, match="no layer 'v'"):
         shrink.keep({"u": SCORES["u"]}, UNITS, 0.5)
+
+
+def test_a_budget_that_is_met_exactly() -> None:
+    params = {"u": noise((1, 50)), "w": noise((50, 1))}
+    units = shrink.units(
+        lambda p, x: jnp.tanh(x @ p["u"]) @ p["w"], params, noise((2, 1))
+    )
+    mask = shrink.keep({"u": jnp.arange(50.0)}, units, 0.58, budget="parameters")
+    assert mask["u"].sum() == 29  # though 0.58 * 100 is less than 58 in floats
+    with pytest.raises(ValueError, match="50 units"):
+        shrink.keep({"u": jnp.arange(60.0)}, units, 0.5)

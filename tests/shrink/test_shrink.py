@@ -281,3 +281,18 @@ def test_a_layer_without_units_is_an_error() -> None:
     mask = random_mask(shrink.units(*network), share=1.0)
     with pytest.raises(ValueError, match="no unit of 'params/Dense_0/kernel'"):
         shrink.shrink(*network[:2], mask, network.inputs)
+
+
+def test_parameters_that_are_one_array_and_cast_ones() -> None:
+    def apply_fn(w: chex.Array, x: chex.Array) -> chex.Array:
+        return jnp.tanh(x @ w) @ w.T
+
+    w, x = noise((3, 4)), noise((2, 3), 1)
+    mask = jnp.ones((3, 4), bool).at[:, 1].set(False)
+    removed = shrink.removed(shrink.units(apply_fn, w, x), mask)
+    state = removed.state(optax.adam(0.1).init(w))
+    assert state[0].mu.shape == (3, 3) and state[0].count.shape == ()
+    small, half = removed.params(w), jnp.bfloat16
+    y = removed.function(apply_fn)(small.astype(half), x.astype(half))
+    assert y.dtype == half
+    assert (y == apply_fn(small.astype(half), x.astype(half))).all()
