@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import accelerator, paper, scale, tables, timing
-from snipjax import cli, masks, models
+from snipjax import arguments, cli, masks, models
 from snipjax.results import reading
 from tests.test_train import flags_of
 
@@ -92,9 +92,9 @@ class TestPaper:
 
     @pytest.mark.parametrize("row", paper.ROWS)
     def test_every_row_is_the_whole_protocol(self, row: str) -> None:
-        arguments = paper.command(row, Path("runs"))[3:]
-        with flags_of(tuple(arguments)) as argv:
-            config = cli.parse(cli.with_config_path(argv))
+        command = paper.command(row, Path("runs"))
+        with flags_of(tuple(command[3:])) as argv:
+            config = cli.parse(arguments.with_config_path(argv))
         epoch = 540 if config.dataset.name == "mnist" else 351
         assert config.train.steps == 250 * epoch
         for every in (config.train.eval_every, config.train.checkpoint_every):
@@ -124,6 +124,7 @@ class TestPaper:
 class TestAccelerator:
     """Rows on a CPU in miniature."""
 
+    @pytest.mark.slow
     def test_a_network_has_a_row_for_each_figure(self) -> None:
         (case,), precision = accelerator.SMALL, accelerator.PRECISIONS[1]
         rows = list(accelerator.network(case, precision))

@@ -19,8 +19,9 @@ PACKAGES = {
     "orbax": "orbax-checkpoint",
     "tensorflow_datasets": "tensorflow-datasets",
 }
-# TensorFlow Datasets imports them, and declares neither.
-IMPORTED_ELSEWHERE = {"importlib_resources", "array_record"}
+# JAX imports flatbuffers for its exports, TensorFlow Datasets the others; neither
+# declares them.
+IMPORTED_ELSEWHERE = {"flatbuffers", "importlib_resources", "array_record"}
 
 
 def imported(*paths: str) -> set[str]:

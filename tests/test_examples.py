@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,16 @@ MOVING = {
 }
 
 
-@pytest.mark.parametrize("name", PRINTED)
+SLOW = ("02", "05", "06", "09", "10", "11", "12", "13", "14")  # seconds each
+
+
+def examples(names: Iterable[str]) -> list[Any]:
+    """Marks the examples that take long."""
+    slow = pytest.mark.slow
+    return [pytest.param(n, marks=slow if n[:2] in SLOW else ()) for n in names]
+
+
+@pytest.mark.parametrize("name", examples(PRINTED))
 def test_an_example(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     script = find(name)
     if name == "10_several_devices":  # their number is settled when JAX starts
@@ -44,11 +54,9 @@ def test_an_example(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert re.search(PRINTED[name], capfd.readouterr().out)
 
 
-@pytest.mark.parametrize(("name", "settings"), MOVING.items())
-def test_a_moving_mask(
-    name: str, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    runpy.run_path(str(find(name)))["main"](**settings)
+@pytest.mark.parametrize("name", examples(MOVING))
+def test_a_moving_mask(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(find(name)))["main"](**MOVING[name])
     assert re.search(r": \S+, sparsity 90\.0%\n$", capsys.readouterr().out)
 
 

@@ -278,6 +278,7 @@ class Normalized(nn.Module):
         return nn.Dense(self.num_classes)(x)
 
 
+@pytest.mark.slow
 def test_a_signal_leaves_no_trace_in_batch_norm_and_augmentation_either(
     signal_at: Callable[..., None],
     tmp_path: Path,

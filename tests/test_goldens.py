@@ -20,7 +20,8 @@ from snipjax import config as configs
 from snipjax.training import rundir
 from tests import devices
 
-FOLDER = Path(__file__).parent / "goldens"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "tests" / "goldens"
 GOLDENS = json.loads((FOLDER / "goldens.json").read_text())
 MASKS = np.load(FOLDER / "masks.npz")
 
@@ -72,8 +73,8 @@ def test_networks_of_the_digits(kind: str, tmp_path: Path) -> None:
     environment = devices(8 if kind == "mesh" else 1)
     if kind == "single":  # bit for bit with the optimizations it was compiled with
         environment["XLA_FLAGS"] = ""
-    command = [sys.executable, __file__, kind, str(tmp_path)]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    command = [sys.executable, "-m", "tests.test_goldens", kind, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     check(kind, tmp_path)
 
 

@@ -53,7 +53,13 @@ def check(name: str, network: dict[str, int]) -> None:
     np.testing.assert_allclose([*network.values()], COUNTS[name], atol=0.6)
 
 
-@pytest.mark.parametrize("name", build.ALLOCATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "erk" else pytest.mark.slow)
+        for name in build.ALLOCATIONS
+    ],
+)
 def test_densities_by_name_of_two_networks_at_once(name: str) -> None:
     for network in kept(config_with(select=name, seeds=2)):
         check(name, network)
@@ -65,6 +71,7 @@ def check_on_a_mesh() -> None:
         check(name, network)
 
 
+@pytest.mark.slow
 def test_densities_by_name_on_a_mesh_of_eight_devices() -> None:
     program = "from tests import test_selections; test_selections.check_on_a_mesh()"
     subprocess.run(

@@ -48,6 +48,7 @@ def test_an_interrupted_run_ends_the_same(finished: Finished, tmp_path: Path) ->
     assert result["networks"][0]["params_sha256"] == finished.digests[0]
 
 
+@pytest.mark.slow
 def test_each_seed_has_units_of_its_own(tmp_path: Path) -> None:
     config = quick(select="units", seeds=2, steps=4, method="random")
     result = experiment.run(config, tmp_path)

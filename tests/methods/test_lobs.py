@@ -139,6 +139,7 @@ def test_weights_are_least_squares_and_sensitivities_the_costs_of_one_less(
             assert sensitivity == pytest.approx(added, rel=1e-2, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gain_is_the_mean_square_of_the_jacobian() -> None:
     network, params, images = small()
     conv, hidden = intermediates(params, images)
@@ -207,6 +208,7 @@ def test_the_bound_of_the_output_holds() -> None:
     assert output_bound(network.layers, params, only_last) == 0.5
 
 
+@pytest.mark.slow
 def test_the_history_has_the_errors_of_layers_and_output_below_their_bounds(
     regression: Problem, trained: Outcome
 ) -> None:

@@ -93,7 +93,17 @@ def gradient_at(step: int) -> dict[str, chex.Array]:
     }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# Moments, an accumulator at another start, slow weights, and states in a state.
+FEW = ("adam", "adagrad", "rmsprop", "schedule free", "accumulated gradients", "masked")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
+        for name in OPTIMIZERS
+    ],
+)
 def test_what_grows_or_is_dropped_is_as_at_the_start(name: str) -> None:
     inner = OPTIMIZERS[name]()
     fraction = optax.constant_schedule(0.9)

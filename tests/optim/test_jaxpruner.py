@@ -157,6 +157,7 @@ def test_ste_pruning_generates_a_mask_each_iteration_and_keeps_dense_weights() -
         assert (state.dense["w"] == 0).sum() == 0
 
 
+@pytest.mark.slow
 def test_n_by_m_and_blocks_can_be_moved_by_every_method() -> None:
     # Their sparsity types are settings of each algorithm.
     params = {"w": jax.random.normal(jax.random.key(0), (8, 8))}

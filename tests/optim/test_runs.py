@@ -78,10 +78,10 @@ class TestRigl:
 @pytest.mark.parametrize(
     ("name", "kept"),
     [
-        ("set", 5061),
-        ("sparse_momentum", 5061),
+        pytest.param("set", 5061, marks=pytest.mark.slow),
+        pytest.param("sparse_momentum", 5061, marks=pytest.mark.slow),
         ("gradual_magnitude", 2530),
-        ("straight_through", 2530),
+        pytest.param("straight_through", 2530, marks=pytest.mark.slow),
     ],
 )
 def test_the_others_keep_as_many_as_they_should(
@@ -102,6 +102,7 @@ def test_the_others_keep_as_many_as_they_should(
     assert run.metrics[-1]["train_loss"][0] < run.metrics[0]["train_loss"][0]
 
 
+@pytest.mark.slow
 def test_on_eight_devices() -> None:
     eight_devices.check("eight_devices_moving.py")
 

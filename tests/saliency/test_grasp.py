@@ -23,6 +23,7 @@ def gradient(loss_fn: saliency.LossFn, params: chex.ArrayTree, batch: Any) -> An
         return np.asarray(jax.grad(lambda w: loss_fn(unravel(w), batch))(flat))
 
 
+@pytest.mark.parametrize("network", [nested_dict], ids=["nested dict"], indirect=True)
 def test_grasp_is_the_weight_times_the_hessian_times_the_gradient(
     network: Network,
 ) -> None:

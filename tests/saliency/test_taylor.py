@@ -26,6 +26,7 @@ def squares(loss_fn: saliency.LossFn, params: chex.ArrayTree, batch: Any) -> np.
     return np.mean([gradient(loss_fn, params, one) ** 2 for one in examples], axis=0)
 
 
+@pytest.mark.parametrize("network", [nested_dict], ids=["nested dict"], indirect=True)
 def test_fisher_is_the_mean_of_squared_gradients(network: Network) -> None:
     loss_fn, params, batch = network
     expected = squares(loss_fn, params, batch)
@@ -41,6 +42,7 @@ def test_fisher_is_the_mean_of_squared_gradients(network: Network) -> None:
     )
 
 
+@pytest.mark.parametrize("network", [nested_dict], ids=["nested dict"], indirect=True)
 def test_taylor_is_the_expansion_by_the_hessian(network: Network) -> None:
     loss_fn, params, batch = network
     w, g = flatten(params), gradient(loss_fn, params, batch)

@@ -18,6 +18,7 @@ from tests.shrink.networks import Network, check_same, noise, random_mask
 IMAGES = noise((2, 4, 4, 2))
 
 
+@pytest.mark.slow
 def test_flax_nnx() -> None:
     rngs = nnx.Rngs(0)
 
@@ -91,6 +92,7 @@ def test_equinox() -> None:
     check(apply_fn, params, channels=6, width=8, heads=4, state=6)
 
 
+@pytest.mark.slow
 def test_haiku() -> None:
     hk = pytest.importorskip("haiku")
 

@@ -49,7 +49,16 @@ LARGER: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+FAST = ("dense", "lstm", "vgg")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in SMALL
+    ],
+)
 def test_networks_of_the_library(name: str) -> None:
     module, shape = SMALL[name]
     network = from_module(module, noise(shape))
@@ -75,6 +84,7 @@ def _units(name: str) -> shrink.Units:
     return shrink.units(*from_module(module, noise(shape)))
 
 
+@pytest.mark.slow
 def test_a_language_model() -> None:
     config = transformer.Config(vocab_size=11, length=4, width=8, depth=2, heads=4)
     module, tokens = transformer.Transformer(config), jnp.array([[3, 1, 4, 1], [5] * 4])

@@ -24,9 +24,9 @@ def opened(workdir: Path) -> contextlib.AbstractContextManager[sessions.Session]
 
 def test_values_are_read_as_written_in_one_session_at_a_time(tmp_path: Path) -> None:
     with opened(tmp_path) as session:
-        assert session.read("result.json") is None
-        session.write("result.json", {"error": None})
-        assert session.read("result.json") == {"error": None}
+        assert session.read("signal.json") is None
+        session.write("signal.json", {"error": None})
+        assert session.read("signal.json") == {"error": None}
         with (
             pytest.raises(ValueError, match="another process is using it"),
             opened(tmp_path),
