@@ -152,6 +152,19 @@ class TestAccelerator:
         assert [line["what"] for line in lines] == ["machine", "failed", "copy"]
         assert lines[-1]["seconds"] == 0.1235
 
+    def test_rows_become_tables_with_shares_of_the_limit(self, tmp_path: Path) -> None:
+        step = {"what": "step", "precision": "tf32", "TFLOP/s": 20.0, "network": "n"}
+        rows = [
+            {"what": "product", "precision": "tf32", "TFLOP/s": 50.0},
+            step,
+            {**step, "case": "masked", "seconds": 0.25},
+        ]
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        limits, steps = tables.accelerator(path)
+        assert limits.startswith("## product\n\n| precision | TFLOP/s |\n")
+        assert steps.splitlines()[-1] == "| tf32 | 20 | n | 0.4 | masked | 0.25 |"
+
     @pytest.mark.slow
     def test_a_stream_feeds_a_step(self) -> None:
         (row,) = accelerator.stream(True)
