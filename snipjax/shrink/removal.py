@@ -53,7 +53,8 @@ class Removed(NamedTuple):
         Others, such as the factors of Adafactor, stay whole.
         """
         # Parameters that are a single array have no path.
-        least = int(jax.tree.structure(self.like).num_nodes > 1)
+        treedef: Any = jax.tree.structure(self.like)
+        least = 0 if jax.tree_util.treedef_is_leaf(treedef) else 1
         named = [
             (name.split("/"), leaf.shape, gone)
             for (name, leaf), gone in zip(trees.named_leaves(self.like), self.gone)

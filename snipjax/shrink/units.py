@@ -182,10 +182,10 @@ def _signatures(
                 roots, return_inverse=True, return_counts=True
             )
             feeds, makes = np.zeros((2, len(found)), bool)
-            for flags, nodes in ((feeds, feeding), (makes, making)):
-                np.logical_or.at(flags, inverse, nodes[axis >> 1])
+            for column, known in ((feeds, feeding), (makes, making)):
+                np.logical_or.at(column, inverse, known[axis >> 1])
             columns = (found, counts, feeds, makes)
-            for root, *rest in zip(*(column.tolist() for column in columns)):
+            for root, *rest in zip(*(x.tolist() for x in columns)):
                 if root:
                     signatures.setdefault(root, []).append((leaf, i, *rest))
     return signatures, places

@@ -110,7 +110,7 @@ def test_single_positions_that_an_operation_takes_stay() -> None:
     def apply_fn(p: Any, x: chex.Array) -> chex.Array:
         y = jnp.tanh(x @ p["w"]) * p["b"][3]
         ones = y[:, :1].reshape(3), y[:, 1], jnp.broadcast_to(y[:, 2:3], (3, 2))[:, 0]
-        return y @ p["o"] + sum(ones)[:, None]
+        return y @ p["o"] + jnp.stack(ones, 1).sum(1, keepdims=True)
 
     params = {name: PARAMS[name] for name in "wbo"}
     network = Network(apply_fn, params, X)
