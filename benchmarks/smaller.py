@@ -6,7 +6,6 @@ prints the tables of docs/smaller-networks.md that are named, each measured in t
 """
 
 import functools
-import statistics
 import sys
 import tempfile
 import time
@@ -147,12 +146,8 @@ def time_onnx(batch: int = 32, repeats: int = 5) -> None:
             expected = jax.jit(apply_fn)(params, x)
             difference = float(jnp.abs(outputs - expected).max())
             difference /= float(jnp.abs(expected).max())
-            seconds = []
-            for _ in range(repeats):
-                began = time.perf_counter()
-                session.run(None, feed)
-                seconds.append(time.perf_counter() - began)
-            times.append(statistics.median(seconds))
+            call = functools.partial(session.run, None, feed)
+            times += shrink.seconds_in_turns([call], repeats)
             print(
                 f"{name} {density}: {1e3 * times[-1]:.1f} ms "
                 f"({times[-1] / times[0]:.2f}), {size / 1e6:.1f} MB, "

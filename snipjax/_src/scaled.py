@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from snipjax._src import jaxprs
+
 # Operations whose result has the exponent of their first operand.
 _MOVE = {
     *("abs", "broadcast_in_dim", "convert_element_type", "copy", "copy_p"),
@@ -35,10 +37,6 @@ _MULTIPLY = {"conv_general_dilated", "div", "dot_general", "mul"}
 _POWER = {"integer_pow", "rsqrt", "sqrt", "square"}
 # Functions that are the same of any positive multiple.
 _INVARIANT = {"argmax", "argmin", "is_finite", "sign"}
-_CALL = {
-    *("checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"),
-    *("custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2"),
-}
 _RESCALED = _SUM | _ADD | _MULTIPLY | _POWER
 # The exponent of zero, below all others.
 _LEAST = -(2**30)
@@ -62,8 +60,7 @@ def evaluate(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Calls within the function are followed, such as :func:`jax.jit`,
     :func:`jax.checkpoint` and functions with a derivative of their own, which is not
-    used. The default of
-    :func:`jax.lax.platform_dependent` is taken. Operations that
+    used. The default of :func:`jax.lax.platform_dependent` is taken. Operations that
     are not homogeneous, like ``tanh``, and loops see plain floats.
 
     Args:
@@ -118,7 +115,7 @@ def rescaled(x: Scaled) -> Scaled:
 
 def _run(closed: Any, operands: Sequence[Scaled]) -> list[Scaled]:
     """Returns the results of a jaxpr, which may be open if it has no constants."""
-    jaxpr, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+    jaxpr, consts = jaxprs.opened(closed)
     values = dict(zip(jaxpr.constvars, [Scaled(x, None) for x in consts]))
     values.update(zip(jaxpr.invars, operands, strict=True))
 
@@ -135,13 +132,12 @@ def _run(closed: Any, operands: Sequence[Scaled]) -> list[Scaled]:
 def _step(equation: Any, operands: list[Scaled]) -> list[Scaled]:
     name, params = equation.primitive.name, equation.params
     is_plain = all(x.exponent is None for x in operands)
-    if not is_plain and name in _CALL:
-        names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-        return _run(next(params[n] for n in names if n in params), operands)
+    if not is_plain and name in jaxprs.CALLS:
+        return _run(jaxprs.inner(equation), operands)
     if not is_plain and name == "cond":
-        return _branch(params, operands)
+        return _branch(equation, operands)
     if name == "optimization_barrier":
-        results = _bind(equation, [x.value for x in operands])
+        results = jaxprs.bind(equation, [x.value for x in operands])
         return [Scaled(y, x.exponent) for x, y in zip(operands, results)]
     exponent = None
     if is_plain or name in _INVARIANT:
@@ -160,7 +156,7 @@ def _step(equation: Any, operands: list[Scaled]) -> list[Scaled]:
         values, exponent = _power(name, params, operands[0])
     else:
         values = [_plain(x) for x in operands]
-    results = [Scaled(y, exponent) for y in _bind(equation, values)]
+    results = [Scaled(y, exponent) for y in jaxprs.bind(equation, values)]
     is_rescaled = exponent is not None and name in _RESCALED
     return [*map(rescaled, results)] if is_rescaled else results
 
@@ -170,28 +166,17 @@ def _is_linear(name: str, operands: list[Scaled]) -> bool:
     return name in _MOVE | _SUM or is_linear_call
 
 
-def _branch(params: Any, operands: list[Scaled]) -> list[Scaled]:
+def _branch(equation: Any, operands: list[Scaled]) -> list[Scaled]:
     """Returns the results of one of several branches."""
     index, *rest = operands
-    branches, platforms = params["branches"], params.get("branches_platforms")
-    if platforms and None in platforms:
-        return _run(branches[platforms.index(None)], rest)
+    branches = jaxprs.branches(equation)
+    if len(branches) == 1:
+        return _run(branches[0], rest)
 
     def results(branch: Any) -> Callable[..., list[Scaled]]:
         return lambda rest: [*map(_explicit, _run(branch, rest))]
 
     return jax.lax.switch(index.value, [*map(results, branches)], rest)
-
-
-def _bind(equation: Any, values: Sequence[Any]) -> list[Any]:
-    """Returns what the primitive of an equation gives for some values."""
-    primitive = equation.primitive
-    params = primitive.get_bind_params(equation.params)
-    # Earlier versions of JAX give functions and parameters.
-    functions, params = params if isinstance(params, tuple) else ((), params)
-    with equation.ctx.manager:
-        results = primitive.bind(*functions, *values, **params)
-    return list(results) if primitive.multiple_results else [results]
 
 
 def _is_float(x: Any) -> bool:

@@ -273,8 +273,8 @@ def by_density(
     connections; :math:`\lambda`, next to one, makes the total exactly
     :math:`\mathrm{round}(\sum_l d_l n_l)`. This is Webster's method of apportionment:
     while densities shrink in proportion from round to round, no leaf gains a
-    connection. A leaf of density 1 or 0 keeps all or none. Ties go to the
-    lower flat index.
+    connection. A leaf of density 1 or 0 keeps all or none. Ties go to the lower
+    flat index.
 
     Args:
       scores: pytree of floating-point arrays.

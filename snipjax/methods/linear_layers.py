@@ -1,7 +1,6 @@
 """Matrix products and convolutions with a parameter, as equations of a jaxpr."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -11,6 +10,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from snipjax import ops
+from snipjax._src import jaxprs
 
 Eqns = tuple[JaxprEqn, ...]
 
@@ -137,20 +137,11 @@ def abstract(atom: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
 
 
-def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
-    """Returns the results of an equation for other operands."""
-    params = eqn.primitive.get_bind_params(eqn.params)
-    # Earlier versions of JAX return the functions among the parameters apart.
-    subfuns, params = params if isinstance(params, tuple) else ((), params)
-    results = eqn.primitive.bind(*subfuns, *operands, **params)
-    return list(results) if eqn.primitive.multiple_results else [results]
-
-
 def moved(x: Any, eqns: Eqns, *, convert: bool = True) -> Any:
     """Moves the entries of an array, and converts its dtype unless told not to."""
     for eqn in eqns:
         if convert or eqn.primitive.name != "convert_element_type":
-            (x,) = bind(eqn, [x])
+            (x,) = jaxprs.bind(eqn, [x])
     return x
 
 

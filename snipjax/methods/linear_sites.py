@@ -12,14 +12,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from snipjax._src import trees
+from snipjax._src import jaxprs, trees
 from snipjax.methods.linear_layers import (
     Eqns,
     Layer,
     abstract,
-    bind,
     moved,
     relabeled,
 )
@@ -34,16 +33,6 @@ _MOVES = (
     "squeeze",
     "transpose",
 )
-# Primitives that call a function, and the parameter that has its jaxpr.
-_CALLS = {
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat2": "jaxpr",
-}
 
 
 class Site(NamedTuple):
@@ -102,7 +91,7 @@ class Network:
         ends = {call.end: number for number, call in enumerate(self._calls)}
         repeats = {layer.kernel: 0 for layer in self.layers}
         for position, (eqn, operands, outputs) in enumerate(self._ops):
-            results = bind(eqn, [values[i] for i in operands])
+            results = jaxprs.bind(eqn, [values[i] for i in operands])
             if position in ends:
                 call = self._calls[ends[position]]
                 apply = call.bound([values[i] for i in call.operands])
@@ -173,12 +162,12 @@ class _Call:
             operands[self.inputs] = x
             kernel_at = len(operands) - 2 + self.layer.side
             operands[kernel_at] = moved(kernel, self.layer.moves)
-            y = moved(bind(self._eqn, operands)[0], self._moves)
+            y = moved(jaxprs.bind(self._eqn, operands)[0], self._moves)
             if self._add is None:
                 return y
             eqn, side, moves = self._add
             pair = [y, moved(bias, moves)]
-            return bind(eqn, pair if side else pair[::-1])[0]
+            return jaxprs.bind(eqn, pair if side else pair[::-1])[0]
 
         return apply
 
@@ -218,11 +207,9 @@ class _Reader:
         env |= dict(zip(jaxpr.invars, inputs))
         for eqn in jaxpr.eqns:
             operands, name = [number(atom) for atom in eqn.invars], eqn.primitive.name
-            if name in _CALLS and not self.moved.keys().isdisjoint(operands):
-                body = eqn.params[_CALLS[name]]
-                if isinstance(body, Jaxpr):
-                    body = ClosedJaxpr(body, ())
-                outputs = self.read(body.jaxpr, body.consts, operands)
+            is_call = name in jaxprs.CALLS
+            if is_call and not self.moved.keys().isdisjoint(operands):
+                outputs = self.read(*jaxprs.opened(jaxprs.inner(eqn)), operands)
             else:
                 outputs = [self.new() for _ in eqn.outvars]
                 self._emit(eqn, operands, outputs)

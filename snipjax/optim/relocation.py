@@ -37,8 +37,7 @@ def relocated(
     The :math:`\lfloor n \cdot fraction \rfloor` least scores among the :math:`n` kept
     connections of a leaf are dropped. As many of all that are pruned then grow, by the
     largest growth scores; a connection that was just dropped is a candidate. Ties go
-    to the lower flat index, which is kept, and grows. A NaN
-    counts as 0.
+    to the lower flat index, which is kept, and grows. A NaN counts as 0.
 
     Args:
       mask: the mask so far.
