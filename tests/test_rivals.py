@@ -59,9 +59,18 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (workdir / "seed-0").mkdir()
     params = masks.apply(outcome.mask, outcome.params)
     io.save_arrays(params, workdir / "seed-0" / rundir.PARAMS)
-    entry = {"seed": 0, "steps": outcome.history.steps, "seconds": 1.5}
-    entry["params_sha256"] = records.digest(params)
-    rundir.write_json(workdir / rundir.RESULT, {"networks": [entry]})
+    row = outcome.history.rows[-1]
+    entry = records.network(
+        0,
+        params,
+        outcome.mask,
+        best=row,
+        last=row,
+        steps=outcome.history.steps,
+        prunes=0,
+        seconds=1.5,
+    )
+    rundir.write_json(workdir / rundir.RESULT, records.summarize(setup, [entry]))
     return workdir
 
 
