@@ -204,6 +204,7 @@ def test_rounds_and_seeds_share_their_programs(
         assert programs(5, 12) <= few + 1
 
 
+@pytest.mark.slow
 def test_rounds_of_seeds_have_the_masks_of_each_alone() -> None:
     together = functools.partial(config_with, prune__method="synflow", prune__rounds=5)
     setup = assembly.assemble(together(seeds=2))

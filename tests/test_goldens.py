@@ -68,7 +68,14 @@ def check(kind: str, workdir: Path) -> None:
         assert digests == golden["params_sha256"]
 
 
-@pytest.mark.parametrize("kind", ["single", "seeds", "mesh"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "single",
+        pytest.param("seeds", marks=pytest.mark.slow),
+        pytest.param("mesh", marks=pytest.mark.slow),
+    ],
+)
 def test_networks_of_the_digits(kind: str, tmp_path: Path) -> None:
     environment = devices(8 if kind == "mesh" else 1)
     if kind == "single":  # bit for bit with the optimizations it was compiled with

@@ -173,7 +173,10 @@ def test_on_an_explicit_mesh() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [jax.disable_jit, functools.partial(jax.debug_nans, True)],
+    [
+        pytest.param(jax.disable_jit, marks=pytest.mark.slow),
+        functools.partial(jax.debug_nans, True),
+    ],
     ids=["without compiling", "debugging NaNs"],
 )
 def test_settings_of_running(setting: Callable) -> None:

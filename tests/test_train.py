@@ -513,6 +513,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     finished: Finished, program: Program, train: Train, tmp_path: Path
 ) -> None:

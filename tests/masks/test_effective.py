@@ -266,7 +266,7 @@ def test_a_deep_network_neither_overflows_nor_underflows() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["lenet_300_100", "lenet_5_caffe"],
+    ["lenet_300_100", pytest.param("lenet_5_caffe", marks=pytest.mark.slow)],
 )
 def test_a_dense_network_is_effective_whole(name: str) -> None:
     model = models.create(name, num_classes=10)
@@ -290,7 +290,11 @@ SMALL = transformer.Config(vocab_size=11, length=6, width=8, depth=1, heads=2)
             recurrent.Recurrent(num_classes=3, units=4, cell=recurrent.GRUCell),
             jnp.zeros((1, 4, 5, 1)),
         ),
-        (vit.ViT(5, width=8, depth=2, heads=2, patch=4), jnp.zeros((1, 8, 8, 3))),
+        pytest.param(
+            vit.ViT(5, width=8, depth=2, heads=2, patch=4),
+            jnp.zeros((1, 8, 8, 3)),
+            marks=pytest.mark.slow,
+        ),
         (transformer.Transformer(SMALL), jnp.arange(6).reshape(1, 6)),
     ],
 )

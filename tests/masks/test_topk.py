@@ -397,6 +397,7 @@ for axis_type in (AxisType.Auto, AxisType.Explicit):
 """)
 
 
+@pytest.mark.slow
 def test_inside_shard_map_each_device_has_its_own_mask() -> None:
     on_eight_devices("""
 import functools, jax, jax.numpy as jnp, numpy as np

@@ -221,7 +221,13 @@ def test_the_loss_is_the_cross_entropy_of_each_next_token() -> None:
 
 @pytest.mark.parametrize(
     ("model", "inputs"),
-    [(LANGUAGE, TOKENS), *((m, IMAGES) for m in IMAGE_MODELS.values())],
+    [
+        (LANGUAGE, TOKENS),
+        *(
+            pytest.param(model, IMAGES, marks=pytest.mark.slow)
+            for model in IMAGE_MODELS.values()
+        ),
+    ],
 )
 def test_rematerialized_blocks_save_less_and_are_called_the_same(
     model: nn.Module, inputs: np.ndarray

@@ -64,6 +64,7 @@ class TestRigl:
         for name, keep in again.mask().items():
             np.testing.assert_array_equal(keep, rigl.mask()[name])
 
+    @pytest.mark.slow
     def test_seeds_side_by_side_are_those_of_single_runs(
         self, rigl: Finished, tmp_path: Path
     ) -> None:
@@ -80,7 +81,7 @@ class TestRigl:
     [
         pytest.param("set", 5061, marks=pytest.mark.slow),
         pytest.param("sparse_momentum", 5061, marks=pytest.mark.slow),
-        ("gradual_magnitude", 2530),
+        pytest.param("gradual_magnitude", 2530, marks=pytest.mark.slow),
         pytest.param("straight_through", 2530, marks=pytest.mark.slow),
     ],
 )

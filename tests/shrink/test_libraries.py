@@ -52,6 +52,7 @@ def test_flax_nnx() -> None:
     check(apply_fn, params, channels=6, width=8, heads=4, state=6)
 
 
+@pytest.mark.slow
 def test_equinox() -> None:
     eqx = pytest.importorskip("equinox")
     keys = iter(jax.random.split(jax.random.key(0), 9))

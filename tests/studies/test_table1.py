@@ -203,6 +203,7 @@ class TestRunning:
         assert stubs.calls == ["snip 0.95 0", "none 0 1", "lwc 0.917 1"]
         assert "failed" not in (tmp_path / "table1.md").read_text()
 
+    @pytest.mark.slow
     def test_cells_that_are_not_asked_for_are_neither_counted_nor_failures(
         self, stubs: Stubs, tmp_path: Path
     ) -> None:
@@ -267,6 +268,7 @@ class TestDirectories:
             "settings (lwc.rounds: 2 here, 4 there)" in printed
         )
 
+    @pytest.mark.slow
     def test_an_unfinished_cell_of_other_settings_is_refused_before_any_run(
         self, stubs: Stubs, tmp_path: Path
     ) -> None:

@@ -101,6 +101,7 @@ print(*(entry["params_sha256"] for entry in networks))
         # Three seeds of a run that was started elsewhere cannot be halved.
         assert devices == ["1", "2", "1", "2"]
 
+    @pytest.mark.slow
     def test_killed_it_goes_on_in_its_groups_to_the_same_parameters(
         self, three: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -238,6 +238,7 @@ def train() -> Train:
 
 
 class TestTrainSteps:
+    @pytest.mark.slow
     def test_grouping_makes_no_difference(self, train: Train) -> None:
         (state, (means,)), (grouped, _) = train(12), train(5, 5, 2)
         assert int(grouped.step) == 12
