@@ -441,8 +441,9 @@ def assert_resumes(train: Train, command: tuple[Any, ...], finished: Finished) -
         {path.name for path in d.iterdir()} for d in (workdir, finished.workdir)
     )
     assert names == expected
+    # One more is left if the last had been written and the first not yet been deleted.
     checkpoints = (workdir / "checkpoints" / "seeds-0-0").iterdir()
-    assert {path.name for path in checkpoints} == {"50", "60"}
+    assert {"50", "60"} <= {path.name for path in checkpoints} <= {"40", "50", "60"}
 
 
 def without_timings(value: Any) -> Any:
