@@ -36,8 +36,11 @@ PACKAGES = (
 
 def start(argv: list[str], description: str) -> NoReturn:
     """Runs a command line, and ends the process with its exit code."""
-    exit_code = main(argv, description)
-    sys.stdout.flush()
+    try:
+        exit_code = main(argv, description)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads the output, such as head, has enough
+        os._exit(1)
     if exit_code:
         distributed = sys.modules.get("snipjax.training.distributed")
         if distributed is not None:
@@ -77,6 +80,15 @@ def main(argv: list[str], description: str) -> int:
         # Lines after the first may be commands to paste, which one line would spoil.
         lines = str(error).strip().replace("\n", "\n  ")
         print(f"train.py: {lines}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            "train.py: the device has too little memory; lower "
+            f"config.train.batch_size, or config.seeds if it is above 1 ({error})",
+            file=sys.stderr,
+        )
         return 2
     return 1 if is_study(config) and outcome else 0  # its failures
 

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import pytest
 from absl.testing import flagsaver
 
 import snipjax.train
-from snipjax import cli
+from snipjax import cli, experiment
 from snipjax.schema import FIELDS
 from snipjax.training import rundir
 
@@ -95,6 +96,26 @@ def assert_one_line(output: Output, pattern: str) -> None:
     assert output.exit_code == 2
     assert output.err.count("\n") == 1
     assert re.match(f"train.py: .*{pattern}", output.err)
+
+
+def test_too_little_memory_is_told_in_a_line(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*args: Any, **settings: Any) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(experiment, "run", run)
+    output = train(*DIGITS, "--workdir", tmp_path)
+    assert_one_line(output, "memory; lower config.train.batch_size.*Out of memory")
+
+
+def test_help_may_be_read_in_part() -> None:
+    command = [sys.executable, "train.py", "--help"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 class TestMistakes:
