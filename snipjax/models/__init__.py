@@ -14,6 +14,9 @@ import jax.numpy as jnp
 
 from snipjax.initializers import fan_in
 from snipjax.models import alexnet, lenet, recurrent, resnet, vgg, vit, wide_resnet
+from snipjax.models.narrow import narrow
+
+__all__ = ["MODELS", "create", "narrow"]
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {

@@ -13,20 +13,19 @@ import jax.numpy as jnp
 from snipjax.initializers import fan_in
 from snipjax.models.layers import Conv, Dense, flatten, normalized
 
-# Kernel size and channels of each convolution.
-_CONVOLUTIONS = ((11, 96), (5, 256), (3, 384), (3, 384), (3, 256))
+_KERNEL_SIZES = (11, 5, 3, 3, 3)
 
 
 class AlexNet(nn.Module):
     """Applies five convolutions of stride 2, then three dense layers.
 
-    The two hidden dense layers have ``1024 * width`` units. For CIFAR-10 there are
-    5,070,218 weights and biases with ``width=1``, and 8,490,378 with ``width=2``.
-    ``kernel_init`` samples all kernels.
+    For CIFAR-10 there are 5,070,218 weights and biases with hidden dense layers of 1024
+    units, and 8,490,378 with 2048. ``kernel_init`` samples all kernels.
     """
 
     num_classes: int
-    width: int = 1
+    channels: tuple[int, ...] = (96, 256, 384, 384, 256)
+    dense_units: tuple[int, ...] = (1024, 1024)
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
 
@@ -37,13 +36,13 @@ class AlexNet(nn.Module):
         )
         dense = functools.partial(Dense, dtype=self.dtype, kernel_init=self.kernel_init)
 
-        for size, channels in _CONVOLUTIONS:
+        for size, channels in zip(_KERNEL_SIZES, self.channels):
             x = normalized(conv(channels, (size, size))(x), train, self.dtype)
         x = flatten(x)
-        for _ in range(2):
-            x = normalized(dense(1024 * self.width)(x), train, self.dtype)
+        for units in self.dense_units:
+            x = normalized(dense(units)(x), train, self.dtype)
         return dense(self.num_classes)(x)
 
 
-alexnet_s = functools.partial(AlexNet, width=1)
-alexnet_b = functools.partial(AlexNet, width=2)
+alexnet_s = functools.partial(AlexNet, dense_units=(1024, 1024))
+alexnet_b = functools.partial(AlexNet, dense_units=(2048, 2048))

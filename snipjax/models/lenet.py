@@ -18,6 +18,7 @@ class LeNet300(nn.Module):
     """Applies dense layers of 300, 100 and 10 units; 266,610 parameters on MNIST."""
 
     num_classes: int
+    dense_units: tuple[int, ...] = (300, 100)
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
 
@@ -26,8 +27,8 @@ class LeNet300(nn.Module):
         dense = functools.partial(Dense, dtype=self.dtype, kernel_init=self.kernel_init)
 
         x = flatten(x)
-        x = nn.relu(dense(300)(x))
-        x = nn.relu(dense(100)(x))
+        for units in self.dense_units:
+            x = nn.relu(dense(units)(x))
         return dense(self.num_classes)(x)
 
 
@@ -35,6 +36,8 @@ class LeNet5(nn.Module):
     """Applies two convolutions, linear as in Caffe; 431,080 parameters on MNIST."""
 
     num_classes: int
+    channels: tuple[int, ...] = (20, 50)
+    dense_units: tuple[int, ...] = (500,)
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
 
@@ -43,8 +46,9 @@ class LeNet5(nn.Module):
         conv = functools.partial(Conv, dtype=self.dtype, kernel_init=self.kernel_init)
         dense = functools.partial(Dense, dtype=self.dtype, kernel_init=self.kernel_init)
 
-        x = max_pool(conv(20, (5, 5), padding="VALID")(x))
-        x = max_pool(conv(50, (5, 5), padding="VALID")(x))
+        for channels in self.channels:
+            x = max_pool(conv(channels, (5, 5), padding="VALID")(x))
         x = flatten(x)
-        x = nn.relu(dense(500)(x))
+        for units in self.dense_units:
+            x = nn.relu(dense(units)(x))
         return dense(self.num_classes)(x)

@@ -116,13 +116,15 @@ class Recurrent(nn.Module):
         s_t = cell(s_{t-1}, W x_t + b),  logits = V h_T + c
 
     ``x_t`` is row ``t`` of the image, of ``width * channels`` numbers; ``h_T`` is the
-    output of the cell after the last row. ``kernel_init`` samples all kernels, the
-    cell's too.
+    output of the cell after the last row. The cell has ``units`` units, and the dense
+    layer of rows ``row_units``, by default as many. ``kernel_init`` samples all
+    kernels, the cell's too.
     """
 
     num_classes: int
     cell: Callable[..., nn.RNNCellBase] = LSTMCell
     units: int = 128
+    row_units: int | None = None
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
 
@@ -131,7 +133,7 @@ class Recurrent(nn.Module):
         settings = {"dtype": self.dtype, "kernel_init": self.kernel_init}
 
         rows = x.reshape(*x.shape[:2], -1)
-        rows = Dense(self.units, **settings)(rows)
+        rows = Dense(self.row_units or self.units, **settings)(rows)
         outputs: Any = nn.RNN(self.cell(self.units, name="cell", **settings))(rows)
         return Dense(self.num_classes, **settings)(outputs[:, -1])
 

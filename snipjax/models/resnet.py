@@ -29,18 +29,19 @@ class Block(nn.Module):
 
         relu(shortcut + bn(conv3(relu(bn(conv3(x))))))
 
-    or, as a bottleneck whose output has ``4 * channels`` channels,
+    or, as a bottleneck of three convolutions,
 
     ::
 
         relu(shortcut + bn(conv1(relu(bn(conv3(relu(bn(conv1(x)))))))))
 
-    The shortcut is ``x``, or ``bn(conv1(x))`` where the block changes its shape.
+    The shortcut is ``x``, or with ``has_projection`` it is ``bn(conv1(x))``.
+    ``channels`` has the widths of the two or three convolutions.
     """
 
-    channels: int
+    channels: tuple[int, ...]
     stride: int
-    is_bottleneck: bool = False
+    has_projection: bool
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
 
@@ -51,18 +52,16 @@ class Block(nn.Module):
             layers.BatchNorm, use_running_average=not train, dtype=self.dtype
         )
 
+        *first, inner, outer = self.channels
         y = x
-        if self.is_bottleneck:
-            y = nn.relu(norm()(conv(self.channels, 1)(y)))
-        y = nn.relu(norm()(conv(self.channels, 3, self.stride)(y)))
+        for channels in first:
+            y = nn.relu(norm()(conv(channels, 1)(y)))
+        y = nn.relu(norm()(conv(inner, 3, self.stride)(y)))
         # The scale of the last batch norm starts at one. At zero, which trains well, no
         # connection of the block would have any saliency.
-        if self.is_bottleneck:
-            y = norm()(conv(4 * self.channels, 1)(y))
-        else:
-            y = norm()(conv(self.channels, 3)(y))
-        if x.shape != y.shape:
-            x = conv(y.shape[-1], 1, self.stride, name="shortcut")(x)
+        y = norm()(conv(outer, 1 if first else 3)(y))
+        if self.has_projection:
+            x = conv(outer, 1, self.stride, name="shortcut")(x)
             x = norm(name="shortcut_norm")(x)
         return nn.relu(x + y)
 
@@ -86,9 +85,10 @@ class ResNet(nn.Module):
     smaller; with ``is_for_small_images`` the first convolution is 3x3 of stride 1, and
     there is no max-pool. The first block of every group but the first halves the image.
     The first group has ``width`` channels, each other one twice as many as the group
-    before it. ``remat`` is a policy of ``jax.checkpoint_policies`` for each block:
-    values that it does not save are recomputed for the gradient. ``kernel_init``
-    samples all kernels.
+    before it; a bottleneck's last convolution has four times as many. ``channels``, if
+    given, has the widths of the first convolution and of each block's. ``remat`` is a
+    policy of ``jax.checkpoint_policies`` for each block: values that it does not save
+    are recomputed for the gradient. ``kernel_init`` samples all kernels.
     """
 
     num_classes: int
@@ -96,6 +96,7 @@ class ResNet(nn.Module):
     is_bottleneck: bool = False
     width: int = 64
     is_for_small_images: bool = False
+    channels: tuple[tuple[int, ...], ...] | None = None
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
     remat: Callable[..., bool] | None = None
@@ -105,21 +106,30 @@ class ResNet(nn.Module):
         settings = {"dtype": self.dtype, "kernel_init": self.kernel_init}
         block = layers.rematerialized(Block, self.remat, static_argnums=(2,))
 
+        channels = iter(self.channels or self._standard_channels())
+        (first,) = next(channels)
         size, stride = (3, 1) if self.is_for_small_images else (7, 2)
-        x = _conv(self.width, size, stride, **settings)(x)
+        x = _conv(first, size, stride, **settings)(x)
         x = normalized(x, train, self.dtype)
         if not self.is_for_small_images:
             x = ops.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for group, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 x = block(
-                    2**group * self.width,
+                    next(channels),
                     stride=2 if group > 0 and i == 0 else 1,
-                    is_bottleneck=self.is_bottleneck,
+                    has_projection=i == 0 and (group > 0 or self.is_bottleneck),
                     name=f"group_{group}_block_{i}",
                     **settings,
                 )(x, train)
         return Dense(self.num_classes, **settings)(mean_over_pixels(x))
+
+    def _standard_channels(self) -> list[tuple[int, ...]]:
+        channels: list[tuple[int, ...]] = [(self.width,)]
+        for group, blocks in enumerate(self.blocks):
+            n = 2**group * self.width
+            channels += blocks * [(n, n, 4 * n) if self.is_bottleneck else (n, n)]
+        return channels
 
 
 resnet_18 = functools.partial(ResNet, blocks=(2, 2, 2, 2))

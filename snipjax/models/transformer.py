@@ -37,6 +37,29 @@ GPT2_XL = Config(vocab_size=50257, length=1024, width=1600, depth=48, heads=25)
 _normal = nn.initializers.normal(0.02)
 
 
+class BlockSizes(NamedTuple):
+    """Sizes of a :class:`Block`."""
+
+    heads: int
+    head_units: int
+    mlp_units: int
+
+
+def block_sizes(width: int, depth: int, heads: int) -> tuple[BlockSizes, ...]:
+    """Returns the standard sizes of blocks, whose heads share the width.
+
+    Example:
+      >>> block_sizes(width=8, depth=1, heads=2)
+      (BlockSizes(heads=2, head_units=4, mlp_units=32),)
+    """
+    if width % heads:
+        raise ValueError(
+            f"heads is {heads}, which does not divide the width {width}; all heads "
+            "have as many units"
+        )
+    return depth * (BlockSizes(heads, width // heads, 4 * width),)
+
+
 class Block(nn.Module):
     """Adds attention, then two dense layers, each of a normalized input.
 
@@ -45,13 +68,13 @@ class Block(nn.Module):
         x = x + W_o attention(W_q n, W_k n, W_v n),  n = norm(x)
         x = x + W_2 activation(W_1 norm(x))
 
-    on ``[batch, length, width]``, with biases. Attention has ``heads`` heads, each
-    ``softmax(q k^T / sqrt(width / heads)) v``; with ``is_causal``, a position attends
-    to itself and earlier ones. Softmax and the statistics of the norms are float32.
-    ``residual_init`` samples ``W_o`` and ``W_2``, ``kernel_init`` the other kernels.
+    on ``[batch, length, width]``, with biases. Attention has heads of ``n`` units, each
+    ``softmax(q k^T / sqrt(n)) v``; with ``is_causal``, a position attends to itself and
+    earlier ones. Softmax and the statistics of the norms are float32. ``residual_init``
+    samples ``W_o`` and ``W_2``, ``kernel_init`` the other kernels.
     """
 
-    heads: int
+    sizes: BlockSizes
     is_causal: bool
     activation: Callable[[chex.Array], chex.Array]
     epsilon: float  # of the norms
@@ -63,11 +86,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
         width = x.shape[-1]
-        if width % self.heads:
-            raise ValueError(
-                f"heads is {self.heads}, which does not divide the width {width}; all "
-                "heads have as many units"
-            )
+        heads, head_units, mlp_units = self.sizes
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = functools.partial(Dense, kernel_init=self.kernel_init, **dtypes)
         residual = functools.partial(
@@ -76,15 +95,16 @@ class Block(nn.Module):
         norm = functools.partial(layer_norm, self.epsilon, **dtypes)
 
         y = norm(name="attention_norm")(x)
-        heads = (*x.shape[:-1], self.heads, width // self.heads)
         query, key, value = (
-            dense(width, name=name)(y).reshape(heads)
+            dense(heads * head_units, name=name)(y).reshape(
+                *x.shape[:-1], heads, head_units
+            )
             for name in ("query", "key", "value")
         )
         y = jax.nn.dot_product_attention(query, key, value, is_causal=self.is_causal)
-        x = x + residual(name="attention_out")(y.reshape(x.shape))
+        x = x + residual(name="attention_out")(y.reshape(*x.shape[:-1], -1))
 
-        y = self.activation(dense(4 * width, name="mlp_in")(norm(name="mlp_norm")(x)))
+        y = self.activation(dense(mlp_units, name="mlp_in")(norm(name="mlp_norm")(x)))
         return x + residual(name="mlp_out")(y)
 
 
@@ -104,10 +124,12 @@ class Transformer(nn.Module):
     ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: values that it
     does not save are recomputed for the gradient. ``kernel_init`` samples kernels;
     kernels that add to the residual stream are divided by ``sqrt(2 * depth)``, so that
-    its variance does not grow with the depth.
+    its variance does not grow with the depth. ``blocks``, if given, has the sizes of
+    each block; otherwise heads share the width.
     """
 
     config: Config
+    blocks: tuple[BlockSizes, ...] | None = None
     dtype: chex.ArrayDType = jnp.float32
     param_dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = _normal
@@ -133,9 +155,9 @@ class Transformer(nn.Module):
         block = rematerialized(Block, self.remat)
 
         x = embed(tokens) + positions[:length].astype(self.dtype)
-        for i in range(depth):
+        for i, sizes in enumerate(self.blocks or block_sizes(width, depth, heads)):
             x = block(
-                heads,
+                sizes,
                 is_causal=True,
                 activation=nn.gelu,
                 epsilon=1e-5,

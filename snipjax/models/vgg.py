@@ -23,39 +23,32 @@ from snipjax.models.layers import (
     normalized,
 )
 
-# For each block, the kernel size of each convolution and the channels of all.
-_BLOCKS_C = (
-    ((3, 3), 64),
-    ((3, 3), 128),
-    ((3, 3, 1), 256),
-    ((3, 3, 1), 512),
-    ((3, 3, 1), 512),
-)
-_BLOCKS_D = (
-    ((3, 3), 64),
-    ((3, 3), 128),
-    ((3, 3, 3), 256),
-    ((3, 3, 3), 512),
-    ((3, 3, 3), 512),
-)
-_BLOCKS_11 = (((3,), 64), ((3,), 128), ((3, 3), 256), ((3, 3), 512), ((3, 3), 512))
-_BLOCKS_19 = (
-    ((3, 3), 64),
-    ((3, 3), 128),
-    ((3, 3, 3, 3), 256),
-    ((3, 3, 3, 3), 512),
-    ((3, 3, 3, 3), 512),
-)
+_Blocks = tuple[tuple[tuple[int, int], ...], ...]
+
+
+def _blocks(*kernel_sizes: tuple[int, ...]) -> _Blocks:
+    """Returns kernel size and channels of each convolution, block by block."""
+    return tuple(
+        tuple((size, channels) for size in sizes)
+        for sizes, channels in zip(kernel_sizes, (64, 128, 256, 512, 512))
+    )
+
+
+_BLOCKS_C = _blocks((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1))
+_BLOCKS_D = _blocks((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))
+_BLOCKS_11 = _blocks((3,), (3,), (3, 3), (3, 3), (3, 3))
+_BLOCKS_19 = _blocks((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3))
 
 
 class VGG(nn.Module):
     """Applies five blocks of convolutions and a max-pool, then dense layers.
 
-    With ``ends_in_mean``, a mean over all pixels takes the place of the last max-pool.
+    ``blocks`` has the kernel size and the channels of each convolution. With
+    ``ends_in_mean``, a mean over all pixels takes the place of the last max-pool.
     """
 
     num_classes: int
-    blocks: tuple[tuple[tuple[int, ...], int], ...] = _BLOCKS_D
+    blocks: _Blocks = _BLOCKS_D
     dense_units: tuple[int, ...] = (512, 512)
     ends_in_mean: bool = False
     dtype: chex.ArrayDType = jnp.float32
@@ -66,10 +59,10 @@ class VGG(nn.Module):
         conv = functools.partial(Conv, dtype=self.dtype, kernel_init=self.kernel_init)
         dense = functools.partial(Dense, dtype=self.dtype, kernel_init=self.kernel_init)
 
-        for block, (kernel_sizes, channels) in enumerate(self.blocks, start=1):
-            for size in kernel_sizes:
+        for number, block in enumerate(self.blocks, start=1):
+            for size, channels in block:
                 x = normalized(conv(channels, (size, size))(x), train, self.dtype)
-            if self.ends_in_mean and block == len(self.blocks):
+            if self.ends_in_mean and number == len(self.blocks):
                 x = mean_over_pixels(x)
             else:
                 x = max_pool(x)

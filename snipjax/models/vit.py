@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from snipjax.initializers import fan_in
 from snipjax.models.layers import Conv, Dense, rematerialized
-from snipjax.models.transformer import Block, layer_norm
+from snipjax.models.transformer import Block, BlockSizes, block_sizes, layer_norm
 
 _exact_gelu = functools.partial(nn.gelu, approximate=False)
 
@@ -31,6 +31,7 @@ class ViT(nn.Module):
     ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: values that it
     does not save are recomputed for the gradient. ``epsilon`` is the layer norms' own;
     weights in Hugging Face's layout need 1e-12. ``kernel_init`` samples kernels.
+    ``blocks``, if given, has the sizes of each block; otherwise heads share the width.
     """
 
     num_classes: int
@@ -38,6 +39,7 @@ class ViT(nn.Module):
     depth: int = 12
     heads: int = 12
     patch: int = 16
+    blocks: tuple[BlockSizes, ...] | None = None
     epsilon: float = 1e-6
     dtype: chex.ArrayDType = jnp.float32
     param_dtype: chex.ArrayDType = jnp.float32
@@ -69,9 +71,10 @@ class ViT(nn.Module):
             "positions", nn.initializers.normal(0.02), x.shape[1:], self.param_dtype
         )
         x = x + positions.astype(self.dtype)
-        for i in range(self.depth):
+        blocks = self.blocks or block_sizes(self.width, self.depth, self.heads)
+        for i, sizes in enumerate(blocks):
             x = block(
-                self.heads,
+                sizes,
                 is_causal=False,
                 activation=_exact_gelu,
                 epsilon=self.epsilon,

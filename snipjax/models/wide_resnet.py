@@ -18,26 +18,26 @@ from snipjax.models.layers import Conv, Dense, mean_over_pixels, normalized
 class Block(nn.Module):
     """Applies a pre-activation block, ``shortcut + conv(relu(bn(conv(relu(bn(x))))))``.
 
-    The shortcut is ``x``, or a 1x1 convolution of ``relu(bn(x))`` where the block
-    changes the number of channels.
+    The shortcut is ``x``, or with ``has_projection`` a 1x1 convolution of
+    ``relu(bn(x))``. ``channels`` has the widths of the two 3x3 convolutions.
     """
 
-    channels: int
+    channels: tuple[int, ...]
     stride: int
+    has_projection: bool
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
-        conv = functools.partial(
-            Conv, self.channels, dtype=self.dtype, kernel_init=self.kernel_init
-        )
+        conv = functools.partial(Conv, dtype=self.dtype, kernel_init=self.kernel_init)
 
+        inner, outer = self.channels
         activated = normalized(x, train, self.dtype)
-        y = conv((3, 3), strides=self.stride)(activated)
-        y = conv((3, 3))(normalized(y, train, self.dtype))
-        if x.shape[-1] != self.channels:
-            x = conv((1, 1), strides=self.stride, name="shortcut")(activated)
+        y = conv(inner, (3, 3), strides=self.stride)(activated)
+        y = conv(outer, (3, 3))(normalized(y, train, self.dtype))
+        if self.has_projection:
+            x = conv(outer, (1, 1), strides=self.stride, name="shortcut")(activated)
         return x + y
 
 
@@ -45,12 +45,14 @@ class WideResNet(nn.Module):
     """Applies WRN-d-k: groups of blocks of 16k, 32k and 64k channels, then a mean.
 
     ``d`` is ``6 * blocks + 4`` and ``k`` is ``width``. The second and third groups
-    halve the image in their first block. ``kernel_init`` samples all kernels.
+    halve the image in their first block. ``channels``, if given, has the widths of the
+    first convolution and of each block's. ``kernel_init`` samples all kernels.
     """
 
     num_classes: int
     blocks: int = 2
     width: int = 8
+    channels: tuple[tuple[int, ...], ...] | None = None
     dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
 
@@ -58,14 +60,23 @@ class WideResNet(nn.Module):
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
         settings = {"dtype": self.dtype, "kernel_init": self.kernel_init}
 
-        x = Conv(16, (3, 3), **settings)(x)
+        channels = iter(self.channels or self._standard_channels())
+        (first,) = next(channels)
+        x = Conv(first, (3, 3), **settings)(x)
         for group in range(3):
             for i in range(self.blocks):
                 stride = 2 if group > 0 and i == 0 else 1
-                channels = 16 * 2**group * self.width
-                x = Block(channels, stride, **settings)(x, train)
+                has_projection = i == 0 and (group > 0 or self.width > 1)
+                x = Block(next(channels), stride, has_projection, **settings)(x, train)
         x = normalized(x, train, self.dtype)
         return Dense(self.num_classes, **settings)(mean_over_pixels(x))
+
+    def _standard_channels(self) -> list[tuple[int, ...]]:
+        channels: list[tuple[int, ...]] = [(16,)]
+        for group in range(3):
+            n = 16 * 2**group * self.width
+            channels += self.blocks * [(n, n)]
+        return channels
 
 
 wrn_16_8 = functools.partial(WideResNet, blocks=2, width=8)

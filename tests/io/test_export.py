@@ -29,7 +29,7 @@ def test_stablehlo_of_a_smaller_network_takes_any_batch(tmp_path: Path) -> None:
 def test_onnx_of_a_smaller_network_in_onnx_runtime(tmp_path: Path) -> None:
     pytest.importorskip("jax2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    module = vgg.VGG(3, (((3, 1), 4), ((3,), 6)), (5,))
+    module = vgg.VGG(3, (((3, 4), (1, 4)), ((3, 6),)), (5,))
     network = from_module(module, noise((2, 8, 8, 3)))
     mask = random_mask(shrink.units(*network))
     small_apply, params = shrink.shrink(*network[:2], mask, network.inputs)

@@ -125,7 +125,7 @@ class Net(nn.Module):
         x = layers.Conv(3, (3, 3), padding=1)(x)
         x = nn.relu(nn.BatchNorm(use_running_average=True)(x))
         x = ops.max_pool(x, (2, 2), (2, 2))
-        x = Block(4, 2)(x)
+        x = Block((4, 4), 2, has_projection=True)(x)
         return nn.Dense(3)(x.mean((1, 2)))
 
 

@@ -26,7 +26,7 @@ SMALL: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "dense": (models.lenet.LeNet300(10), (2, 4, 4, 1)),
     "lstm": (recurrent.Recurrent(3, units=6), (2, 3, 4, 1)),
     "gru": (recurrent.Recurrent(3, recurrent.GRUCell, units=6), (2, 3, 4, 1)),
-    "vgg": (vgg.VGG(3, (((3, 1), 4), ((3,), 6)), (5,)), (2, 8, 8, 3)),
+    "vgg": (vgg.VGG(3, (((3, 4), (1, 4)), ((3, 6),)), (5,)), (2, 8, 8, 3)),
     "resnet": (
         resnet.ResNet(3, (1, 1), width=4, is_for_small_images=True),
         (2, 8, 8, 3),
