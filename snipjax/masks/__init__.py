@@ -1,6 +1,13 @@
 """Masks: which connections are kept."""
 
 from snipjax._src.types import Mask, Prunable, Scores, Select
+from snipjax.masks.allocations import (
+    erdos_renyi,
+    erk,
+    smart_ratio,
+    uniform,
+    uniform_plus,
+)
 from snipjax.masks.budgets import by_group, with_minimum_density
 from snipjax.masks.densities import (
     Allocation,
@@ -8,11 +15,6 @@ from snipjax.masks.densities import (
     by_allocation,
     by_density,
     densities,
-    erdos_renyi,
-    erk,
-    smart_ratio,
-    uniform,
-    uniform_plus,
 )
 from snipjax.masks.effective import effective, effective_sparsity
 from snipjax.masks.mask import apply, check_mask, kept_count, ones, sparsity

@@ -243,7 +243,10 @@ def _result(equation: Any, operands: list[_Value]) -> _Value:
             return _Value(result.array, False, True, result.array)
         return result
     if name in _JOINS:
-        are_terms = [_is_number(variable) for variable in equation.invars]
+        are_terms = [
+            jnp.issubdtype(variable.aval.dtype, jnp.inexact)
+            for variable in equation.invars
+        ]
 
         def join(terms: list[chex.Array]) -> chex.Array:
             rest = iter(terms)
@@ -354,11 +357,8 @@ def _cond(equation: Any, operands: list[_Value]) -> list[_Value]:
     """Returns the results of any branch, or of the default for all platforms."""
     branches = jaxprs.branches(equation)
     results = [_run(branch, operands[1:]) for branch in branches]
-    return [functools.reduce(_either, values) for values in zip(*results)]
-
-
-def _either(a: _Value, b: _Value) -> _Value:
-    return _sum(sum, [a, b])
+    either = lambda a, b: _sum(sum, [a, b])  # noqa: E731
+    return [functools.reduce(either, values) for values in zip(*results)]
 
 
 def _scan(params: Any, operands: list[_Value]) -> list[_Value]:
@@ -391,17 +391,8 @@ def _stacked(rows: tuple[_Value, ...]) -> _Value:
 
 
 def _window_sum(x: chex.Array, params: Any) -> chex.Array:
-    return jax.lax.reduce_window(
-        x,
-        0.0,
-        jax.lax.add,
-        params["window_dimensions"],
-        params["window_strides"],
-        params["padding"],
-        params["base_dilation"],
-        params["window_dilation"],
+    names = (
+        *("window_dimensions", "window_strides", "padding"),
+        *("base_dilation", "window_dilation"),
     )
-
-
-def _is_number(variable: Any) -> bool:
-    return jnp.issubdtype(variable.aval.dtype, jnp.inexact)
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, *(params[n] for n in names))
