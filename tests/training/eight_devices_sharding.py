@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.collectives import bytes_per_device, collectives
-from snipjax import masks, optim, saliency, training
+from snipjax import masks, optim, saliency, shrink, training
 from snipjax.training import Batch, distributed, sharding
 from tests.conftest import largest_by_sorting
 
@@ -79,6 +79,22 @@ class TestRule:
             placed = sharding.batch_sharding(MESH, leading=leading)
             batch = jax.device_put(jnp.zeros(shape), placed)
             assert {shard.data.shape for shard in batch.addressable_shards} == {part}
+
+
+def test_smaller_networks_are_sharded_like_others() -> None:
+    def loss_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
+        return jnp.mean(jnp.sin(jax.nn.relu(x @ params["in"]) @ params["out"]))
+
+    params = {"in": normal(64, 128), "out": normal(128, 64, seed=1)}
+    x, keep = normal(16, 64, seed=2), np.arange(128) % 2 == 0
+    mask = {"in": jnp.tile(keep, (64, 1)), "out": jnp.tile(keep[:, None], (1, 64))}
+    small_loss, small_params = shrink.shrink(loss_fn, params, mask, x)
+    placed = scattered(small_params)
+    assert not any(x.sharding.is_fully_replicated for x in jax.tree.leaves(placed))
+    grads = jax.jit(jax.grad(small_loss))(placed, split(x))
+    expected = jax.grad(loss_fn)(masks.apply(mask, params), x)
+    np.testing.assert_allclose(grads["in"], expected["in"][:, keep], atol=1e-6)
+    np.testing.assert_allclose(grads["out"], expected["out"][keep], atol=1e-6)
 
 
 def test_selection_is_exact_and_exchanges_scalars_only() -> None:
