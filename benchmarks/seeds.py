@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import networks, timing
-from snipjax import models, optim, training
+from snipjax import masks, models, optim, training
 from snipjax.training import side_by_side
 
 NAME, SEEDS, STEPS, EPOCHS = "lenet_300_100", 20, 270, 20
@@ -25,21 +25,24 @@ COMMAND = (
 )
 
 
-def member(key: jax.Array) -> training.TrainState:
+def member(name: str, key: jax.Array) -> training.TrainState:
     """Returns the training state of one network, masked."""
-    image = networks.batch(NAME).images[:1]
-    sample = models.create(NAME, 10).init(key, image, train=False)
-    optimizer = _optimizer(networks.five_percent(sample["params"]))
-    return training.init_state(sample, optimizer, key)
+    image = networks.batch(name).images[:1]
+    sample = models.create(name, 10).init(key, image, train=False)
+    mask = networks.five_percent(sample["params"])
+    pruned = {**sample, "params": masks.apply(mask, sample["params"])}
+    return training.init_state(pruned, _optimizer(mask), key)
 
 
 def _optimizer(mask: Any) -> Any:
     return optim.sparse(training.sgd(0.1), mask)
 
 
-def steps(state: training.TrainState, examples: training.Batch) -> Any:
+def steps(
+    name: str, num_steps: int, state: training.TrainState, examples: training.Batch
+) -> Any:
     """Returns the state after the steps of one dispatch, as a run takes them."""
-    model = models.create(NAME, 10)
+    model = models.create(name, 10)
     optimizer = _optimizer(state.opt_state.mask)
     return training.over_batches(
         lambda state, batch, key: training.train_step(
@@ -49,16 +52,16 @@ def steps(state: training.TrainState, examples: training.Batch) -> Any:
         examples,
         start=state.step,
         key=state.key,
-        num_steps=STEPS,
+        num_steps=num_steps,
         batch_size=100,
     )[0]
 
 
 def repeated(
-    function: Callable[..., training.TrainState], state: training.TrainState
+    name: str, function: Callable[..., training.TrainState], state: Any
 ) -> Callable[[], training.TrainState]:
     """Returns a function that goes on from the state at each call."""
-    batch = networks.batch(NAME)
+    batch = networks.batch(name)
     examples = training.Batch(
         *(jnp.tile(x, (27,) + (1,) * (x.ndim - 1)) for x in batch)
     )
@@ -72,25 +75,40 @@ def repeated(
     return go_on
 
 
-def dispatches() -> tuple[Callable[[], Any], Callable[[], Any], Callable[[], Any]]:
-    """Returns dispatches of one network, of twenty as a run has them, under vmap."""
+def dispatches(
+    name: str = NAME, *, seeds: int = SEEDS, num_steps: int = STEPS
+) -> dict[str, Callable[[], Callable[[], Any]]]:
+    """Returns what makes a dispatch of one network, and of many in each form.
 
-    def keys() -> jax.Array:  # new ones for each, because states are donated
-        return jax.random.split(jax.random.key(0), SEEDS)
+    The forms are as a run has them, under ``jax.vmap``, and one after the other.
+    """
+    one = functools.partial(steps, name, num_steps)
+    axes = side_by_side.AXES
 
     def as_run(state: training.TrainState, examples: training.Batch) -> Any:
-        networks = side_by_side.over_networks(steps, state, examples)
-        return networks._replace(step=state.step + STEPS)
+        networks = side_by_side.over_networks(one, state, examples)
+        return networks._replace(step=state.step + num_steps)
 
-    stacked = jax.vmap(member, out_axes=side_by_side.AXES)
-    vmapped = jax.vmap(
-        steps, in_axes=(side_by_side.AXES, None), out_axes=side_by_side.AXES
-    )
-    return (
-        repeated(steps, member(keys()[0])),
-        repeated(as_run, stacked(keys())),
-        repeated(vmapped, stacked(keys())),
-    )
+    def in_turn(state: training.TrainState, examples: training.Batch) -> Any:
+        after = jax.lax.map(
+            lambda rest: one(training.TrainState(state.step, *rest), examples),
+            state[1:],
+        )
+        return after._replace(step=state.step + num_steps)
+
+    vmapped = jax.vmap(one, in_axes=(axes, None), out_axes=axes)
+    member_by_key = functools.partial(member, name)
+
+    def stacked() -> training.TrainState:  # new for each, because states are donated
+        keys = jax.random.split(jax.random.key(0), seeds)
+        return jax.jit(jax.vmap(member_by_key, out_axes=axes))(keys)
+
+    return {
+        "one alone": lambda: repeated(name, one, member_by_key(jax.random.key(0))),
+        "as a run": lambda: repeated(name, as_run, stacked()),
+        "jax.vmap": lambda: repeated(name, vmapped, stacked()),
+        "jax.lax.map": lambda: repeated(name, in_turn, stacked()),
+    }
 
 
 def seconds_of_run(data_dir: str | None, *arguments: str) -> float:
@@ -108,7 +126,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", help="as that of train.py")
     run = functools.partial(seconds_of_run, parser.parse_args().data_dir)
-    one, as_run, vmapped = timing.alternating(dispatches(), repeats=7)
+    forms = dispatches()
+    functions = [forms[name]() for name in ("one alone", "as a run", "jax.vmap")]
+    one, as_run, vmapped = timing.alternating(functions, repeats=7)
     twenty = [SEEDS * seconds for seconds in one]
     name = f"{STEPS} steps of {SEEDS} {NAME}"
     rows = [

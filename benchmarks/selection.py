@@ -47,6 +47,33 @@ def sort(leaves: dict[str, jax.Array]) -> Callable[[], Any]:
     return lambda: compiled(leaves)
 
 
+def top(leaves: dict[str, jax.Array]) -> Callable[[], Any]:
+    """Returns a function that takes the largest of the scores' concatenation."""
+    kept = masks.kept_count(sum(leaf.size for leaf in leaves.values()), SPARSITY)
+    compiled = jax.jit(
+        lambda leaves: jax.lax.top_k(
+            jnp.concatenate([x.ravel() for x in leaves.values()]), kept
+        )[0][-1]
+    )
+    return lambda: compiled(leaves)
+
+
+def is_exact(leaves: dict[str, jax.Array], mask: dict[str, jax.Array]) -> bool:
+    """Returns whether a mask keeps the right number, and no pruned score is larger."""
+    wanted = masks.kept_count(sum(leaf.size for leaf in leaves.values()), SPARSITY)
+    least, most, kept = _margins(leaves, mask)
+    return bool(kept == wanted and least >= most)
+
+
+@jax.jit
+def _margins(leaves: dict[str, jax.Array], mask: dict[str, jax.Array]) -> Any:
+    pairs = [(leaf, mask[name]) for name, leaf in leaves.items()]
+    least = [jnp.min(jnp.where(kept, leaf, jnp.inf)) for leaf, kept in pairs]
+    most = [jnp.max(jnp.where(kept, -jnp.inf, leaf)) for leaf, kept in pairs]
+    number = sum(jnp.sum(kept, dtype=jnp.uint32) for _, kept in pairs)
+    return jnp.min(jnp.stack(least)), jnp.max(jnp.stack(most)), number
+
+
 def extra_memory(millions: int) -> float:
     """Returns the peak memory of a selection beyond scores and mask, in scores' sizes.
 

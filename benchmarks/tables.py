@@ -39,29 +39,78 @@ def tables(directory: Path) -> Iterator[str]:
             yield f"## {name}\n\n{table(json.loads(path.read_text()))}"
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def accelerator(path: Path) -> Iterator[str]:
     """Yields a heading and a table for each kind of row that an accelerator gave.
 
-    Rates of networks are also a share of the measured rate of matrix products.
+    Seconds become shares of the limits measured in the same file, and of rivals.
     """
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    limits = {r["precision"]: r["TFLOP/s"] for r in rows if r["what"] == "product"}
+    rows = read(path)
     for row in rows:
-        if row["what"] == "step" and "TFLOP/s" in row and row["precision"] in limits:
-            row["share of products"] = row["TFLOP/s"] / limits[row["precision"]]
+        row |= _shares(row, rows)
     for what in dict.fromkeys(row["what"] for row in rows):
         frame = pd.DataFrame([row for row in rows if row["what"] == what])
-        shown = frame.drop(columns="what").dropna(axis="columns", how="all")
+        # A network, or what a row measures, already says which job it is of.
+        unseen = ["what"] if what in ("failed", "done") else ["what", "job"]
+        shown = frame.drop(columns=unseen, errors="ignore")
+        shown = shown.dropna(axis="columns", how="all")
         lines = [list(shown), ["---"] * shown.shape[1]]
         lines += [[_text(value) for value in row] for row in shown.to_numpy().tolist()]
         table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
         yield f"## {what}\n\n{table}"
 
 
+def _shares(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Returns the ratios of a row to others of the same network and precision."""
+    what, seconds = row["what"], row.get("seconds")
+
+    def found(kind: str, field: str = "seconds", case: str = "") -> float:
+        """Returns the least value in rows like this one, NaN if there are none."""
+        same = ("network", "precision") if kind != "product" else ("precision",)
+        like = [
+            other[field]
+            for other in rows
+            if other["what"] == kind
+            and other.get("case", "").startswith(case)
+            and all(other.get(name) == row.get(name) for name in same)
+        ]
+        return min(like, default=math.nan)
+
+    if what == "selection":
+        copies = [other["GB/s"] for other in rows if other["what"] == "copy"]
+        read_once = 4e-9 * row["scores"] / max(copies, default=math.nan)
+        return {"times read once": seconds / read_once}
+    if what == "prune":
+        return {"to a gradient": seconds / found("gradient")}
+    if what == "stream":
+        return {"to memory": seconds / row["from memory"]}
+    if what == "seeds":
+        alone = row["networks"] * found("seeds", case="one alone")
+        whole = seconds * 135_000 / row["steps"] / 60
+        return {"to as many alone": seconds / alone, "minutes of 250 epochs": whole}
+    if what != "step":
+        return {}
+    shares = (
+        {}
+        if "PyTorch" in row["case"]
+        else {"to PyTorch": seconds / found("step", case="PyTorch")}
+    )
+    if row["case"] == "masked":
+        shares["to dense"] = seconds / found("step", case="dense")
+    if "TFLOP/s" in row:
+        shares["of products"] = row["TFLOP/s"] / found("product", "TFLOP/s")
+    return shares
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.4g}"
-    return str(value)
+    # A cell is one line, without the bars that divide cells.
+    return "" if value is None else " ".join(str(value).replace("|", "/").split())
 
 
 def main() -> None:

@@ -1,18 +1,15 @@
 """What the benchmarks' figures are: alternate timings, and ratios of medians."""
 
-import functools
 import importlib
 import json
 import sys
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import pytest
 
-from benchmarks import accelerator, paper, scale, tables, timing
-from snipjax import arguments, cli, masks, models
+from benchmarks import paper, scale, tables, timing
+from snipjax import arguments, cli, masks
 from snipjax.results import reading
 from tests.test_train import flags_of
 
@@ -119,68 +116,3 @@ class TestPaper:
         paper.main()
         found = reading.read(tmp_path).sparsity.round(2)
         assert sorted(found) == [0.9, 0.9, 0.95, 0.95, 0.98, 0.98]
-
-
-class TestAccelerator:
-    """Rows on a CPU in miniature."""
-
-    @pytest.mark.slow
-    def test_a_network_has_a_row_for_each_figure(self) -> None:
-        (case,), precision = accelerator.SMALL, accelerator.PRECISIONS[1]
-        rows = list(accelerator.network(case, precision))
-        assert [row["what"] for row in rows][:3] == ["step", "prune", "step"]
-        assert rows[0]["GB"] > 3 * 4e-9 * 266_610  # params, momentum and gradient
-        flops = rows[0]["TFLOP/s"] * rows[0]["seconds"]
-        # A product for the logits, two for gradients but for the inputs', and four
-        # operations a parameter for momentum and step.
-        products = 2 * 4 * (3 * 266_200 - 235_200)
-        assert 1e12 * flops == pytest.approx(products + 4 * 266_610, rel=0.02)
-
-    def test_a_part_that_fails_costs_the_others_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fails() -> None:
-            raise MemoryError("too large")
-
-        row = {"what": "copy", "seconds": 0.123456}
-        parts = {"limits": [fails, lambda: iter([row])]}
-        monkeypatch.setattr(accelerator, "parts", lambda small: parts)
-        out = tmp_path / "rows.jsonl"
-        monkeypatch.setattr(sys, "argv", ["accelerator", "--small", "--out", str(out)])
-        accelerator.main()
-        lines = [json.loads(line) for line in out.read_text().splitlines()]
-        assert [line["what"] for line in lines] == ["machine", "failed", "copy"]
-        assert lines[-1]["seconds"] == 0.1235
-
-    def test_rows_become_tables_with_shares_of_the_limit(self, tmp_path: Path) -> None:
-        step = {"what": "step", "precision": "tf32", "TFLOP/s": 20.0, "network": "n"}
-        rows = [
-            {"what": "product", "precision": "tf32", "TFLOP/s": 50.0},
-            step,
-            {**step, "case": "masked", "seconds": 0.25},
-        ]
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        limits, steps = tables.accelerator(path)
-        assert limits.startswith("## product\n\n| precision | TFLOP/s |\n")
-        assert steps.splitlines()[-1] == "| tf32 | 20 | n | 0.4 | masked | 0.25 |"
-
-    @pytest.mark.slow
-    def test_a_stream_feeds_a_step(self) -> None:
-        (row,) = accelerator.stream(True)
-        assert row["seconds"] > 0 < row["from memory"]
-
-    @pytest.mark.slow
-    def test_selections_are_exact(self) -> None:
-        ours = [r for r in accelerator.selections(True) if "masks" in r["case"]]
-        assert all(row["exact"] for row in ours)
-
-    def test_networks_of_pytorch_have_as_many_parameters(self) -> None:
-        torch_networks = pytest.importorskip("benchmarks.torch_networks")
-        for name in ("vgg_d", "wrn_16_8"):
-            model, images = models.create(name, 10), jnp.zeros((1, 32, 32, 3))
-            init = functools.partial(model.init, train=False)
-            params = jax.eval_shape(init, jax.random.key(0), images)["params"]
-            ours = sum(leaf.size for leaf in jax.tree.leaves(params))
-            theirs = sum(p.numel() for p in torch_networks.create(name).parameters())
-            assert theirs == ours

@@ -34,6 +34,9 @@ GPT2_MEDIUM = Config(vocab_size=50257, length=1024, width=1024, depth=24, heads=
 GPT2_LARGE = Config(vocab_size=50257, length=1024, width=1280, depth=36, heads=20)
 GPT2_XL = Config(vocab_size=50257, length=1024, width=1600, depth=48, heads=25)
 
+# (query, key, value [batch, length, heads, units], is_causal=) -> the same shape.
+Attention = Callable[..., chex.Array]
+
 _normal = nn.initializers.normal(0.02)
 
 
@@ -72,6 +75,7 @@ class Block(nn.Module):
     ``softmax(q k^T / sqrt(n)) v``; with ``is_causal``, a position attends to itself and
     earlier ones. Softmax and the statistics of the norms are float32. ``residual_init``
     samples ``W_o`` and ``W_2``, ``kernel_init`` the other kernels.
+    ``attention`` takes the arguments of ``jax.nn.dot_product_attention``.
     """
 
     sizes: BlockSizes
@@ -82,6 +86,7 @@ class Block(nn.Module):
     residual_init: nn.initializers.Initializer
     dtype: chex.ArrayDType = jnp.float32
     param_dtype: chex.ArrayDType = jnp.float32
+    attention: Attention = jax.nn.dot_product_attention
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
@@ -101,7 +106,7 @@ class Block(nn.Module):
             )
             for name in ("query", "key", "value")
         )
-        y = jax.nn.dot_product_attention(query, key, value, is_causal=self.is_causal)
+        y = self.attention(query, key, value, is_causal=self.is_causal)
         x = x + residual(name="attention_out")(y.reshape(*x.shape[:-1], -1))
 
         y = self.activation(dense(mlp_units, name="mlp_in")(norm(name="mlp_norm")(x)))
@@ -126,6 +131,10 @@ class Transformer(nn.Module):
     kernels that add to the residual stream are divided by ``sqrt(2 * depth)``, so that
     its variance does not grow with the depth. ``blocks``, if given, has the sizes of
     each block; otherwise heads share the width.
+
+    ``attention`` takes the arguments of ``jax.nn.dot_product_attention``. On a GPU, in
+    half precision, ``functools.partial(jax.nn.dot_product_attention,
+    implementation="cudnn")`` is fused; it has no forward mode.
     """
 
     config: Config
@@ -134,6 +143,7 @@ class Transformer(nn.Module):
     param_dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = _normal
     remat: Callable[..., bool] | None = None
+    attention: Attention = jax.nn.dot_product_attention
 
     @nn.compact
     def __call__(self, tokens: chex.Array) -> chex.Array:
@@ -163,6 +173,7 @@ class Transformer(nn.Module):
                 epsilon=1e-5,
                 kernel_init=self.kernel_init,
                 residual_init=_divided(self.kernel_init, math.sqrt(2 * depth)),
+                attention=self.attention,
                 name=f"block_{i}",
                 **dtypes,
             )(x)

@@ -10,11 +10,18 @@ from collections.abc import Callable
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from snipjax.initializers import fan_in
 from snipjax.models.layers import Conv, Dense, rematerialized
-from snipjax.models.transformer import Block, BlockSizes, block_sizes, layer_norm
+from snipjax.models.transformer import (
+    Attention,
+    Block,
+    BlockSizes,
+    block_sizes,
+    layer_norm,
+)
 
 _exact_gelu = functools.partial(nn.gelu, approximate=False)
 
@@ -32,6 +39,7 @@ class ViT(nn.Module):
     does not save are recomputed for the gradient. ``epsilon`` is the layer norms' own;
     weights in Hugging Face's layout need 1e-12. ``kernel_init`` samples kernels.
     ``blocks``, if given, has the sizes of each block; otherwise heads share the width.
+    ``attention`` is as in :class:`~snipjax.models.transformer.Transformer`.
     """
 
     num_classes: int
@@ -45,6 +53,7 @@ class ViT(nn.Module):
     param_dtype: chex.ArrayDType = jnp.float32
     kernel_init: nn.initializers.Initializer = fan_in
     remat: Callable[..., bool] | None = None
+    attention: Attention = jax.nn.dot_product_attention
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool = False) -> chex.Array:
@@ -79,6 +88,7 @@ class ViT(nn.Module):
                 activation=_exact_gelu,
                 epsilon=self.epsilon,
                 residual_init=self.kernel_init,
+                attention=self.attention,
                 name=f"block_{i}",
                 **settings,
             )(x)

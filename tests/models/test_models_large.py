@@ -345,3 +345,19 @@ def test_sequences_without_a_next_token_are_refused(tokens: np.ndarray) -> None:
 def test_images_that_are_not_of_patches_are_refused(image: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="not made of patches of 4x4"):
         shapes(VIT, jnp.zeros(image))
+
+
+def test_attention_is_an_argument() -> None:
+    def by_hand(
+        query: chex.Array, key: chex.Array, value: chex.Array, *, is_causal: bool
+    ) -> chex.Array:
+        assert is_causal
+        logits = jnp.einsum("bqhn,bkhn->bhqk", query, key) / math.sqrt(query.shape[-1])
+        logits = jnp.where(jnp.tri(query.shape[1], dtype=bool), logits, -jnp.inf)
+        return jnp.einsum("bhqk,bkhn->bqhn", jax.nn.softmax(logits), value)
+
+    tokens = TOKENS[:, :-1]
+    variables = sampled(LANGUAGE, tokens)
+    wanted = LANGUAGE.apply(variables, tokens)
+    found = transformer.Transformer(SMALL, attention=by_hand).apply(variables, tokens)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
