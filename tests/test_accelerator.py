@@ -140,11 +140,9 @@ class TestRows:
             shapes.extend(x for x in inputs if not isinstance(x, torch.Tensor))
             return graph.forward
 
-        # More networks than PyTorch compiles of one code before it runs eagerly.
-        for size in range(8, 20):
-            case = SMALL._replace(name="lenet_5_caffe", shape=(28, 28, 1))
-            case = case._replace(batch_size=size)
-            torch.compiler.reset()
+        # By itself, PyTorch takes the second size for a symbol.
+        for size in (8, 9, 10):
+            case = SMALL._replace(batch_size=size)
             torch_rows.training_step(case, BFLOAT16, backend=record)()
         assert not shapes
 
