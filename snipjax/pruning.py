@@ -35,9 +35,11 @@ def prune(
 ) -> tuple[chex.ArrayTree, Mask]:
     r"""Prunes a network by the saliency of its connections on a mini-batch.
 
-    Computes ``scores = criterion(loss_fn, params, batch, key=key)``, keeps the
-    connections that ``select(scores, sparsity, prunable)`` chooses, and sets the others
-    to zero.
+    .. math:: s = criterion(L, w, B), \qquad c = select(s, sparsity), \qquad
+              w \leftarrow c \odot w
+
+    for the loss :math:`L`, the params :math:`w` and the batch :math:`B`: connections
+    that are not selected become zero.
 
     Args:
       loss_fn: ``(params, batch) -> scalar``, a pure function.
@@ -121,7 +123,11 @@ def score_and_mask(
     may_return: bool = False,
     jit: Callable[..., Callable[..., Any]] = jax.jit,
 ) -> tuple[Scores, Mask]:
-    """Returns the saliency of connections and the mask of those to keep.
+    r"""Returns the saliency of connections and the mask of those to keep.
+
+    .. math:: s = criterion(L, w, B), \qquad c = select(s, sparsity)
+
+    for the loss :math:`L`, the params :math:`w` and the batch :math:`B`.
 
     Outside of transformations, one program is compiled for the scores, and dies with
     the call: scoring and selection do not share their memory.
@@ -253,7 +259,9 @@ def warn_if_weak(scores: Scores, mask: Mask, *, stacklevel: int = 2) -> None:
 
 
 def mean_loss(loss_fn: LossFn) -> LossFn:
-    """Returns the mean of a loss over batches stacked along a leading axis.
+    r"""Returns the mean of a loss over batches stacked along a leading axis.
+
+    .. math:: \bar L(w) = \frac{1}{N} \sum_{i=1}^{N} L(w; B_i)
 
     Batches are taken one after the other. Each is gone through once for the value and
     the gradient, which adds up in float32; memory does not grow with their number.

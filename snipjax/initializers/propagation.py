@@ -47,10 +47,15 @@ def signal(
     - density: the share of the layer's prunable connections that SNIP keeps when it
       prunes the whole network to ``sparsity``.
 
-    And for every layer, the rank correlation: Spearman's correlation of the saliencies
-    of its kernels (not of biases) between two seeds, the mean over all pairs. Equal
-    saliencies, such as the zeros behind pixels that are always black, share the mean of
-    their ranks.
+    And for every layer, the rank correlation,
+
+    .. math:: \frac{2}{S (S - 1)} \sum_{a < b}
+              \mathrm{corr}(\mathrm{rank}(s^{(a)}), \mathrm{rank}(s^{(b)})),
+
+    over :math:`S` seeds with saliencies :math:`s^{(a)}`: Spearman's correlation of the
+    saliencies of its kernels (not of biases) between two seeds, the mean over all
+    pairs. Equal saliencies, such as the zeros behind pixels that are always black,
+    share the mean of their ranks.
 
     A module that is called several times, being shared, is one layer whose variances
     are over all calls. The output of a layer inside a lifted loop (``nn.scan``,

@@ -10,9 +10,27 @@ import numpy as np
 
 
 class Signal(NamedTuple):
-    """Variances, densities and rank correlations of layers; ``str`` gives a table.
+    r"""Holds variances, densities and rank correlations; ``str`` gives a table.
 
-    A value is NaN where it is not defined.
+    A value is NaN where it is not defined. For a layer's output :math:`z` and the loss
+    :math:`L`, the variances are
+
+    .. math:: \mathrm{Var}[z], \qquad \mathrm{Var}[\partial L / \partial z].
+
+    Attributes:
+      layers: names of the layers, in the order of the first call.
+      activation_variance: float32 array ``[seeds, layers]``.
+      gradient_variance: float32 array ``[seeds, layers]``.
+      density: share of the layer's connections that SNIP keeps, a float32 array
+        ``[seeds, layers]`` in [0, 1].
+      rank_correlation: mean over pairs of seeds, a float32 array ``[layers]`` in
+        [-1, 1].
+
+    Example:
+      >>> one = np.ones((1, 1), np.float32)
+      >>> print(Signal(("Dense_0",), one, 2 * one, 0.1 * one, np.nan * one[0]))
+      layer    activation variance    gradient variance  density (%)    rank correlation
+      Dense_0  1.00e+00 ± 0.00e+00  2.00e+00 ± 0.00e+00  10.00 ± 0.00                 -
     """
 
     layers: tuple[str, ...]  # in the order of the first call
@@ -43,9 +61,16 @@ class Signal(NamedTuple):
 def to_json(signal: Signal) -> dict[str, Any]:
     """Returns a signal as values that JSON has, with None for NaN.
 
-    >>> one = np.full((1, 1), 0.5, np.float32)
-    >>> to_json(Signal(("Dense_0",), one, one, np.nan * one, one[0]))["density"]
-    [[None]]
+    Args:
+      signal: arrays ``[seeds, layers]`` and ``[layers]``.
+
+    Returns:
+      A dictionary with a list, or a list of lists, for each field.
+
+    Example:
+      >>> one = np.full((1, 1), 0.5, np.float32)
+      >>> to_json(Signal(("Dense_0",), one, one, np.nan * one, one[0]))["density"]
+      [[None]]
     """
     values = {
         name: np.array(np.where(np.isnan(array), None, array.astype(object))).tolist()
@@ -56,7 +81,25 @@ def to_json(signal: Signal) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Signal:
-    """Returns the signal that values of JSON describe, or raises a ``ValueError``."""
+    """Returns the signal that values of JSON describe.
+
+    Args:
+      values: a dictionary as :func:`to_json` makes it, e.g. from a run's
+        ``signal.json``.
+
+    Returns:
+      Float32 arrays ``[seeds, layers]``, and the rank correlation ``[layers]``; NaN for
+      None.
+
+    Raises:
+      ValueError: if they do not describe one.
+
+    Example:
+      >>> one = np.full((1, 1), 0.5, np.float32)
+      >>> signal = Signal(("Dense_0",), one, one, one, one[0])
+      >>> from_json(to_json(signal)) == signal
+      True
+    """
     try:
         with np.errstate(over="ignore"):
             arrays = {

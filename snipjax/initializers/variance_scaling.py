@@ -17,6 +17,18 @@ import jax
 import jax.numpy as jnp
 
 Initializer = Callable[..., chex.Array]  # (key, shape, dtype=float32)
+"""The type of an initializer: ``(key, shape, dtype=float32) -> array``.
+
+``key`` is a PRNG key, and the array has the shape and dtype that are asked for.
+Initializers of ``jax.nn.initializers`` are of this type too.
+
+Example:
+  >>> def tenth(key, shape, dtype=jnp.float32):
+  ...     return jnp.full(shape, 0.1, dtype)
+  >>> model = snipjax.models.create("lenet_300_100", 10, kernel_init=tenth)
+  >>> model.kernel_init(jax.random.key(0), (1, 2))
+  Array([[0.1, 0.1]], dtype=float32)
+"""
 
 # The paper states no standard deviation for its random and truncated normal, and its
 # published code has neither. This is the default of tf.keras.initializers; with the
@@ -27,12 +39,17 @@ NORMAL_STDDEV = 0.05
 def random_normal(
     key: chex.PRNGKey, shape: chex.Shape, dtype: chex.ArrayDType = jnp.float32
 ) -> chex.Array:
-    r"""Returns :math:`w \sim N(0, 0.05^2)`, whatever the shape: the paper's RN.
+    r"""Returns normal weights of one variance, whatever the shape: the paper's RN.
+
+    .. math:: w \sim N(0, 0.05^2)
 
     Args:
       key: PRNG key.
       shape: shape of the array.
       dtype: dtype of the array.
+
+    Returns:
+      An array of that shape and dtype.
 
     Example:
       >>> bool(jnp.std(random_normal(jax.random.key(0), (100, 100))) < 0.06)
@@ -46,7 +63,9 @@ def random_normal(
 def truncated_normal(
     key: chex.PRNGKey, shape: chex.Shape, dtype: chex.ArrayDType = jnp.float32
 ) -> chex.Array:
-    r"""Returns :math:`N(0, 0.05^2)` cut at two standard deviations: the paper's TN.
+    r"""Returns a normal cut at two standard deviations: the paper's TN.
+
+    .. math:: w \sim N(0, 0.05^2) \;\big|\; |w| \le 0.1
 
     The standard deviation before cutting is 0.05, as in TensorFlow; after it, 0.044.
 
@@ -54,6 +73,9 @@ def truncated_normal(
       key: PRNG key.
       shape: shape of the array.
       dtype: dtype of the array.
+
+    Returns:
+      An array of that shape and dtype.
 
     Example:
       >>> w = truncated_normal(jax.random.key(0), (100, 100))
@@ -68,15 +90,20 @@ def truncated_normal(
 def xavier(
     key: chex.PRNGKey, shape: chex.Shape, dtype: chex.ArrayDType = jnp.float32
 ) -> chex.Array:
-    r"""Returns a truncated normal of variance
-    :math:`2 / (n_\mathrm{in} + n_\mathrm{out})`: the paper's VS-X.
+    r"""Returns weights of a variance that falls with both fans: the paper's VS-X.
 
-    The normal is cut at two standard deviations, and its variance makes up for it.
+    .. math:: \mathrm{Var}[w] = \frac{2}{n_\mathrm{in} + n_\mathrm{out}}
+
+    They are normal, cut at two standard deviations, with a variance that makes up for
+    the cut.
 
     Args:
       key: PRNG key.
       shape: shape of the array, of two dimensions or more.
       dtype: dtype of the array.
+
+    Returns:
+      An array of that shape and dtype.
 
     Example:
       >>> w = xavier(jax.random.key(0), (100, 300))  # of variance 1/200
@@ -92,15 +119,20 @@ def xavier(
 def he(
     key: chex.PRNGKey, shape: chex.Shape, dtype: chex.ArrayDType = jnp.float32
 ) -> chex.Array:
-    r"""Returns a truncated normal of variance :math:`2 / n_\mathrm{in}`: VS-H.
+    r"""Returns weights of a variance that makes up for ReLU: the paper's VS-H.
 
-    The factor 2 makes up for ReLU, which halves the second moment. The normal is cut at
-    two standard deviations, and its variance makes up for it.
+    .. math:: \mathrm{Var}[w] = \frac{2}{n_\mathrm{in}}
+
+    ReLU halves the second moment. The normal is cut at
+    two standard deviations, with a variance that makes up for the cut.
 
     Args:
       key: PRNG key.
       shape: shape of the array, of two dimensions or more.
       dtype: dtype of the array.
+
+    Returns:
+      An array of that shape and dtype.
 
     Example:
       >>> w = he(jax.random.key(0), (100, 300))  # of variance 1/50
@@ -115,15 +147,20 @@ def he(
 def fan_in(
     key: chex.PRNGKey, shape: chex.Shape, dtype: chex.ArrayDType = jnp.float32
 ) -> chex.Array:
-    r"""Returns a truncated normal of variance :math:`1 / n_\mathrm{in}`.
+    r"""Returns weights of a variance that falls with the number of inputs.
 
-    The default of this library and of the authors' code. The normal is cut at two
-    standard deviations, and its variance makes up for it.
+    .. math:: \mathrm{Var}[w] = \frac{1}{n_\mathrm{in}}
+
+    This is the default of the library and of the authors' code. The weights are normal,
+    cut at two standard deviations, with a variance that makes up for the cut.
 
     Args:
       key: PRNG key.
       shape: shape of the array, of two dimensions or more.
       dtype: dtype of the array.
+
+    Returns:
+      An array of that shape and dtype.
 
     Example:
       >>> w = fan_in(jax.random.key(0), (100, 300))  # of variance 1/100
@@ -138,9 +175,11 @@ def fan_in(
 def heuristic_uniform(
     key: chex.PRNGKey, shape: chex.Shape, dtype: chex.ArrayDType = jnp.float32
 ) -> chex.Array:
-    r"""Returns :math:`U[-1/\sqrt{n_\mathrm{in}}, 1/\sqrt{n_\mathrm{in}}]`.
+    r"""Returns uniform weights by the common heuristic.
 
-    The common heuristic. Its variance :math:`1 / (3 n_\mathrm{in})` is a third of the
+    .. math:: w \sim U[-a, a], \qquad a = \frac{1}{\sqrt{n_\mathrm{in}}}
+
+    The variance :math:`1 / (3 n_\mathrm{in})` is a third of the
     variance that keeps the signal of a linear network, so gradients shrink backward: by
     three with every layer where widths are equal.
 
@@ -148,6 +187,9 @@ def heuristic_uniform(
       key: PRNG key.
       shape: shape of the array, of two dimensions or more.
       dtype: dtype of the array.
+
+    Returns:
+      An array of that shape and dtype.
 
     Example:
       >>> w = heuristic_uniform(jax.random.key(0), (100, 300))
@@ -163,15 +205,20 @@ def heuristic_uniform(
 def glorot_uniform(
     key: chex.PRNGKey, shape: chex.Shape, dtype: chex.ArrayDType = jnp.float32
 ) -> chex.Array:
-    r"""Returns :math:`U[-a, a], a = \sqrt{6 / (n_\mathrm{in} + n_\mathrm{out})}`.
+    r"""Returns uniform weights of Glorot's normalized initialization.
 
-    Glorot's normalized initialization, of variance
+    .. math:: w \sim U[-a, a], \qquad a = \sqrt{6 / (n_\mathrm{in} + n_\mathrm{out})}
+
+    The variance is
     :math:`2 / (n_\mathrm{in} + n_\mathrm{out})`.
 
     Args:
       key: PRNG key.
       shape: shape of the array, of two dimensions or more.
       dtype: dtype of the array.
+
+    Returns:
+      An array of that shape and dtype.
 
     Example:
       >>> w = glorot_uniform(jax.random.key(0), (200, 400))
@@ -194,3 +241,16 @@ INITIALIZERS: Mapping[str, Initializer] = MappingProxyType(
         "glorot_uniform": glorot_uniform,
     }
 )
+r"""The initializers of kernels by name, the choices of ``config.model.initializer``.
+
+.. math:: \mathrm{Var}[w] = 0.05^2, \quad \frac{1}{n_\mathrm{in}}, \quad
+          \frac{2}{n_\mathrm{in}}, \quad \frac{2}{n_\mathrm{in} + n_\mathrm{out}} \quad
+          \text{or} \quad \frac{1}{3 n_\mathrm{in}}
+
+for :func:`random_normal` (and before its cut :func:`truncated_normal`), :func:`fan_in`,
+:func:`he`, :func:`xavier` and :func:`glorot_uniform`, and :func:`heuristic_uniform`.
+
+Example:
+  >>> INITIALIZERS["he"](jax.random.key(0), (3, 3, 16, 32)).shape
+  (3, 3, 16, 32)
+"""

@@ -133,7 +133,11 @@ def uniform_plus(
     *,
     order: Sequence[str],
 ) -> Densities:
-    """Returns one density for all layers but the first, which is dense, and the last.
+    r"""Returns one density for all layers but the first, which is dense, and the last.
+
+    .. math:: d_1 = 1, \qquad d_l = d \quad (1 < l < L), \qquad d_L = \max(0.2, d)
+
+    for the layers 1 to :math:`L`, with the :math:`d` that gives the total.
 
     The last layer has a density of at least 0.2. All others have the density that gives
     the total; so has the last where that is more. Vectors, such as biases, are no

@@ -21,11 +21,15 @@ def by_group(
     *,
     select: Select = topk.global_topk,
 ) -> Select:
-    """Returns a selection with a sparsity for each group of leaves.
+    r"""Returns a selection with a sparsity for each group of leaves.
 
     Within a group, connections are selected by ``select``: of all its leaves
     together, with the default. All groups that ``sparsities`` does not name are one
     group, pruned to the sparsity that the selection is called with.
+
+    .. math:: \kappa_g = \mathrm{round}(m_g (1 - sparsity_g))
+
+    of the :math:`m_g` prunable connections of group :math:`g` are kept.
 
     Args:
       group: from the name of a leaf, such as ``decoder/layer_3/mlp/kernel``, to the
@@ -88,10 +92,14 @@ def by_group(
 def with_minimum_density(minimum: float) -> Select:
     r"""Returns a global selection that leaves every leaf a minimum of connections.
 
-    Exactly :math:`\mathrm{round}(m (1 - sparsity))` of :math:`m` prunable connections
-    are kept. Among them are the :math:`\lceil minimum \cdot n_l \rceil` largest of each
-    leaf of :math:`n_l` connections, so that none collapses; the others are the largest
-    of the rest of all leaves. Ties go to the lower flat index.
+    Leaf :math:`l` keeps :math:`\kappa_l` of its :math:`n_l` connections, with
+
+    .. math:: \kappa_l \ge \lceil minimum \cdot n_l \rceil, \qquad
+              \sum_l \kappa_l = \mathrm{round}(m (1 - sparsity))
+
+    for :math:`m` prunable connections. The least number of each leaf are
+    its largest, so that none collapses; the others are the largest of the rest of all
+    leaves. Ties go to the lower flat index.
 
     Args:
       minimum: least density of a leaf, in [0, 1]; the product is taken with the

@@ -14,17 +14,51 @@ from snipjax.masks import counting, selection, topk
 from snipjax.masks.mask import prunable_leaves
 from snipjax.masks.prunable import are_prunable, kernels
 
-# A pytree like the parameters: the share of each leaf's connections to keep.
 Densities: TypeAlias = Any
-# (params, sparsity, prunable) -> densities, of the shapes of the parameters alone.
+r"""The type of densities: a pytree like ``params`` of Python floats in [0, 1].
+
+A leaf is the share of the parameter's connections to keep,
+
+.. math:: d_l = \frac{1}{n_l} \sum_{j=1}^{n_l} c_{lj}
+
+for the mask :math:`c_l` of its :math:`n_l` connections, and 1.0 where the parameter is
+not prunable.
+
+Example:
+  >>> scores = {"w": jnp.array([[1.0, 4.0, 3.0, 2.0]]), "b": jnp.ones(4)}
+  >>> by_density(scores, {"w": 0.25, "b": 1.0})["w"]
+  Array([[False,  True, False, False]], dtype=bool)
+"""
 Allocation: TypeAlias = Callable[[chex.ArrayTree, float, Prunable], Densities]
+r"""The type of an allocation: ``(params, sparsity, prunable) -> densities``.
+
+It is a function of the parameters' shapes alone, with
+
+.. math:: \sum_l d_l n_l = \mathrm{round}(m (1 - sparsity))
+
+for the densities :math:`d_l` of the prunable leaves, of :math:`n_l` connections each
+and :math:`m` in all.
+
+Example:
+  >>> def first_is_dense(params, sparsity, prunable):
+  ...     kept = 8 * (1 - sparsity)  # of 4 + 4 connections
+  ...     return {"layer_0": 1.0, "layer_1": (kept - 4) / 4}
+  >>> scores = {f"layer_{i}": jnp.arange(4.0).reshape(2, 2) for i in range(2)}
+  >>> mask = by_allocation(first_is_dense)(scores, 0.25)
+  >>> mask["layer_0"].tolist(), mask["layer_1"].tolist()
+  ([[True, True], [True, True]], [[False, False], [True, True]])
+"""
 
 
 def densities(mask: Mask) -> Densities:
-    """Returns the density of every leaf of a mask.
+    r"""Returns the density of every leaf of a mask.
 
     With :func:`by_density` and other scores, a mask with the same number of connections
     in each leaf can be drawn.
+
+    .. math:: d_l = \frac{1}{n_l} \sum_{j=1}^{n_l} c_{lj}
+
+    for the mask :math:`c_l` of leaf :math:`l`, of :math:`n_l` connections.
 
     Args:
       mask: a concrete mask, not a traced one.
@@ -52,12 +86,15 @@ def by_density(
 ) -> Mask:
     r"""Returns the mask of the largest scores of each leaf, as its density tells.
 
-    Leaf :math:`l` keeps :math:`\mathrm{round}(\lambda d_l n_l)` of its :math:`n_l`
-    connections; :math:`\lambda`, next to one, makes the total exactly
-    :math:`\mathrm{round}(\sum_l d_l n_l)`. This is Webster's method of apportionment:
-    while densities shrink in proportion from round to round, no leaf gains a
-    connection. A leaf of density 1 or 0 keeps all or none. Ties go to the lower
-    flat index.
+    Leaf :math:`l` keeps :math:`\kappa_l` of its :math:`n_l` connections,
+
+    .. math:: \kappa_l = \mathrm{round}(\lambda d_l n_l), \qquad
+              \sum_l \kappa_l = \mathrm{round}\Big(\sum_l d_l n_l\Big),
+
+    with the :math:`\lambda`, next to one, that makes the total exact.  This is
+    Webster's method of apportionment: while densities shrink in proportion from round
+    to round, no leaf gains a connection. A leaf of density 1 or 0 keeps all or none.
+    Ties go to the lower flat index.
 
     Args:
       scores: pytree of floating-point arrays.
@@ -106,7 +143,11 @@ def by_density(
 
 
 def by_allocation(allocation: Allocation) -> Select:
-    """Returns a selection with the densities of an allocation.
+    r"""Returns a selection with the densities of an allocation.
+
+    .. math:: c = \mathrm{by\_density}(s, d), \qquad d = d(w, sparsity)
+
+    for scores :math:`s` and the allocation :math:`d`.
 
     Args:
       allocation: ``(params, sparsity, prunable) -> densities``, such as ``masks.erk``,

@@ -60,6 +60,8 @@ def effective(
     matter: no weight, statistic or activation is taken for zero, and a maximum depends
     on all of its arguments. All paths are followed in the time of one gradient.
 
+    .. math:: c'_j = c_j \, \mathbb{1}[j \text{ is on a path of kept connections}]
+
     Args:
       mask: pytree of bools like ``params``; scalar leaves are not prunable.
       apply_fn: ``(params, inputs) -> outputs``, a traceable function. Loops other than

@@ -16,7 +16,11 @@ from snipjax.masks.prunable import are_prunable, kernels
 
 
 def apply(mask: Mask, params: chex.ArrayTree) -> chex.ArrayTree:
-    """Returns ``params`` with pruned entries exactly zero, whatever they were.
+    r"""Returns ``params`` with pruned entries exactly zero, whatever they were.
+
+    .. math:: w'_j = \begin{cases} w_j & c_j = 1 \\ 0 & c_j = 0 \end{cases}
+
+    for the mask :math:`c`: not a product, which a NaN or an infinity would survive.
 
     Args:
       mask: pytree of bools like ``params``; a leaf has the parameter's shape or ().
@@ -39,7 +43,9 @@ def apply(mask: Mask, params: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def ones(params: chex.ArrayTree, prunable: Prunable = kernels) -> Mask:
-    """Returns the mask of the dense network, which keeps every connection.
+    r"""Returns the mask of the dense network, which keeps every connection.
+
+    .. math:: c_j = 1 \quad \text{for all } j
 
     Args:
       params: pytree of arrays.
@@ -65,7 +71,16 @@ def ones(params: chex.ArrayTree, prunable: Prunable = kernels) -> Mask:
 
 
 def kept_count(total: int, sparsity: float) -> int:
-    """Returns ``round(total * (1 - sparsity))``, the number of connections kept.
+    r"""Returns the number of connections that a sparsity keeps.
+
+    .. math:: \kappa = \mathrm{round}(m (1 - sparsity))
+
+    Args:
+      total: number of prunable connections :math:`m`.
+      sparsity: share of connections to prune, in [0, 1).
+
+    Returns:
+      An integer.
 
     Raises:
       ValueError: if ``sparsity`` is not a number in [0, 1).
@@ -79,7 +94,11 @@ def kept_count(total: int, sparsity: float) -> int:
 
 
 def sparsity(mask: Mask) -> float:
-    """Returns the share of prunable connections that are pruned.
+    r"""Returns the share of prunable connections that are pruned.
+
+    .. math:: 1 - \frac{1}{m} \sum_{j=1}^{m} c_j
+
+    for the mask :math:`c` of :math:`m` prunable connections.
 
     Args:
       mask: pytree of bools; scalar leaves are not prunable.

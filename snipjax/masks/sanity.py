@@ -19,10 +19,14 @@ from snipjax.masks.mask import prunable_leaves
 
 
 def shuffle(mask: Mask, key: chex.PRNGKey) -> Mask:
-    """Returns the mask with the entries of each prunable leaf in a random order.
+    r"""Returns the mask with the entries of each prunable leaf in a random order.
 
     Every leaf keeps as many connections as before. The permutation is uniform among all
     of a leaf's entries, and independent from leaf to leaf.
+
+    .. math:: c'_{lj} = c_{l \pi_l(j)}
+
+    for a permutation :math:`\pi_l` of each leaf :math:`l`.
 
     Args:
       mask: pytree of bools; scalar leaves are not prunable and stay as they are.

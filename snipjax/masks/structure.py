@@ -21,7 +21,9 @@ from snipjax.masks.prunable import are_prunable, kernels
 def n_of_m(n: int, m: int, *, axis: int = -2) -> Select:
     r"""Returns a selection that keeps ``n`` of every ``m`` neighbors along an axis.
 
-    Among entries :math:`m i, \dots, m i + m - 1` along the axis, the ``n`` with the
+    .. math:: \sum_{k=0}^{m-1} c_{m i + k} = n \quad \text{for every } i
+
+    along the axis. Among entries :math:`m i, \dots, m i + m - 1`, the ``n`` with the
     largest scores are kept; of equal scores, the first. Every leaf has the density
     :math:`n / m`, whatever sparsity the selection is called with.
 
@@ -68,9 +70,13 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Select:
 
 
 def blocks(shape: tuple[int, ...], *, select: Select = topk.global_topk) -> Select:
-    """Returns a selection of whole blocks, by the sum of the scores in each.
+    r"""Returns a selection of whole blocks, by the sum of the scores in each.
 
-    Blocks tile the last axes of a leaf. With the default, exactly
+    Blocks tile the last axes of a leaf. The score of a block :math:`b` is
+
+    .. math:: S_b = \sum_{j \in b} s_j.
+
+    With the default, exactly
     ``round(number of blocks * (1 - sparsity))`` blocks of all leaves together are kept;
     of equal sums, the first in row-major order.
 

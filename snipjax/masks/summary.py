@@ -14,7 +14,19 @@ from snipjax.masks.prunable import is_bias
 
 
 class Row(NamedTuple):
-    """The connections that a mask keeps of one prunable leaf."""
+    """Counts the connections that a mask keeps of one prunable leaf.
+
+    Attributes:
+      path: name of the leaf, such as ``Dense_0/kernel``.
+      shape: shape of the leaf.
+      kept: number of connections kept.
+      total: number of connections.
+      density: ``kept / total``.
+
+    Example:
+      >>> summary({"w": jnp.eye(2, dtype=bool)})[0]
+      Row(path='w', shape=(2, 2), kept=2, total=4, density=0.5)
+    """
 
     path: str
     shape: tuple[int, ...]
@@ -24,10 +36,17 @@ class Row(NamedTuple):
 
 
 class Summary(tuple[Row, ...]):
-    """Rows, one per prunable leaf; ``str`` gives them as a table with the total.
+    """Holds a row for each prunable leaf, and prints as a table with their total.
+
+    It is a tuple of :class:`Row`, in tree order.
 
     Attributes:
       dense: names of the leaves that are not prunable.
+
+    Example:
+      >>> table = summary({"w": jnp.eye(2, dtype=bool), "b": jnp.array(True)})
+      >>> len(table), table[0].kept, table.dense
+      (1, 2, ('b',))
     """
 
     dense: tuple[str, ...] = ()
@@ -53,7 +72,11 @@ class Summary(tuple[Row, ...]):
 
 
 def summary(mask: Mask) -> Summary:
-    """Returns how much the mask keeps of every prunable leaf, in tree order.
+    r"""Returns how much the mask keeps of every prunable leaf, in tree order.
+
+    .. math:: d_l = \frac{kept_l}{total_l} = \frac{1}{n_l} \sum_{j=1}^{n_l} c_{lj}
+
+    for the mask :math:`c_l` of leaf :math:`l`, of :math:`n_l` connections.
 
     Args:
       mask: a concrete mask, not a traced one.

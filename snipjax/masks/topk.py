@@ -13,16 +13,33 @@ from snipjax.masks import counting, selection
 from snipjax.masks.mask import kept_count
 from snipjax.masks.prunable import are_prunable, kernels
 
-# From the prunable leaves with their key paths, and a sparsity, to the leaves' masks.
 Rule = Callable[[list[tuple[KeyPath, chex.Array]], Any], list[chex.Array]]
+"""The type of a rule: ``(leaves, sparsity) -> masks``, of the prunable leaves alone.
+
+``leaves`` is a list of ``(key_path, leaf)`` in tree order, each leaf a floating-point
+array. The result is a list of bool arrays of their shapes, true where a connection is
+kept.
+
+Example:
+  >>> def first_half(leaves, sparsity):
+  ...     return [jnp.arange(leaf.size).reshape(leaf.shape) < leaf.size // 2
+  ...             for path, leaf in leaves]
+  >>> select_leaves({"w": jnp.ones((2, 2))}, None, kernels, first_half)["w"]
+  Array([[ True,  True],
+         [False, False]], dtype=bool)
+"""
 
 
 def global_topk(scores: Scores, sparsity: float, prunable: Prunable = kernels) -> Mask:
-    """Returns the mask of the connections with the largest scores of all leaves.
+    r"""Returns the mask of the connections with the largest scores of all leaves.
 
-    Exactly ``round(m * (1 - sparsity))`` of the ``m`` prunable connections are kept;
-    ties go to the lower flat index in tree order. Nothing is sorted or
-    concatenated.
+    Exactly :math:`\kappa` of the :math:`m` prunable connections are kept:
+
+    .. math:: c_j = \mathbb{1}[s_j \ge s_{(\kappa)}], \qquad
+              \kappa = \mathrm{round}(m (1 - sparsity)),
+
+    where :math:`s_{(\kappa)}` is the :math:`\kappa`-th largest score of all leaves.
+    Ties go to the lower flat index in tree order. Nothing is sorted or concatenated.
 
     Args:
       scores: pytree of floating-point arrays, e.g. of :func:`snipjax.saliency.snip`.
@@ -52,10 +69,16 @@ def global_topk(scores: Scores, sparsity: float, prunable: Prunable = kernels) -
 def layerwise_topk(
     scores: Scores, sparsity: float, prunable: Prunable = kernels
 ) -> Mask:
-    """Returns the mask of the connections with the largest scores of each leaf.
+    r"""Returns the mask of the connections with the largest scores of each leaf.
 
-    Exactly ``round(m * (1 - sparsity))`` of the ``m`` connections of every prunable
-    leaf are kept; ties go to the lower flat index.
+    Exactly :math:`\kappa_l` of the :math:`n_l` connections of every prunable leaf
+    :math:`l` are kept:
+
+    .. math:: c_{lj} = \mathbb{1}[s_{lj} \ge s_{l(\kappa_l)}], \qquad
+              \kappa_l = \mathrm{round}(n_l (1 - sparsity)),
+
+    where :math:`s_{l(\kappa_l)}` is the :math:`\kappa_l`-th largest score of the leaf.
+    Ties go to the lower flat index.
 
     Args:
       scores: pytree of floating-point arrays.

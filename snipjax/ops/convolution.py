@@ -50,17 +50,16 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> chex.Array:
-    """Convolves images with kernels, as `jax.lax.conv_general_dilated` does.
+    r"""Convolves images with kernels, as `jax.lax.conv_general_dilated` does.
 
-    ::
+    .. math:: y_{n p o} = \sum_{k, i} x_{n, s p + d k, i} \, w_{k i o}
 
-        out[n, p, o] = sum_{k, i} lhs[n, stride * p + dilation * k, i] rhs[k, i, o]
-
-    over positions `p`, offsets `k` in the kernel and channels `i`, on images padded and
-    dilated first. Values agree with `lax` to the rounding of the dtype. The rounding of
-    3x3 kernels of many channels (Winograd's products) is relative to the largest
-    entries, not to each, and infinite inputs may give NaN there where `lax` gives an
-    infinity. Works under `jit`, `vmap`, `scan`, and all derivatives.
+    for images `lhs` :math:`x`, kernels `rhs` :math:`w`, stride :math:`s` and dilation
+    :math:`d`, over offsets :math:`k` in the kernel and channels :math:`i`, on images
+    padded and dilated first. Values agree with `lax` to the rounding of the dtype. The
+    rounding of 3x3 kernels of many channels (Winograd's products) is relative to the
+    largest entries, not to each, and infinite inputs may give NaN there where `lax`
+    gives an infinity. Works under `jit`, `vmap`, `scan`, and all derivatives.
 
     Args:
       lhs: images, of rank 2 + d, in any floating dtype.

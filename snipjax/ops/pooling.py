@@ -22,11 +22,12 @@ def max_pool(
     strides: Sequence[int] | None = None,
     padding: Padding = "VALID",
 ) -> chex.Array:
-    """Takes the maximum over windows, as `flax.linen.max_pool` does.
+    r"""Takes the maximum over windows, as `flax.linen.max_pool` does.
 
-    ::
+    .. math:: y_{n p c} = \max_k x_{n, s p + k, c}
 
-        out[n, p, c] = max_k inputs[n, stride * p + k, c]
+    over the offsets :math:`k` in the window at position :math:`p`, with stride
+    :math:`s`.
 
     The gradient goes to the first maximum of a window in row-major order. A NaN counts
     as the maximum.
@@ -53,11 +54,12 @@ def avg_pool(
     strides: Sequence[int] | None = None,
     padding: Padding = "VALID",
 ) -> chex.Array:
-    """Takes the mean over windows, as `flax.linen.avg_pool` does.
+    r"""Takes the mean over windows, as `flax.linen.avg_pool` does.
 
-    ::
+    .. math:: y_{n p c} = \frac{1}{|W|} \sum_{k \in W} x_{n, s p + k, c}
 
-        out[n, p, c] = sum_k inputs[n, stride * p + k, c] / size of the window
+    over the offsets :math:`k` in the window :math:`W` at position :math:`p`, with
+    stride :math:`s`.
 
     Args:
       inputs: images ``(..., *spatial, channels)``, of any floating dtype.

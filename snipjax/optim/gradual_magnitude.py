@@ -35,7 +35,7 @@ from snipjax.optim.sparse import SparseState, sparse
 
 
 class GradualState(NamedTuple):
-    """State of :func:`gradual_magnitude`.
+    """Holds the state of :func:`gradual_magnitude`.
 
     Attributes:
       mask: the mask now, a pytree of bools like the params.
@@ -45,6 +45,14 @@ class GradualState(NamedTuple):
       info: the change of the mask in the last update.
       first: number of connections, blocks or units that each leaf kept at first, uint32
         scalars.
+
+    Example:
+      >>> params = {"w": jnp.ones((2, 3))}
+      >>> optimizer = gradual_magnitude(
+      ...     optax.sgd(0.1), snipjax.masks.ones(params), sparsity=0.5, every=1, stop=2)
+      >>> state = optimizer.init(params)
+      >>> int(state.step), int(state.first["w"])
+      (0, 6)
     """
 
     mask: chex.ArrayTree

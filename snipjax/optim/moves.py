@@ -22,13 +22,20 @@ Tree = TypeVar("Tree")
 
 
 class Info(NamedTuple):
-    """The change of the mask in the last update, scalars on the device.
+    """Holds the change of the mask in the last update, scalars on the device.
 
     Attributes:
       moved: whether the mask moved, bool.
       fraction: share of the kept connections to drop, float32; 0 without a move.
       dropped: number of connections that are pruned now and were not, int32.
       grown: number of connections that are kept now and were not, int32.
+
+    Example:
+      >>> mask = {"w": jnp.array([[True, True, False, False]])}
+      >>> optimizer = snipjax.optim.rigl(optax.sgd(0.1), mask, every=1, stop=9)
+      >>> state = optimizer.init({"w": jnp.array([[1.0, 3.0, 0.0, 0.0]])})
+      >>> bool(state.info.moved), int(state.info.dropped), int(state.info.grown)
+      (False, 0, 0)
     """
 
     moved: chex.Array
@@ -38,7 +45,7 @@ class Info(NamedTuple):
 
 
 class MovingState(NamedTuple):
-    """State of an optimizer with a moving mask.
+    """Holds the state of an optimizer with a moving mask.
 
     Attributes:
       mask: the mask now, a pytree of bools like the params.
@@ -46,6 +53,13 @@ class MovingState(NamedTuple):
       key: PRNG key of all moves, or None; a move takes ``fold_in(key, step)``.
       inner_state: state of the inner optimizer.
       info: the change of the mask in the last update.
+
+    Example:
+      >>> mask = {"w": jnp.array([[True, True, False, False]])}
+      >>> optimizer = snipjax.optim.rigl(optax.sgd(0.1), mask, every=1, stop=9)
+      >>> state = optimizer.init({"w": jnp.array([[1.0, 3.0, 0.0, 0.0]])})
+      >>> int(state.step), state.mask["w"].tolist()
+      (0, [[True, True, False, False]])
     """
 
     mask: chex.ArrayTree

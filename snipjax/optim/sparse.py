@@ -15,7 +15,20 @@ from snipjax.masks import counting
 
 
 class SparseState(NamedTuple):
-    """State of :func:`sparse`: the mask and the inner optimizer's state."""
+    """Holds the state of :func:`sparse`: the mask and the inner optimizer's state.
+
+    Attributes:
+      mask: the mask, a pytree of bools like the params; a leaf has the parameter's
+        shape or ().
+      inner_state: state of the inner optimizer, which sees masked params and gradients.
+
+    Example:
+      >>> mask = {"w": jnp.array([True, False])}
+      >>> optimizer = sparse(optax.sgd(0.1, momentum=0.9), mask)
+      >>> state = optimizer.init({"w": jnp.array([1.0, 0.0])})
+      >>> state.mask
+      {'w': Array([ True, False], dtype=bool)}
+    """
 
     mask: chex.ArrayTree
     inner_state: optax.OptState
@@ -24,7 +37,13 @@ class SparseState(NamedTuple):
 def sparse(
     inner: optax.GradientTransformation, mask: chex.ArrayTree
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns ``inner`` restricted to the connections that the mask keeps.
+    r"""Returns ``inner`` restricted to the connections that the mask keeps.
+
+    With the mask :math:`c` and the inner update :math:`u`, the update of params
+    :math:`w` with gradient :math:`g` is
+
+    .. math:: \Delta w_j = \begin{cases} u_j(c \odot g, c \odot w) & c_j = 1 \\
+                                         -w_j & c_j = 0. \end{cases}
 
     ``inner`` sees masked gradients and masked parameters, so that it computes
     norms, moments, weight decay and clipping of the pruned network; kept entries move

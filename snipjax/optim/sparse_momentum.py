@@ -22,7 +22,7 @@ from snipjax.optim.relocation import (
 
 
 class SparseMomentumState(NamedTuple):
-    """State of :func:`sparse_momentum`.
+    """Holds the state of :func:`sparse_momentum`.
 
     Attributes:
       mask: the mask now, a pytree of bools like the params.
@@ -32,6 +32,13 @@ class SparseMomentumState(NamedTuple):
       info: the change of the mask in the last update.
       momentum: mean of the gradients so far, of pruned connections too; a scalar where
         a leaf is not prunable.
+
+    Example:
+      >>> mask = {"w": jnp.array([[True, False]])}
+      >>> optimizer = sparse_momentum(optax.sgd(0.1), mask, every=1, stop=9)
+      >>> state = optimizer.init({"w": jnp.array([[1.0, 0.0]])})
+      >>> int(state.step), state.momentum["w"].tolist()
+      (0, [[0.0, 0.0]])
     """
 
     mask: chex.ArrayTree

@@ -24,7 +24,7 @@ from snipjax.optim.relocation import check_movable
 
 
 class StraightThroughState(NamedTuple):
-    """State of :func:`straight_through`.
+    """Holds the state of :func:`straight_through`.
 
     Attributes:
       mask: the mask now, a pytree of bools like the params.
@@ -33,6 +33,13 @@ class StraightThroughState(NamedTuple):
       inner_state: state of the inner optimizer, of the dense weights.
       info: the change of the mask in the last update.
       dense: the dense weights, of which the params are the kept ones.
+
+    Example:
+      >>> mask = {"w": jnp.array([[True, False]])}
+      >>> optimizer = straight_through(optax.sgd(1.0), mask, sparsity=0.5)
+      >>> state = optimizer.init({"w": jnp.array([[3.0, 2.0]])})
+      >>> state.mask["w"].tolist(), state.dense["w"].tolist()
+      ([[True, False]], [[3.0, 2.0]])
     """
 
     mask: chex.ArrayTree

@@ -17,7 +17,9 @@ def magnitude(
     *,
     key: chex.PRNGKey | None = None,
 ) -> Scores:
-    """Returns the magnitude ``|w|`` of every parameter ``w``.
+    """Returns the magnitude of every parameter.
+
+    .. math:: s_j = |w_j|
 
     Args:
       loss_fn: ignored.

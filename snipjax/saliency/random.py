@@ -17,7 +17,9 @@ def random(
     *,
     key: chex.PRNGKey | None = None,
 ) -> Scores:
-    """Returns scores that are uniform at random in [0, 1).
+    r"""Returns scores that are uniform at random in [0, 1).
+
+    .. math:: s_j \sim \mathrm{Uniform}[0, 1), \quad \text{independent for all } j
 
     Args:
       loss_fn: ignored.

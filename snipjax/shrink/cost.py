@@ -20,7 +20,13 @@ from snipjax.shrink.units import units
 
 
 class Variant(NamedTuple):
-    """The cost of one form of a network.
+    r"""Holds the cost of one form of a network.
+
+    The sizes of :math:`n` entries of :math:`b` bytes in :math:`r` rows, :math:`\kappa`
+    of them kept, are
+
+    .. math:: \mathrm{dense} = b n, \; \mathrm{bitmask} = b \kappa + \lceil n/8 \rceil,
+              \; \mathrm{csr} = (b + 4) \kappa + 4 (r + 1).
 
     Attributes:
       name: dense, masked or smaller.
@@ -35,6 +41,11 @@ class Variant(NamedTuple):
         temporary arrays.
       forward_seconds: median time of a forward pass.
       step_seconds: median time of a gradient and an update of all parameters.
+
+    Example:
+      >>> form = Variant("masked", 8, 2, 32, 9, 28, 16, 96, 1.0, step_seconds=3.0)
+      >>> form.kept / form.parameters
+      0.25
     """
 
     name: str
@@ -50,7 +61,19 @@ class Variant(NamedTuple):
 
 
 class Csr(NamedTuple):
-    """The time of one product with a kernel, as a dense and as a sparse matrix."""
+    """Holds the time of one product with a kernel, as a dense and as a sparse matrix.
+
+    Attributes:
+      name: name of the kernel, such as ``Dense_0/kernel``.
+      sparsity: share of its entries that are pruned.
+      dense_seconds: median time of the product with the dense matrix.
+      csr_seconds: median time of the product with compressed sparse rows.
+
+    Example:
+      >>> row = Csr("w", 0.9, dense_seconds=2.0, csr_seconds=1.0)
+      >>> row.dense_seconds / row.csr_seconds
+      2.0
+    """
 
     name: str
     sparsity: float
@@ -59,7 +82,25 @@ class Csr(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The costs of a network's forms, and of its kernels as sparse matrices."""
+    """Holds the costs of a network's forms, and of its kernels as sparse matrices.
+
+    ``str`` gives a table with a column for each form.
+
+    Attributes:
+      variants: the dense, the masked and the smaller network.
+      csr: a row for each kernel that is a matrix with pruned entries; empty if the
+        backend is no CPU.
+
+    Example:
+      >>> sizes = (1_000, 1_000, 4_000, 4_000, 4_000, 2_000, 9_000)
+      >>> variant = Variant("dense", *sizes, forward_seconds=0.5, step_seconds=1.5)
+      >>> print(Cost((variant,), ()))  # doctest: +ELLIPSIS
+                       dense
+      parameters       1,000
+      ...
+      forward_seconds    0.5
+      step_seconds       1.5
+    """
 
     variants: tuple[Variant, ...]
     csr: tuple[Csr, ...]
@@ -85,7 +126,11 @@ def cost(
     *inputs: Any,
     repeats: int = 10,
 ) -> Cost:
-    """Measures a network dense, masked, and without the units that the mask prunes.
+    r"""Measures a network dense, masked, and without the units that the mask prunes.
+
+    .. math:: f(w, x), \quad f(c \odot w, x), \; f_\mathrm{small}(w_\mathrm{small}, x)
+
+    for the mask :math:`c` are the forms that are measured; the last two are equal.
 
     Times are medians of calls that take turns, after one that compiles. On a CPU the
     products with kernels that are matrices are measured as compressed sparse rows too,
@@ -104,6 +149,13 @@ def cost(
 
     Raises:
       ValueError: if the mask does not fit, or prunes all units of a layer.
+
+    Example:
+      >>> params, mask = {"w": jnp.ones(8)}, {"w": jnp.arange(8) < 2}
+      >>> apply_fn = lambda params, x: x * params["w"]
+      >>> table = cost(apply_fn, params, mask, jnp.ones((1, 8)), repeats=1)
+      >>> [(form.name, form.kept, form.bitmask_bytes) for form in table.variants[:2]]
+      [('dense', 8, 32), ('masked', 2, 9)]
     """
     found = units(apply_fn, params, *inputs)
     gone = removed(found, mask)
@@ -181,9 +233,19 @@ def _peak(compiled: Any) -> int:
 def seconds_in_turns(
     functions: Sequence[Callable[[], Any]], repeats: int = 10
 ) -> list[float]:
-    """Returns the median time of each function, whose calls take turns.
+    r"""Returns the median time of each function, whose calls take turns.
 
-    Each is called once before, to be compiled, and waits for its results.
+    .. math:: \bar t_f = \mathrm{median}(t_{f1}, \dots, t_{fR})
+
+    over :math:`R` calls. Each function is called once before, to be compiled, and waits
+    for its results.
+
+    Args:
+      functions: functions without arguments that return pytrees of arrays.
+      repeats: number of calls :math:`R` of each.
+
+    Returns:
+      Seconds, a float for each function.
 
     Example:
       >>> seconds = seconds_in_turns([lambda: jnp.ones(3), lambda: jnp.ones(9)])

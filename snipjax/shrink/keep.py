@@ -24,7 +24,12 @@ def keep(
     least: int = 1,
     multiple: int = 1,
 ) -> Mask:
-    """Returns the mask that keeps the units with the largest scores within a budget.
+    r"""Returns the mask that keeps the units with the largest scores within a budget.
+
+    .. math:: K = \{u : S_u \ge \tau\}, \qquad
+              \mathrm{size}(K) \le density \cdot \mathrm{size}(\text{all units})
+
+    for the scores :math:`S_u`, with the least :math:`\tau` that the budget allows.
 
     Units are taken in the order of their scores, over all layers, as long as the
     network has at most the share ``density`` of all units, parameters or operations:

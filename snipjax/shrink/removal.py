@@ -18,11 +18,18 @@ from snipjax.shrink.units import units
 
 
 class Removed(NamedTuple):
-    """The positions that are removed of each parameter.
+    """Holds the positions that are removed of each parameter.
 
     Attributes:
       like: pytree of shapes and dtypes of the whole parameters.
       gone: for each leaf, bools along each axis; None for an axis of which all stays.
+
+    Example:
+      >>> gone = np.array([True, False, True])
+      >>> removed = Removed({"w": jax.ShapeDtypeStruct((3,), jnp.float32)}, ((gone,),))
+      >>> small_apply = removed.function(lambda params, x: jnp.sum(params["w"]) * x)
+      >>> small_apply(removed.params({"w": jnp.array([0.0, 5.0, 0.0])}), 2.0)
+      Array(10., dtype=float32)
     """
 
     like: chex.ArrayTree
@@ -120,9 +127,13 @@ class Removed(NamedTuple):
 def shrink(
     apply_fn: Callable[..., Any], params: chex.ArrayTree, mask: Mask, *inputs: Any
 ) -> tuple[Callable[..., Any], chex.ArrayTree]:
-    """Returns a smaller function and parameters, without the units that a mask prunes.
+    r"""Returns a smaller function and parameters, without the units that a mask prunes.
 
-    They equal the masked network up to rounding. A unit is removed if all of its
+    They equal the masked network up to rounding:
+
+    .. math:: f_\mathrm{small}(w_\mathrm{small}, x) = f(c \odot w, x)
+
+    for the mask :math:`c`. A unit is removed if all of its
     entries are pruned, or all connections that it feeds, or all that feed it: what a
     mask of single connections leaves without effect is removed too. Masked entries of
     what stays are zero.
@@ -162,6 +173,9 @@ def shrink(
 def removed(units: Units, mask: Mask) -> Removed:
     """Returns the positions of the units that a mask leaves without effect.
 
+    A unit is removed if all of its entries are pruned, or all connections that it
+    feeds, or all that feed it.
+
     Args:
       units: the units of a network.
       mask: pytree of bools like the parameters; a leaf has the parameter's shape or ().
@@ -171,6 +185,20 @@ def removed(units: Units, mask: Mask) -> Removed:
 
     Raises:
       ValueError: if the mask does not fit, or no unit of a layer is left.
+
+    Example:
+      >>> from snipjax import shrink
+      >>> params = {"v": jnp.ones((2, 3)), "w": jnp.ones((3, 1))}
+      >>> apply_fn = lambda params, x: jnp.tanh(x @ params["v"]) @ params["w"]
+      >>> units = shrink.units(apply_fn, params, jnp.ones((1, 2)))
+      >>> mask = {"v": jnp.array([[True, False, True]] * 2), "w": jnp.array(True)}
+      >>> smaller = shrink.removed(units, mask)
+      >>> small_params = smaller.params(params)
+      >>> small_params["v"].shape, small_params["w"].shape
+      ((2, 2), (2, 1))
+      >>> small_apply = smaller.function(apply_fn)
+      >>> small_apply(small_params, jnp.ones((1, 2))).shape
+      (1, 1)
     """
     masks.check_mask(mask, units.like)
     whole = [leaf.shape for leaf in jax.tree.leaves(units.like)]

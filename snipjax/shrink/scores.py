@@ -50,16 +50,20 @@ def unit_scores(scores: Scores, units: Units) -> dict[str, chex.Array]:
 
 
 def layerwise(scores: Mapping[str, chex.Array]) -> dict[str, chex.Array]:
-    """Returns scores by which every layer keeps the same share of its units.
+    r"""Returns scores by which every layer keeps the same share of its units.
 
-    They are shares of the units of a layer with a smaller score; of equal scores, the
-    earlier is larger.
+    The earlier of equal scores is larger.
+
+    .. math:: S'_u = 1 - \frac{p_u + 1/2}{n}
+
+    for the unit with the place :math:`p_u = 0, 1, \dots` among the :math:`n` units of
+    its layer, from the largest score to the smallest.
 
     Args:
       scores: an array ``[units]`` for each layer, by its name.
 
     Returns:
-      The same of numbers between 0 and 1.
+      A float32 array ``[units]`` of numbers between 0 and 1 for each layer.
 
     Example:
       >>> layerwise({"v": jnp.array([5.0, 7.0]), "w": jnp.array([0.1, 0.3])})

@@ -22,12 +22,16 @@ def units(
     *inputs: Any,
     over_means: bool = False,
 ) -> Units:
-    """Returns the units of a network that can be removed without a trace.
+    r"""Returns the units of a network that can be removed without a trace.
 
     A unit is a set of positions of axes of parameters, such as the column of a kernel
     that makes a feature, its bias, and the rows of the kernels that it feeds. They are
     found by the operations of the function. A network whose parameters are zero at all
-    positions of some units equals the smaller network without these positions.
+    positions of some units equals the smaller network without these positions:
+
+    .. math:: w_U = 0 \;\Rightarrow\; f(w, x) = f_\mathrm{small}(w_{\bar U}, x)
+
+    for the positions :math:`U` and all others :math:`\bar U`.
 
     All that reaches an input, an output or an operation that is not understood stays,
     and so does a unit that would not be silent: one over which a softmax is taken, for
