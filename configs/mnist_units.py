@@ -1,5 +1,5 @@
-"""LeNet-5-Caffe on MNIST without some units: SNIP's choice, a random one, the same
-share of each layer; all with a quarter and a tenth of the operations."""
+"""LeNet-5-Caffe on MNIST without some units: SNIP's choice and a random one, over all
+layers and with the same share of each; with a quarter and a tenth of the operations."""
 
 from ml_collections import ConfigDict
 
@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
     config.model.name = "lenet_5_caffe"
     config.vary = (
         "prune.method&prune.select="
-        "snip&units,magnitude&units,random&units,random&units_layerwise",
+        "snip&units,snip&units_layerwise,magnitude&units,random&units,"
+        "random&units_layerwise",
         "prune.keep_flops=0.25,0.1",
     )
     config.seeds = 3
