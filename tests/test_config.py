@@ -88,7 +88,7 @@ STUDIES = {
     "mnist_batch_sizes": 5,
     "mnist_classes": 30,
     "mnist_random_labels": 3,
-    "mnist_units": 8,
+    "mnist_units": 10,
 }
 # On meshes and from streams, in schedules of their own.
 LARGE = {
