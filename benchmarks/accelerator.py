@@ -25,7 +25,7 @@ from typing import IO
 from benchmarks import tables
 from benchmarks.cases import CASES, PRECISIONS
 from benchmarks.jobs import jobs
-from benchmarks.rows import Row, failure
+from benchmarks.rows import Row, failure, last_line
 
 PARTS = ("limits", "selection", "seeds", "stream", "networks")
 MOST_SECONDS = 150  # of a job
@@ -103,9 +103,7 @@ def rows(job: str, small: bool, log_path: Path, limit: float) -> Iterator[Row]:
                 else:
                     print(line, end="", file=log)
         except (TimeoutError, ChildProcessError) as error:
-            log.seek(begin)
-            *_, last = [line for line in log.read().splitlines() if line] or [""]
-            end = failure({"what": "job"}, f"{error}: {last}")
+            end = failure({"what": "job"}, f"{error}: {last_line(log, begin)}")
     yield {**end, "job": job, "seconds": round(time.monotonic() - start, 1)}
 
 

@@ -4,7 +4,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 Row = dict[str, Any]
 _MOST_CHARACTERS = 300  # of an error; a list of buffers, out of memory, has pages
@@ -24,6 +24,13 @@ def failure(about: Row, error: str) -> Row:
     """Returns the row of a measurement that failed, with one line of its error."""
     text = " ".join(error.split())[:_MOST_CHARACTERS]
     return {**about, "what": "failed", "measured": about.get("what"), "error": text}
+
+
+def last_line(log: IO[str], begin: int) -> str:
+    """Returns the last line that a process wrote after a position, cut short."""
+    log.seek(begin)
+    lines = [line for line in log.read().splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:_MOST_CHARACTERS] if lines else ""
 
 
 def seconds(

@@ -2,16 +2,12 @@
 
 import importlib
 import json
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import paper, scale, tables, timing
-from snipjax import arguments, cli, masks
-from snipjax.results import reading
-from tests.test_train import flags_of
+from benchmarks import scale, tables, timing
+from snipjax import masks
 
 
 def test_functions_take_turns_after_a_warm_up() -> None:
@@ -82,37 +78,3 @@ def test_a_case_that_fails_costs_the_others_nothing(
 ) -> None:
     scale.show([{"case": "transformer_1b", "tiny": True, "error": "-9: it was killed"}])
     assert "transformer_1b failed, -9: it was killed" in capsys.readouterr().out
-
-
-class TestPaper:
-    """Runs of the paper's whole protocol, in the time there is."""
-
-    @pytest.mark.parametrize("row", paper.ROWS)
-    def test_every_row_is_the_whole_protocol(self, row: str) -> None:
-        command = paper.command(row, Path("runs"))
-        with flags_of(tuple(command[3:])) as argv:
-            config = cli.parse(arguments.with_config_path(argv))
-        epoch = 540 if config.dataset.name == "mnist" else 351
-        assert config.train.steps == 250 * epoch
-        for every in (config.train.eval_every, config.train.checkpoint_every):
-            assert every % config.train.steps_per_dispatch == 0
-
-    def test_a_command_is_interrupted_when_the_time_is_over(self) -> None:
-        waits = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass"
-        start = time.monotonic()
-        assert not paper.run([sys.executable, "-c", waits], 1.0)
-        assert time.monotonic() - start < 50
-        assert paper.run([sys.executable, "-c", "pass"], 60.0)
-
-    @pytest.mark.slow
-    def test_a_row_in_miniature_is_a_run_for_the_report(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        fields = ("dataset.name=digits", "train.steps=20", "seeds=2")
-        dispatch = ("train.steps_per_dispatch=10", "train.eval_every=10")
-        more = [f"--config.{field}" for field in (*fields, *dispatch)]
-        rows = ["--rows", "lenet_300_100", "--out", str(tmp_path)]
-        monkeypatch.setattr(sys, "argv", ["paper", *rows, *more])
-        paper.main()
-        found = reading.read(tmp_path).sparsity.round(2)
-        assert sorted(found) == [0.9, 0.9, 0.95, 0.95, 0.98, 0.98]
