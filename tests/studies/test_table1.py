@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from snipjax import assembly, experiment
 from snipjax import config as configs
+from snipjax.results import look
 from snipjax.studies import table1
 from snipjax.studies.table1 import cells, page
 from snipjax.studies.table1.cells import Cell
@@ -64,6 +65,8 @@ class Stubs:
         monkeypatch.setattr(experiment, "run", self.run)
         monkeypatch.setattr(assembly, "assemble", lambda config, data_dir: config)
         monkeypatch.setattr(assembly, "abstract_state", self.check)
+        # The tests of the table look at pictures, and take their time to draw.
+        monkeypatch.setattr(look, "write", lambda *_, **options: None)
 
     def check(self, setup: ConfigDict) -> None:
         if setup.model.name == "lenet_5_caffe":
@@ -203,7 +206,6 @@ class TestRunning:
         assert stubs.calls == ["snip 0.95 0", "none 0 1", "lwc 0.917 1"]
         assert "failed" not in (tmp_path / "table1.md").read_text()
 
-    @pytest.mark.slow
     def test_cells_that_are_not_asked_for_are_neither_counted_nor_failures(
         self, stubs: Stubs, tmp_path: Path
     ) -> None:
@@ -268,7 +270,6 @@ class TestDirectories:
             "settings (lwc.rounds: 2 here, 4 there)" in printed
         )
 
-    @pytest.mark.slow
     def test_an_unfinished_cell_of_other_settings_is_refused_before_any_run(
         self, stubs: Stubs, tmp_path: Path
     ) -> None:
