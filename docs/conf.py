@@ -7,11 +7,14 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+import public  # noqa: E402
+
 from snipjax import __version__  # noqa: E402
 
 project, author, release = "snipjax", "the authors of snipjax", __version__
@@ -36,15 +39,22 @@ copybutton_prompt_is_regexp = True
 # Pages are written for a reader of the repository too: headings are targets there.
 myst_heading_anchors = 3
 myst_enable_extensions = ["dollarmath"]
-autosummary_ignore_module_all = False  # a public module lists its names in __all__
+NAMES = {module: public.names(module) for module in public.MODULES}
+CONSTANTS = {
+    f"{module}.{name}": text
+    for module in NAMES
+    for name in NAMES[module]
+    if (text := public.constant_docstring(module, name))
+}
+autosummary_context = {"names": NAMES, "constants": list(CONSTANTS)}
 autodoc_typehints = "none"  # the signatures of docstrings have shapes
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 nitpicky = True
-nitpick_ignore_regex = [
-    ("py:(class|data|obj|exc|attr)", ".*"),
-    ("py:(func|mod|meth)", r"(jax|optax|functools|fnmatch|warnings)\..*|fnmatch"),
+nitpick_ignore_regex = [  # names of other packages, whose pages may be far away
+    ("py:.*", r"(collections|flax|fnmatch|functools|jax|numpy|optax|warnings)\b.*"),
+    ("py:class", "ArrayTree"),  # chex's, in signatures
 ]
 
 GENERATED = ROOT / "docs" / "_generated"
@@ -79,7 +89,8 @@ CONTENTS = {
 
 def write_pages() -> None:
     """Writes a page for each example, and the pages outside of ``docs/``."""
-    shutil.rmtree(GENERATED, ignore_errors=True)
+    for folder in (GENERATED, ROOT / "docs" / "api"):  # also pages of old names
+        shutil.rmtree(folder, ignore_errors=True)
     (GENERATED / "examples").mkdir(parents=True)
     for name in ("CONTRIBUTING", "CHANGELOG"):
         text = (ROOT / f"{name}.md").read_text().replace("](docs/", "](../")
@@ -136,7 +147,15 @@ def adapt(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = text
 
 
+def document_constant(app: Sphinx, what: str, name: str, *rest: Any) -> None:
+    """Documents a constant by the string below its assignment."""
+    if name in CONSTANTS:
+        rest[-1][:] = CONSTANTS[name].splitlines()
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     write_pages()
     app.connect("source-read", adapt)
+    # Before napoleon, which reads the sections of docstrings.
+    app.connect("autodoc-process-docstring", document_constant, priority=1)

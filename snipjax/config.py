@@ -15,12 +15,20 @@ from snipjax import combinations
 from snipjax._src import imports
 from snipjax.schema import FIELDS, SEEDS, Field
 
+__all__ = ["cells", "default", "fields", "validate"]
+
 
 def default() -> ConfigDict:
     """Returns the paper's protocol on the embedded digits; a new copy at each call.
 
-    The fields are typed: assigning to a name that does not exist or a value of
-    another type raises.
+    The fields are typed: assigning to a name that does not exist or a value of another
+    type raises an error.
+
+    Example:
+      >>> config = default()
+      >>> config.prune.sparsity = 0.95
+      >>> config.model.name, config.prune.method
+      ('lenet_300_100', 'snip')
     """
     return from_fields(FIELDS)
 
@@ -40,7 +48,22 @@ def from_fields(table: Sequence[Field]) -> ConfigDict:
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises a ``ValueError`` naming the first unknown, missing or wrong field."""
+    """Checks every field of a configuration.
+
+    Args:
+      config: a configuration like the default.
+
+    Raises:
+      ValueError: naming the first unknown, missing or wrong field, and the remedy.
+
+    Example:
+      >>> config = default()
+      >>> validate(config)
+      >>> config.prune.sparsity = 1.5
+      >>> validate(config)  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      ValueError: config.prune.sparsity is 1.5; it must be < 1: ...
+    """
     check(config, FIELDS)
     given = dict(fields(config))
     _check_runs(given)
@@ -149,10 +172,27 @@ def setting(names: Sequence[str], values: Sequence[Any]) -> tuple[str, str]:
 
 
 def cells(config: ConfigDict) -> dict[str, ConfigDict]:
-    """Returns a configuration for each combination of values in ``config.vary``.
+    r"""Returns a configuration for each combination of values in ``config.vary``.
 
     The configurations vary nothing. They are named by their settings, such as
     ``prune.sparsity=0.9``, in the order of the values.
+
+    .. math:: \text{number of configurations} = \prod_e \text{values of entry } e
+
+    Args:
+      config: a configuration with entries ``<field>=<value>,<value>,...`` in ``vary``.
+
+    Returns:
+      Configurations by their names.
+
+    Raises:
+      ValueError: naming the first wrong entry or field.
+
+    Example:
+      >>> config = default()
+      >>> config.vary = ("prune.sparsity=0.9,0.95",)
+      >>> list(cells(config))
+      ['prune.sparsity=0.9', 'prune.sparsity=0.95']
     """
     entries = [parse_entry(entry) for entry in config.vary]
     named = {}
@@ -171,8 +211,16 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields the dotted name and value of every field of a nested configuration.
 
-    >>> list(fields({"seed": 0, "train": {"steps": 10}}))
-    [('seed', 0), ('train.steps', 10)]
+    Args:
+      config: a nested dictionary or configuration.
+      prefix: text before every name.
+
+    Yields:
+      ``(name, value)``, in the order of the fields.
+
+    Example:
+      >>> list(fields({"seed": 0, "train": {"steps": 10}}))
+      [('seed', 0), ('train.steps', 10)]
     """
     for name, value in config.items():
         if isinstance(value, dict | ConfigDict):

@@ -13,6 +13,8 @@ from snipjax import assembly, build, experiment, initializers, scored_examples
 from snipjax import config as schema
 from snipjax.training import console, rundir
 
+__all__ = ["run_all"]
+
 
 def run_all(
     config: ConfigDict,
@@ -24,8 +26,33 @@ def run_all(
     """Runs an experiment for each combination of ``config.vary``.
 
     An interrupted sweep goes on where it was, and runs nothing again that is finished.
-    Each combination has a directory in ``workdir``. Returns the contents of each run's
-    ``result.json`` by the name of its combination.
+
+    Args:
+      config: a configuration with entries ``<field>=<value>,<value>,...`` in ``vary``.
+      workdir: the directory of the sweep; each combination has a directory in it.
+      data_dir: the TFDS data directory.
+      command: the command line, to keep with the results.
+
+    Returns:
+      The contents of each run's ``result.json`` by the name of its combination.
+
+    Raises:
+      ValueError: if the configuration, the data or the directory is invalid.
+      OSError: if a file cannot be written, or another process has died.
+      KeyboardInterrupt: after an interrupt, once a checkpoint is written.
+
+    Example:
+      Runs two sparsities, in some seconds:
+
+      .. code-block:: python
+
+        from snipjax import config, sweep
+
+        settings = config.default()
+        settings.train.steps = 200
+        settings.vary = ("prune.sparsity=0.9,0.98",)
+        results = sweep.run_all(settings, "runs/sparsities")
+        print(results["prune.sparsity=0.98"]["networks"][0]["test_error"])
     """
     schema.validate(config)
     if not config.vary:

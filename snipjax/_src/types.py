@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import chex
 
 LossFn: TypeAlias = Callable[[chex.ArrayTree, Any], chex.Array]
-r"""The type of a loss: ``(params, batch) -> scalar``, a pure function.
+r"""The type of a loss, ``(params, batch) -> scalar``, a pure function.
 
 .. math:: L(w; B) = \frac{1}{|B|} \sum_{(x, y) \in B} \ell(f(w; x), y)
 
@@ -22,7 +22,7 @@ Example:
 """
 
 Scores: TypeAlias = Any
-"""The type of scores: a pytree like ``params``, larger where a connection matters more.
+"""The type of scores, a pytree like ``params``, larger where a connection matters more.
 
 A leaf is a float32 array :math:`s` of the parameter's shape, and :math:`s_j` the score
 of its connection :math:`j`.
@@ -35,7 +35,7 @@ Example:
 """
 
 Mask: TypeAlias = Any
-r"""The type of a mask: a pytree like ``params`` of bools.
+r"""The type of a mask, a pytree like ``params`` of bools.
 
 A leaf is a bool array of the parameter's shape, true where a connection is kept, or a
 scalar ``True`` where the parameter is not prunable. The sparse network has the
@@ -51,7 +51,7 @@ Example:
 """
 
 Criterion: TypeAlias = Callable[..., Scores]
-"""The type of a criterion: ``(loss_fn, params, batch, *, key=None) -> scores``.
+"""The type of a criterion, ``(loss_fn, params, batch, *, key=None) -> scores``.
 
 It is a traceable function of one batch, :math:`s = s(L, w, B)`. ``scores`` is a pytree
 like ``params`` of float32 arrays of the same shapes. Hyperparameters are keywords,
@@ -74,7 +74,7 @@ KeyPath: TypeAlias = tuple[Any, ...]
 # A predicate (key_path, leaf) -> bool, or a pytree of bools like the parameters.
 Predicate: TypeAlias = Callable[[KeyPath, Any], bool]
 Prunable: TypeAlias = Predicate | Any
-"""The type of a choice of leaves: a predicate, or a pytree of bools like ``params``.
+"""The type of a choice of leaves, a predicate, or a pytree of bools like ``params``.
 
 A predicate is a function ``(key_path, leaf) -> bool`` of a leaf's path, as
 :func:`jax.tree_util.tree_flatten_with_path` gives it, and of the array.
@@ -89,7 +89,7 @@ Example:
 """
 
 Select: TypeAlias = Callable[[Scores, Any, Prunable], Mask]
-"""The type of a selection: ``(scores, sparsity, prunable) -> mask``.
+"""The type of a selection, ``(scores, sparsity, prunable) -> mask``.
 
 ``scores`` is a pytree of floating-point arrays, ``sparsity`` the share of connections
 to prune, in [0, 1), and the mask a pytree like ``scores``: a bool array of a prunable

@@ -22,11 +22,17 @@ _NO_END = 2**31
 
 
 class Examples(NamedTuple):
-    """A batch of images and labels.
+    """Holds a batch of images and labels.
 
     Attributes:
       images: uint8 array of shape ``[n, image_size, image_size, channels]``.
       labels: int32 array of shape ``[n]``.
+
+    Example:
+      >>> zeros = np.zeros((4, 8, 8, 1), np.uint8)
+      >>> images, labels = Examples(zeros, np.arange(4, dtype=np.int32))
+      >>> images.shape, labels.tolist()
+      ((4, 8, 8, 1), [0, 1, 2, 3])
     """
 
     images: np.ndarray
@@ -34,12 +40,18 @@ class Examples(NamedTuple):
 
 
 class WeightedExamples(NamedTuple):
-    """A batch of an evaluation, of which some may be padding.
+    """Holds a batch of an evaluation, of which some may be padding.
 
     Attributes:
       images: uint8 array of shape ``[n, image_size, image_size, channels]``.
       labels: int32 array of shape ``[n]``.
       weights: float32 array of shape ``[n]``, 1 for an example and 0 for padding.
+
+    Example:
+      >>> images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([3, 0], np.int32)
+      >>> batch = WeightedExamples(images, labels, np.array([1, 0], np.float32))
+      >>> int(batch.weights.sum())  # examples that count
+      1
     """
 
     images: np.ndarray
@@ -62,12 +74,15 @@ def batches(
     threads: int = 2,
     buffer: int = 2,
 ) -> grain.DatasetIterator:
-    """Returns this process's part of every global batch, from a step on.
+    r"""Returns this process's part of every global batch, from a step on.
 
     The order is one permutation of all examples after the other, each drawn from the
-    seed, without a gap between them. Batch ``i`` is the examples at the positions
-    ``i * batch_size`` to ``(i + 1) * batch_size - 1`` of that order, and process ``p``
-    has the ``p``-th of ``process_count`` contiguous parts of it. The view of an example
+    seed, without a gap between them. Batch :math:`i` is
+
+    .. math:: B_i = (x_{\pi(i b)}, \dots, x_{\pi((i + 1) b - 1)})
+
+    for the batch size :math:`b` and that order :math:`\pi`, and process :math:`p` has
+    the :math:`p`-th of ``process_count`` contiguous parts of it. The view of an example
     is drawn from the seed and its position. The step is thus all that has to be stored
     to go on with a stream, on any number of processes and workers.
 

@@ -23,7 +23,7 @@ _TEST_FRACTION = 0.2
 
 
 class Dataset(NamedTuple):
-    """Images to train on, to choose a checkpoint with, and to report an error on.
+    """Holds images to train on, to choose a checkpoint with, and to report an error on.
 
     Attributes:
       name: the name the dataset was loaded by.
@@ -32,6 +32,11 @@ class Dataset(NamedTuple):
       test: the examples of the test split.
       num_classes: the number of classes.
       class_names: their names in the order of the labels, where they have any.
+
+    Example:
+      >>> dataset = load("synthetic:10x8x8x3/5")
+      >>> len(dataset.train), len(dataset.test), dataset.num_classes
+      (10, 1, 5)
     """
 
     name: str
@@ -137,11 +142,18 @@ def load(
 def facts(dataset: Dataset) -> dict[str, Any]:
     """Returns values for JSON by which a dataset is known again, if it has not changed.
 
-    Images of files and records are not read: an image exchanged for another of the
-    same name goes unseen.
+    Images of files and records are not read: an image exchanged for another of the same
+    name goes unseen.
 
-    >>> facts(load("synthetic:10x8x8x3/5"))["examples"]
-    {'train': 10, 'validation': 1, 'test': 1}
+    Args:
+      dataset: a dataset, in memory or as a stream.
+
+    Returns:
+      A dictionary of numbers, texts, and dictionaries of them.
+
+    Example:
+      >>> facts(load("synthetic:10x8x8x3/5"))["examples"]
+      {'train': 10, 'validation': 1, 'test': 1}
     """
     parts = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
     return {
@@ -154,7 +166,11 @@ def facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def with_random_labels(dataset: Dataset) -> Dataset:
-    """Returns a dataset whose training labels have nothing to do with the images.
+    r"""Returns a dataset whose training labels have nothing to do with the images.
+
+    .. math:: y_i \sim \mathrm{Uniform}\{0, \dots, K - 1\}
+
+    for :math:`K` classes.
 
     The labels are uniform over the classes and the same in every call.
 

@@ -62,7 +62,17 @@ def to_device(
 
 
 class OnDevice:
-    """Iterates over batches on the device, with a ``close()`` that ends its thread."""
+    """Iterates over batches on the device, with a ``close()`` that ends its thread.
+
+    :func:`to_device` makes it. Leaving a ``with`` statement closes it.
+
+    Example:
+      >>> import numpy as np
+      >>> batches = to_device(iter([np.zeros(2), np.ones(2)]))
+      >>> next(batches)
+      Array([0., 0.], dtype=float32)
+      >>> batches.close()
+    """
 
     def __init__(
         self,

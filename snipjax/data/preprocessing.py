@@ -21,7 +21,12 @@ _BYTES_PER_CHUNK = 2**22
 def mean_and_std(
     source: Source, *, image_size: int | None = None, view: views.View | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and the standard deviation of each channel, over pixels.
+    r"""Returns the mean and the standard deviation of each channel, over pixels.
+
+    .. math:: \mu_c = \frac{1}{N} \sum_{i, p} x_{ipc}, \qquad
+              \sigma_c = \sqrt{\frac{1}{N} \sum_{i, p} (x_{ipc} - \mu_c)^2}
+
+    over the images :math:`i` and pixels :math:`p`, :math:`N` values in all.
 
     Both are in the units of the pixels and computed from exact integer sums, a few
     images at a time. Without ``image_size`` they are over all images. With it, they are
@@ -69,7 +74,9 @@ def mean_and_std(
 
 
 def standardize(images: chex.Array, mean: chex.Array, std: chex.Array) -> chex.Array:
-    """Returns images with every channel shifted by its mean and divided by its std.
+    r"""Returns images with every channel shifted by its mean and divided by its std.
+
+    .. math:: y_{pc} = \frac{x_{pc} - \mu_c}{\sigma_c}
 
     A pure function of arrays of NumPy or JAX, to be called on a batch under ``jit``. A
     channel that is constant (std 0) is only shifted.

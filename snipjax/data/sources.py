@@ -19,11 +19,21 @@ STREAM_INSTEAD = (
 
 
 class DatasetError(ValueError):
-    """Says why a dataset cannot be loaded or read, and names the remedy."""
+    """Says why a dataset cannot be loaded or read, and names the remedy.
+
+    It is a ``ValueError``.
+
+    Example:
+      >>> try:
+      ...     snipjax.data.load("folder:/no/such/folder")
+      ... except DatasetError as error:
+      ...     print("not loaded")
+      not loaded
+    """
 
 
 class Source(Protocol):
-    """Labeled images with random access, cheap to send to another process.
+    """Describes labeled images with random access, cheap to send to another process.
 
     Two more methods are optional: ``__getitems__(indices)`` returns a list of examples
     faster than one by one, and ``digest()`` returns a text that changes with the
@@ -31,6 +41,19 @@ class Source(Protocol):
 
     Attributes:
       channels: channels that every image is converted to: 1 (gray), 3 (RGB), 4 (RGBA).
+
+    Example:
+      >>> class Gray:
+      ...     channels = 1
+      ...     def __len__(self):
+      ...         return 256
+      ...     def __getitem__(self, index):
+      ...         return np.full((8, 8, 1), index, np.uint8), index % 2
+      ...     def where(self, index):
+      ...         return f"gray {index}"
+      >>> stream = snipjax.data.evaluation_batches(Gray(), batch_size=2, image_size=8)
+      >>> next(stream).labels
+      array([0, 1], dtype=int32)
     """
 
     @property
@@ -51,7 +74,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Labeled images of one size in host memory; a source too.
+    """Holds labeled images of one size in host memory; a source too.
 
     Attributes:
       images: uint8 array of shape ``[n, h, w, c]``.
@@ -128,14 +151,27 @@ class Splits(NamedTuple):
 
 
 def hold_out(total: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sorted indices of the examples that stay and of the ones held out.
+    r"""Returns the sorted indices of the examples that stay and of the ones held out.
 
-    Held out are the first ``round(total * fraction)`` of
+    .. math:: \{\pi(0), \dots, \pi(h - 1)\}, \; h = \mathrm{round}(total \cdot fraction)
+
+    are held out, with the permutation :math:`\pi` of
     ``np.random.RandomState(0).permutation(total)``, a stream that NumPy has frozen.
 
-    >>> rest, held = hold_out(5, 0.4)
-    >>> rest.tolist(), held.tolist()
-    ([1, 3, 4], [0, 2])
+    Args:
+      total: number of examples.
+      fraction: share of them to hold out, in (0, 1).
+
+    Returns:
+      ``(rest, held)``, integer arrays.
+
+    Raises:
+      ValueError: if either part would have no example.
+
+    Example:
+      >>> rest, held = hold_out(5, 0.4)
+      >>> rest.tolist(), held.tolist()
+      ([1, 3, 4], [0, 2])
     """
     if not (0 < fraction < 1 and 0 < round(total * fraction) < total):
         raise ValueError(

@@ -13,9 +13,20 @@ import numpy as np
 
 
 class Crop(NamedTuple):
-    """A box in pixels of the image, and whether it is mirrored.
+    """Describes a box in pixels of the image, and whether it is mirrored.
 
     The part of the box outside of the image is black.
+
+    Attributes:
+      left: position of the left edge, perhaps negative.
+      top: position of the upper edge, perhaps negative.
+      width: width of the box.
+      height: height of the box.
+      flip: whether the image is mirrored left to right.
+
+    Example:
+      >>> Crop(16, 16, 224, 224)._replace(flip=True)
+      Crop(left=16, top=16, width=224, height=224, flip=True)
     """
 
     left: float
@@ -26,10 +37,31 @@ class Crop(NamedTuple):
 
 
 View = Callable[[np.random.Generator, tuple[int, int]], Crop]
+"""The type of a view, ``(rng, (width, height)) -> Crop``.
+
+``rng`` is a :class:`numpy.random.Generator`, and the size is in pixels. The same state
+of the generator gives the same crop.
+
+Example:
+  >>> def left_half(rng, size):
+  ...     return Crop(0, 0, size[0] / 2, size[1])
+  >>> left_half(np.random.default_rng(0), (512, 256))
+  Crop(left=0, top=0, width=256.0, height=256, flip=False)
+"""
 
 
 class Views(NamedTuple):
-    """Has one view for training and one for evaluation."""
+    """Holds one view for training and one for evaluation.
+
+    Attributes:
+      train: ``(rng, (width, height)) -> Crop`` of training images, usually random.
+      evaluation: ``(rng, (width, height)) -> Crop`` of other images.
+
+    Example:
+      >>> views = Views(random_resized_crop, whole)
+      >>> views.evaluation(None, (40, 30))
+      Crop(left=0, top=0, width=40, height=30, flip=False)
+    """
 
     train: View
     evaluation: View
@@ -101,3 +133,14 @@ VIEWS = {
     "translate": Views(random_translation, whole),
     "none": Views(whole, whole),
 }
+"""The views of images by name, the choices of ``config.dataset.view``.
+
+A value is a :class:`Views`. ``imagenet`` is a random box of 8% to 100% of the area in
+training, and the central square in evaluation. ``translate_flip`` shifts by up to an
+eighth of the size, mirrored or not, ``translate`` only shifts, and ``none`` shows the
+whole image.
+
+Example:
+  >>> VIEWS["imagenet"].evaluation(None, (256, 256))
+  Crop(left=16.0, top=16.0, width=224.0, height=224.0, flip=False)
+"""

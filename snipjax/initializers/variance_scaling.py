@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 Initializer = Callable[..., chex.Array]  # (key, shape, dtype=float32)
-"""The type of an initializer: ``(key, shape, dtype=float32) -> array``.
+"""The type of an initializer, ``(key, shape, dtype=float32) -> array``.
 
 ``key`` is a PRNG key, and the array has the shape and dtype that are asked for.
 Initializers of ``jax.nn.initializers`` are of this type too.

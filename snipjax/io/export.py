@@ -77,6 +77,15 @@ def onnx(
       ModuleNotFoundError: without jax2onnx.
       NotImplementedError: for an operation that jax2onnx does not know.
       OSError: if the file cannot be written.
+
+    Example:
+      .. code-block:: python
+
+        from snipjax import shrink
+        from snipjax.io import export
+
+        small_apply, small_params = shrink.shrink(apply_fn, params, mask, images)
+        export.onnx(small_apply, small_params, "network.onnx", images)
     """
     try:
         jax2onnx = importlib.import_module("jax2onnx")
@@ -97,6 +106,12 @@ def portable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function of the same values, of operations that every runtime has.
 
     It has no branches for single platforms, and pools over as few axes as it can.
+
+    Args:
+      function: a traceable function of pytrees of arrays.
+
+    Returns:
+      A function of the same arguments and results.
 
     Example:
       >>> function = lambda x: jax.lax.platform_dependent(

@@ -23,11 +23,20 @@ from snipjax.io.layouts import (
 def from_tensors(tensors: Mapping[str, chex.Array]) -> chex.ArrayTree:
     """Returns the params of a :class:`snipjax.models.transformer.Transformer`.
 
-    ``tensors`` are a ``GPT2LMHeadModel``'s or ``GPT2Model``'s, by names such as
-    ``h.0.attn.c_attn.weight``, with or without ``transformer.`` before them. Buffers
-    (``attn.bias``, ``attn.masked_bias``) are ignored, and so is an ``lm_head.weight``
-    that is the embedding of the tokens. The tensors tell all sizes but the number of
-    heads: GPT-2's heads have 64 units. Dtypes stay.
+    Buffers (``attn.bias``, ``attn.masked_bias``) are ignored, and so is an
+    ``lm_head.weight`` that is the embedding of the tokens. The tensors tell all sizes
+    but the number of heads: GPT-2's heads have 64 units.
+
+    Args:
+      tensors: arrays of a ``GPT2LMHeadModel`` or ``GPT2Model``, by names such as
+        ``h.0.attn.c_attn.weight``, with or without ``transformer.`` before them.
+
+    Returns:
+      A pytree of arrays in the dtypes of the tensors; kernels are
+      ``[inputs, outputs]``.
+
+    Raises:
+      ValueError: if a tensor is missing, unknown or of a wrong shape.
 
     Example:
       >>> from snipjax.models import transformer
@@ -52,10 +61,28 @@ def to_tensors(
 ) -> dict[str, np.ndarray]:
     """Returns the tensors of a GPT-2 in Hugging Face's layout, of these params.
 
-    The result has the names and dtypes of ``like``, e.g. the tensors that the params
-    came from. Their buffers are copied; ``lm_head.weight``, if they have it, is the
-    embedding of the tokens. By default the result has the names of a
-    ``GPT2LMHeadModel`` and the dtypes of the params.
+    Args:
+      params: pytree of a :class:`snipjax.models.transformer.Transformer`.
+      like: tensors that give names and dtypes, e.g. the tensors that the params came
+        from. Their buffers are copied; ``lm_head.weight``, if they have it, is the
+        embedding of the tokens. By default the names are a ``GPT2LMHeadModel``'s, and
+        the dtypes the params' own.
+
+    Returns:
+      NumPy arrays by their names; weights of attention and dense layers are
+      ``[inputs, outputs]``.
+
+    Raises:
+      ValueError: if the params are another model's.
+
+    Example:
+      >>> from snipjax.models import transformer
+      >>> config = transformer.Config(vocab_size=7, length=4, width=6, depth=1, heads=2)
+      >>> model = transformer.Transformer(config)
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), int))
+      >>> params = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
+      >>> to_tensors(params)["transformer.wte.weight"].shape
+      (7, 6)
     """
     prefix = "transformer." if like is None else _prefix(like)
     flat = flatten(params)

@@ -30,6 +30,8 @@ from safetensors import SafetensorError, safe_open
 
 from snipjax.io import files
 
+__all__ = ["Tensors", "load", "save"]
+
 # Dtypes of the format that NumPy has, by itself or by ml_dtypes.
 _DTYPES = {
     "F64": np.float64,
@@ -62,9 +64,19 @@ class Stored(NamedTuple):
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """A model's tensors, read from their files when they are asked for.
+    """Maps names to a model's tensors, read from their files when they are asked for.
 
-    ``metadata`` is the text of the header, ``path`` the argument of :func:`load`.
+    Attributes:
+      metadata: the text of the header, a dictionary.
+      path: the argument of :func:`load`.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
+      >>> save(path, {"w": jnp.ones((2, 3))})
+      >>> tensors = load(path)
+      >>> list(tensors), tensors["w"].shape, tensors.metadata
+      (['w'], (2, 3), {'format': 'pt'})
     """
 
     def __init__(
@@ -87,10 +99,25 @@ class Tensors(Mapping[str, np.ndarray]):
 def load(path: str | os.PathLike) -> Tensors:
     """Opens a safetensors file, or a model in several, without reading its tensors.
 
-    ``path`` is ``model.safetensors``, or the ``model.safetensors.index.json`` of a
-    model whose tensors are in several files beside it. The mapping raises a
-    ``ValueError`` if a file has become shorter since, or a tensor has a dtype that
-    NumPy and JAX do not have.
+    Args:
+      path: ``model.safetensors``, or the ``model.safetensors.index.json`` of a model
+        whose tensors are in several files beside it.
+
+    Returns:
+      A mapping from names to NumPy arrays, in the shapes and dtypes of the file. It
+      raises a ``ValueError`` if a file has become shorter since, or a tensor has a
+      dtype that NumPy and JAX do not have.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if a file is damaged or of another format.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
+      >>> save(path, {"w": jnp.arange(3.0)})
+      >>> load(path)["w"]
+      array([0., 1., 2.], dtype=float32)
     """
     path = Path(path)
     if path.is_dir():
@@ -110,8 +137,15 @@ def save(
 ) -> None:
     """Writes a safetensors file, whole or not at all.
 
-    ``metadata`` is text for the header, e.g. ``load(path).metadata``. By default it is
-    ``{"format": "pt"}``, by which ``transformers`` knows the layout.
+    Args:
+      path: path of the file; an earlier one is replaced at once.
+      tensors: arrays by their names.
+      metadata: text for the header, e.g. ``load(path).metadata``. By default it is
+        ``{"format": "pt"}``, by which ``transformers`` knows the layout.
+
+    Raises:
+      ValueError: if ``metadata`` holds something else than text.
+      OSError: if the file cannot be written.
 
     Example:
       >>> import tempfile

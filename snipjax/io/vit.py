@@ -20,11 +20,20 @@ from snipjax.io.layouts import (
 def from_tensors(tensors: Mapping[str, chex.Array]) -> chex.ArrayTree:
     """Returns the params of a :class:`snipjax.models.vit.ViT`.
 
-    ``tensors`` are a ``ViTForImageClassification``'s, by names such as
-    ``vit.encoder.layer.0.attention.attention.query.weight``. They tell all sizes but
-    the number of heads: the heads of ViT-Ti, S and B have 64 units. Set the model's
-    ``epsilon`` to the ``layer_norm_eps`` of the weights' ``config.json``, which is
-    1e-12. Dtypes stay.
+    The tensors tell all sizes but the number of heads: the heads of ViT-Ti, S and B
+    have 64 units. Set the model's ``epsilon`` to the ``layer_norm_eps`` of the weights'
+    ``config.json``, which is 1e-12.
+
+    Args:
+      tensors: arrays of a ``ViTForImageClassification``, by names such as
+        ``vit.encoder.layer.0.attention.attention.query.weight``.
+
+    Returns:
+      A pytree of arrays in the dtypes of the tensors; kernels are ``[..., inputs,
+      outputs]``.
+
+    Raises:
+      ValueError: if a tensor is missing, unknown or of a wrong shape.
 
     Example:
       >>> from snipjax.models import vit
@@ -48,8 +57,25 @@ def to_tensors(
 ) -> dict[str, np.ndarray]:
     """Returns the tensors of a ViT in Hugging Face's layout, of these params.
 
-    The result has the dtypes of ``like``, e.g. the tensors that the params came from;
-    by default, of the params.
+    Args:
+      params: pytree of a :class:`snipjax.models.vit.ViT`.
+      like: tensors that give dtypes, e.g. the tensors that the params came from; by
+        default, the params give them.
+
+    Returns:
+      NumPy arrays by their names; weights of dense layers are ``[outputs, inputs]``.
+
+    Raises:
+      ValueError: if the params are another model's.
+
+    Example:
+      >>> from snipjax.models import vit
+      >>> model = vit.ViT(num_classes=3, width=6, depth=1, heads=2, patch=4)
+      >>> images = jnp.zeros((1, 8, 8, 3))
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+      >>> params = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
+      >>> to_tensors(params)["classifier.weight"].shape
+      (3, 6)
     """
     flat = flatten(params)
     return make_tensors(flat, _layouts(count_layers(flat, r"block_(\d+)/")), like)

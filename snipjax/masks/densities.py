@@ -15,7 +15,7 @@ from snipjax.masks.mask import prunable_leaves
 from snipjax.masks.prunable import are_prunable, kernels
 
 Densities: TypeAlias = Any
-r"""The type of densities: a pytree like ``params`` of Python floats in [0, 1].
+r"""The type of densities, a pytree like ``params`` of Python floats in [0, 1].
 
 A leaf is the share of the parameter's connections to keep,
 
@@ -30,7 +30,7 @@ Example:
   Array([[False,  True, False, False]], dtype=bool)
 """
 Allocation: TypeAlias = Callable[[chex.ArrayTree, float, Prunable], Densities]
-r"""The type of an allocation: ``(params, sparsity, prunable) -> densities``.
+r"""The type of an allocation, ``(params, sparsity, prunable) -> densities``.
 
 It is a function of the parameters' shapes alone, with
 

@@ -82,6 +82,13 @@ def is_bias(path: KeyPath, leaf: chex.Array) -> bool:
     ``b`` or ``b1`` is a bias if at most one axis is longer than 1, or if Haiku's
     ``layer_stack`` stacks it; a leaf with a number for a name, if it has one dimension.
 
+    Args:
+      path: key path of the leaf.
+      leaf: array.
+
+    Returns:
+      True for a bias.
+
     Example:
       >>> is_bias((jax.tree_util.DictKey("bias"),), jnp.ones((8, 64)))
       True
@@ -103,6 +110,12 @@ def is_normalization(path: KeyPath) -> bool:
     ``layernorm_before``, ``conv1_bn``, ``gn_root``, ``ln_f`` or alike, or the leaf
     itself is, or it is called ``scale`` or ``offset``. A leaf called ``kernel`` never
     belongs to one, nor does a module inside of one: ``pre_norm/linear/w`` is a weight.
+
+    Args:
+      path: key path of the leaf.
+
+    Returns:
+      True for a parameter of a normalization layer.
 
     Example:
       >>> is_normalization(tuple(map(jax.tree_util.DictKey, ("ln_f", "bias"))))
@@ -156,6 +169,9 @@ def are_prunable(params: chex.ArrayTree, prunable: Prunable = kernels) -> list[b
       params: pytree of arrays.
       prunable: predicate ``(key_path, leaf) -> bool``, or a pytree of bools like
         ``params``. Leaves without a dimension or without entries are never prunable.
+
+    Returns:
+      A bool for each leaf.
 
     Raises:
       ValueError: if a pattern of :func:`excluding` matches no leaf, or a pytree of

@@ -14,7 +14,7 @@ from snipjax.masks.mask import kept_count
 from snipjax.masks.prunable import are_prunable, kernels
 
 Rule = Callable[[list[tuple[KeyPath, chex.Array]], Any], list[chex.Array]]
-"""The type of a rule: ``(leaves, sparsity) -> masks``, of the prunable leaves alone.
+"""The type of a rule, ``(leaves, sparsity) -> masks``, of the prunable leaves alone.
 
 ``leaves`` is a list of ``(key_path, leaf)`` in tree order, each leaf a floating-point
 array. The result is a list of bool arrays of their shapes, true where a connection is
@@ -113,10 +113,14 @@ def layerwise_topk(
 def select_leaves(
     scores: Scores, sparsity: float | None, prunable: Prunable, rule: Rule
 ) -> Mask:
-    """Returns the mask that a rule makes of the prunable leaves.
+    r"""Returns the mask that a rule makes of the prunable leaves.
 
     It is for selections of one's own: scores are checked, and each leaf's mask is put
     in its place.
+
+    .. math:: (c_1, \dots, c_k) = rule((s_1, \dots, s_k), sparsity)
+
+    for the scores :math:`s_i` and the masks :math:`c_i` of the prunable leaves.
 
     Args:
       scores: pytree of floating-point arrays.

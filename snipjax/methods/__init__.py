@@ -18,9 +18,10 @@ Raises:
     from the settings' own constructor, if a field is out of range.
 
 Example:
-  >>> trained = dense(problem)  # doctest: +SKIP
-  >>> params, mask, history = lwc(
-  ...     problem, 0.95, LWC(rounds=3), trained)  # doctest: +SKIP
+  .. code-block:: python
+
+    trained = methods.dense(problem)
+    params, mask, history = methods.lwc(problem, 0.95, methods.LWC(rounds=3), trained)
 """
 
 from snipjax.methods.dense import dense

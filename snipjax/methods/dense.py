@@ -10,7 +10,12 @@ from snipjax.methods.problem import Outcome, Problem
 
 
 def dense(problem: Problem) -> Outcome:
-    """Trains the network without pruning it.
+    r"""Trains the network without pruning it.
+
+    .. math:: w \leftarrow w - \eta_t \nabla L(w; B_t)
+
+    with the problem's own optimizer in place of SGD, and its learning rate
+    :math:`\eta_t`.
 
     Args:
       problem: the network, its data and its training.
@@ -18,6 +23,20 @@ def dense(problem: Problem) -> Outcome:
     Returns:
       The parameters of the evaluation with the least error on validation, a mask of
       ones, and the history.
+
+    Raises:
+      ValueError: if a field of the problem is out of range.
+
+    Example:
+      ``problem`` is a :class:`Problem`, as its example makes one:
+
+      .. code-block:: python
+
+        from snipjax import methods
+
+        trained = methods.dense(problem)
+        print(trained.history.rows[-1]["val_error"])
+        outcome = methods.lwc(problem, 0.95, pretrained=trained)
     """
     problem.check()
     schedule = optax.exponential_decay(

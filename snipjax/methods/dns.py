@@ -25,7 +25,7 @@ from snipjax.training import Metrics
 
 @dataclasses.dataclass(frozen=True)
 class DNS(Settings):
-    """Hyperparameters of :func:`dns`.
+    """Holds the hyperparameters of :func:`dns`.
 
     Attributes:
       surgery: steps of the surgery, as a share of dense training's.
@@ -36,6 +36,11 @@ class DNS(Settings):
       upper: factor of the threshold b, from which on they are spliced.
       learning_rate: learning rate of both phases, as a share of dense training's.
       decays: number of decays of the learning rate in each of both phases.
+
+    Example:
+      >>> settings = DNS(surgery=0.5)
+      >>> settings.surgery, settings.recovery
+      (0.5, 0.5)
     """
 
     surgery: float = 0.75
@@ -76,21 +81,48 @@ def dns(
     settings: DNS = DNS(),
     pretrained: Outcome | None = None,
 ) -> Outcome:
-    """Prunes and splices while training, and then trains the remaining connections.
+    r"""Prunes and splices while training, and then trains the remaining connections.
 
-    Before a step of the surgery, with probability ``(1 + gamma t)^-power``, where t
-    goes from 0 to 1, the mask T of the weights W is updated to::
+    Before a step of the surgery, with probability :math:`(1 + \gamma t)^{-power}`,
+    where :math:`t` goes from 0 to 1, the mask :math:`T` of the weights :math:`W` is
+    updated, and then all weights follow the gradient:
 
-        0 where |W| < a,   as it was where a <= |W| < b,   1 where b <= |W|,
-        a = lower (mean + c std),   b = upper (mean + c std)
+    .. math:: T \leftarrow \begin{cases} 0 & |W| < a \\ T & a \le |W| < b \\
+                                         1 & b \le |W| \end{cases} \qquad
+              \begin{aligned} a &= lower \, (\mu + c \sigma) \\
+                              b &= upper \, (\mu + c \sigma) \end{aligned}
+              \qquad W \leftarrow W - \eta \frac{\partial L}{\partial (W \odot T)}
 
-    with mean and standard deviation of each layer's ``|W|``, pretrained. The paper
-    gives each layer's c by hand, smaller for smaller layers. Here it is proportional
-    to the logarithm of the layer's size, and at every update as large as it takes for
-    T to reach the sparsity. Then ``W -= learning rate * dL/d(W * T)``, for all of W.
+    with mean :math:`\mu` and standard deviation :math:`\sigma` of each layer's
+    :math:`|W|`, pretrained. The paper gives each layer's :math:`c` by hand, smaller for
+    smaller layers. Here it is proportional to the logarithm of the layer's size, and at
+    every update as large as it takes for :math:`T` to reach the sparsity. The network
+    returned is the best of the recovery.
 
-    It returns the best network of the recovery. Arguments, returns and errors:
-    :mod:`snipjax.methods`.
+    Args:
+      problem: the network, its data and its training.
+      sparsity: share of all prunable connections to remove, in [0, 1).
+      settings: the hyperparameters.
+      pretrained: the outcome of :func:`dense` to start from; trained first if it is
+        None.
+
+    Returns:
+      The parameters of the evaluation with the least error on validation, a mask of
+      bool arrays like them, and the history.
+
+    Raises:
+      ValueError: if the sparsity or a field of the problem is out of range, or
+        ``pretrained`` is of another network.
+
+    Example:
+      ``problem`` is a :class:`Problem`, as its example makes one:
+
+      .. code-block:: python
+
+        from snipjax import methods
+
+        settings = methods.DNS(surgery=0.5, recovery=0.25)
+        params, mask, history = methods.dns(problem, 0.95, settings)
 
     Guo, Yao, Chen, NeurIPS 2016.
     """

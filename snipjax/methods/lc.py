@@ -27,7 +27,7 @@ from snipjax.training import Metrics
 
 @dataclasses.dataclass(frozen=True)
 class LC(Settings):
-    """Hyperparameters of :func:`lc`.
+    """Holds the hyperparameters of :func:`lc`.
 
     Attributes:
       iterations: number of L steps, each with a C step after it.
@@ -38,6 +38,11 @@ class LC(Settings):
       learning_rate: learning rate of the first L, as a share of dense training's; at
         most 1 / mu is taken, as the paper advises.
       decays: number of decays of the learning rate, in all.
+
+    Example:
+      >>> settings = LC(iterations=20)
+      >>> settings.iterations, settings.learning
+      (20, 0.03)
     """
 
     iterations: int = 40
@@ -70,17 +75,44 @@ def lc(
     settings: LC = LC(),
     pretrained: Outcome | None = None,
 ) -> Outcome:
-    """Minimizes the loss subject to the number of weights that are not zero.
+    r"""Minimizes the loss subject to the number of weights that are not zero.
 
-    Learning (L) and compression (C) alternate, with ``mu`` growing by ``growth``::
+    Learning (L) and compression (C) alternate, with :math:`\mu` growing by ``growth``:
 
-        L: w <- argmin loss(w) + mu / 2 ||w - theta - lambda / mu||^2, by SGD
-        C: theta <- the kappa largest of w - lambda / mu, of all layers; 0 elsewhere
-           lambda <- lambda - mu (w - theta)
+    .. math:: \mathrm{L:} \quad & w \leftarrow \arg\min_w L(w) + \frac{\mu}{2}
+              \lVert w - \theta - \lambda / \mu \rVert^2, \text{ by SGD} \\
+              \mathrm{C:} \quad & \theta \leftarrow
+              \text{the } \kappa \text{ largest of } w - \lambda / \mu
+              \text{ of all layers, 0 elsewhere} \\
+              & \lambda \leftarrow \lambda - \mu (w - \theta)
 
-    It begins with ``lambda = 0`` and the largest pretrained weights as theta, which
-    is the network that is evaluated and returned. Arguments, returns and errors:
-    :mod:`snipjax.methods`.
+    It begins with :math:`\lambda = 0` and the largest pretrained weights as
+    :math:`\theta`, which is the network that is evaluated and returned.
+
+    Args:
+      problem: the network, its data and its training.
+      sparsity: share of all prunable connections to remove, in [0, 1).
+      settings: the hyperparameters.
+      pretrained: the outcome of :func:`dense` to start from; trained first if it is
+        None.
+
+    Returns:
+      The parameters of the evaluation with the least error on validation, a mask of
+      bool arrays like them, and the history.
+
+    Raises:
+      ValueError: if the sparsity or a field of the problem is out of range, or
+        ``pretrained`` is of another network.
+
+    Example:
+      ``problem`` is a :class:`Problem`, as its example makes one:
+
+      .. code-block:: python
+
+        from snipjax import methods
+
+        settings = methods.LC(iterations=20)
+        params, mask, history = methods.lc(problem, 0.95, settings)
 
     Carreira-Perpinan, Idelbayev, CVPR 2018.
     """

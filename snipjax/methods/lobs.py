@@ -41,13 +41,22 @@ Arrays = list[chex.Array]  # one for each layer of the network
 
 @dataclasses.dataclass(frozen=True)
 class LOBS(Rounds):
-    """Hyperparameters of :func:`lobs`: the rounds, and the Hessians of each.
+    """Holds the hyperparameters of :func:`lobs`: the rounds, and the Hessians of each.
 
     Attributes:
+      rounds: number of rounds.
+      retraining: steps of a round, as a share of dense training's.
+      learning_rate: learning rate of retraining, as a share of dense training's.
+      decays: number of decays of the learning rate in each round.
       block: share of the remaining connections that is removed at a time.
       damping: number added to a Hessian's diagonal, as a share of its mean; inputs
         that are always 0 leave it singular.
       num_batches: number of training batches that the Hessians are the mean over.
+
+    Example:
+      >>> settings = LOBS(rounds=2)
+      >>> settings.rounds, settings.block
+      (2, 0.3)
     """
 
     learning_rate: float = 1.0
@@ -95,8 +104,32 @@ def lobs(
     ``output_bound`` follows from the bounds of the layers (``output_bound``).
 
     Every prunable parameter must be the kernel of a matrix product or of a convolution
-    without groups, or the bias added to it; another one is a ``ValueError``. Arguments,
-    returns and errors: :mod:`snipjax.methods`.
+    without groups, or the bias added to it; another one is a ``ValueError``.
+
+    Args:
+      problem: the network, its data and its training.
+      sparsity: share of all prunable connections to remove, in [0, 1).
+      settings: the hyperparameters.
+      pretrained: the outcome of :func:`dense` to start from; trained first if it is
+        None.
+
+    Returns:
+      The parameters of the evaluation with the least error on validation, a mask of
+      bool arrays like them, and the history.
+
+    Raises:
+      ValueError: if the sparsity or a field of the problem is out of range, or
+        ``pretrained`` is of another network.
+
+    Example:
+      ``problem`` is a :class:`Problem`, as its example makes one:
+
+      .. code-block:: python
+
+        from snipjax import methods
+
+        settings = methods.LOBS(rounds=2, num_batches=10)
+        params, mask, history = methods.lobs(problem, 0.95, settings)
 
     Dong, Chen, Pan, NeurIPS 2017, algorithm 1 and theorems 3.1 and 3.2.
     """

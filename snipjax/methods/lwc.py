@@ -24,7 +24,21 @@ from snipjax.methods.rounds import Removal, Round, Rounds, prune_and_retrain
 
 @dataclasses.dataclass(frozen=True)
 class LWC(Rounds):
-    """Hyperparameters of :func:`lwc`: the rounds; a tenth is the paper's rate."""
+    """Holds the hyperparameters of :func:`lwc`: the rounds.
+
+    A tenth of the learning rate is the paper's.
+
+    Attributes:
+      rounds: number of rounds.
+      retraining: steps of a round, as a share of dense training's.
+      learning_rate: learning rate of retraining, as a share of dense training's.
+      decays: number of decays of the learning rate in each round.
+
+    Example:
+      >>> settings = LWC(rounds=3)
+      >>> settings.rounds, settings.learning_rate
+      (3, 0.1)
+    """
 
 
 def lwc(
@@ -33,14 +47,40 @@ def lwc(
     settings: LWC = LWC(),
     pretrained: Outcome | None = None,
 ) -> Outcome:
-    """Prunes by magnitude and retrains, in rounds.
+    r"""Prunes by magnitude and retrains, in rounds.
 
-    In every round, the connections w still in a layer are removed for good if::
+    In every round, the connections :math:`w` still in a layer are removed for good if
 
-        |w| <= quality * log(1 + size(layer)) * std(layer)
+    .. math:: |w| \le q \log(1 + n_l) \, \sigma_l
 
-    The quality of a round is the one that keeps exactly as many connections as the
-    round is to have. Arguments, returns and errors: :mod:`snipjax.methods`.
+    with the size :math:`n_l` and the standard deviation :math:`\sigma_l` of the layer.
+    The quality :math:`q` of a round is the one that keeps exactly as many connections
+    as the round is to have.
+
+    Args:
+      problem: the network, its data and its training.
+      sparsity: share of all prunable connections to remove, in [0, 1).
+      settings: the hyperparameters.
+      pretrained: the outcome of :func:`dense` to start from; trained first if it is
+        None.
+
+    Returns:
+      The parameters of the evaluation with the least error on validation, a mask of
+      bool arrays like them, and the history.
+
+    Raises:
+      ValueError: if the sparsity or a field of the problem is out of range, or
+        ``pretrained`` is of another network.
+
+    Example:
+      ``problem`` is a :class:`Problem`, as its example makes one:
+
+      .. code-block:: python
+
+        from snipjax import methods
+
+        settings = methods.LWC(rounds=3)
+        params, mask, history = methods.lwc(problem, 0.95, settings)
 
     Han, Pool, Tran, Dally, NeurIPS 2015.
     """

@@ -19,10 +19,19 @@ from snipjax.methods.rounds import Removal, Round, Rounds, prune_and_retrain
 
 @dataclasses.dataclass(frozen=True)
 class OBD(Rounds):
-    """Hyperparameters of :func:`obd`: the rounds, and the batches of the curvature.
+    """Holds the hyperparameters of :func:`obd`: rounds, and batches of the curvature.
 
     Attributes:
+      rounds: number of rounds.
+      retraining: steps of a round, as a share of dense training's.
+      learning_rate: learning rate of retraining, as a share of dense training's.
+      decays: number of decays of the learning rate in each round.
       num_batches: number of training batches that the curvature is the mean over.
+
+    Example:
+      >>> settings = OBD(rounds=2)
+      >>> settings.rounds, settings.num_batches
+      (2, 500)
     """
 
     num_batches: int = 500
@@ -36,14 +45,41 @@ def obd(
 ) -> Outcome:
     r"""Prunes a trained network by optimal brain damage and retrains it, in rounds.
 
-    A round estimates the diagonal ``h`` of the curvature on the training set, removes
-    for good the connections of the least :math:`h_j w_j^2 / 2` of all layers together,
-    and trains the others.
+    A round estimates the diagonal :math:`h` of the curvature on the training set,
+    removes for good the connections of the least saliency
+
+    .. math:: s_j = \frac{1}{2} h_j w_j^2
+
+    of all layers together, and trains the others.
 
     If the loss returns logits, of which it is the cross entropy, the curvature is the
     Gauss-Newton matrix (``gauss_newton_diagonal``). Otherwise it is the Hessian of
-    the loss, by :func:`snipjax.saliency.obd`. Arguments, returns and errors:
-    :mod:`snipjax.methods`.
+    the loss, by :func:`snipjax.saliency.obd`.
+
+    Args:
+      problem: the network, its data and its training.
+      sparsity: share of all prunable connections to remove, in [0, 1).
+      settings: the hyperparameters.
+      pretrained: the outcome of :func:`dense` to start from; trained first if it is
+        None.
+
+    Returns:
+      The parameters of the evaluation with the least error on validation, a mask of
+      bool arrays like them, and the history.
+
+    Raises:
+      ValueError: if the sparsity or a field of the problem is out of range, or
+        ``pretrained`` is of another network.
+
+    Example:
+      ``problem`` is a :class:`Problem`, as its example makes one:
+
+      .. code-block:: python
+
+        from snipjax import methods
+
+        settings = methods.OBD(rounds=2, num_batches=10)
+        params, mask, history = methods.obd(problem, 0.95, settings)
 
     LeCun, Denker, Solla, "Optimal Brain Damage", NIPS 1989, section 2.3.
     """

@@ -14,12 +14,23 @@ from snipjax.training import Metrics
 
 
 class Aux(NamedTuple):
-    """Facts about a batch that a loss may return beside its value.
+    """Holds facts about a batch that a loss may return beside its value.
 
     Attributes:
       error: share of the batch that is misclassified, for the rows of the history.
       logits: ``[n, classes]``, if the loss is their mean cross entropy. Optimal brain
         damage then takes the Gauss-Newton matrix instead of the Hessian.
+
+    Example:
+      >>> def loss_fn(params, batch):
+      ...     logits = batch["x"] @ params["w"]
+      ...     labels = batch["y"]
+      ...     error = jnp.mean(jnp.argmax(logits, -1) != labels)
+      ...     return snipjax.training.cross_entropy(logits, labels), Aux(error, logits)
+      >>> batch = {"x": jnp.ones((4, 2)), "y": jnp.array([0, 1, 1, 1])}
+      >>> loss, aux = jax.eval_shape(loss_fn, {"w": jnp.zeros((2, 3))}, batch)
+      >>> loss.shape, aux.error.shape, aux.logits.shape
+      ((), (), (4, 3))
     """
 
     error: chex.Numeric = jnp.nan
@@ -27,7 +38,11 @@ class Aux(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A network to be trained and pruned: its loss, parameters, data and optimizer.
+    r"""Holds a network to train and prune: its loss, parameters, data and optimizer.
+
+    .. math:: \min_w L(c \odot w), \quad \sum_j c_j \le \mathrm{round}(m (1 - sparsity))
+
+    for the mask :math:`c` of its :math:`m` prunable connections.
 
     Attributes:
       loss_fn: ``(params, batch) -> loss``, or ``-> (loss, Aux)``; the mean over the
@@ -134,7 +149,7 @@ class Problem(NamedTuple):
 
 
 class History(NamedTuple):
-    """The cost of an outcome and its evaluations.
+    """Holds the cost of an outcome and its evaluations.
 
     Attributes:
       rows: one dict for each evaluation: ``phase``, ``step``, ``sparsity``, the losses,
@@ -142,6 +157,12 @@ class History(NamedTuple):
       prunes: number of times that connections were removed.
       steps: number of training steps, pretraining included.
       seconds: time of training and pruning, without compiling and evaluating.
+
+    Example:
+      >>> rows = ({"phase": "dense", "step": 10, "val_error": 4.0},)
+      >>> history = History(rows, steps=10, seconds=2.5)
+      >>> history.rows[-1]["val_error"], history.prunes
+      (4.0, 0)
     """
 
     rows: tuple[dict[str, Any], ...] = ()
@@ -151,7 +172,21 @@ class History(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Pruned parameters, their mask and the history of training."""
+    """Holds pruned parameters, their mask and the history of training.
+
+    Attributes:
+      params: pytree of arrays like the problem's; pruned entries are zero.
+      mask: pytree like ``params``: bool arrays, and a scalar ``True`` where a leaf is
+        not prunable.
+      history: the cost and the evaluations.
+
+    Example:
+      >>> mask = {"w": jnp.array([[True, False]])}
+      >>> outcome = Outcome({"w": jnp.array([[2.0, 0.0]])}, mask, History(steps=10))
+      >>> params, mask, history = outcome
+      >>> masks.sparsity(mask), history.steps
+      (0.5, 10)
+    """
 
     params: chex.ArrayTree
     mask: chex.ArrayTree

@@ -45,7 +45,7 @@ _EPSILON = 1e-8
 
 @dataclasses.dataclass(frozen=True)
 class SparseVD(Settings):
-    r"""Hyperparameters of :func:`sparse_vd`.
+    r"""Holds the hyperparameters of :func:`sparse_vd`.
 
     Attributes:
       share: steps, as a share of dense training's.
@@ -53,6 +53,11 @@ class SparseVD(Settings):
       learning_rate: learning rate of Adam at the first step; it falls to zero.
       initial_log_variance: log variance of every weight at the start.
       threshold: threshold of :math:`\log \alpha`; 3 is a dropout rate of 0.95.
+
+    Example:
+      >>> settings = SparseVD(threshold=2.0)
+      >>> settings.threshold, settings.share
+      (2.0, 0.5)
     """
 
     share: float = 0.5
@@ -88,16 +93,46 @@ def sparse_vd(
 ) -> Outcome:
     r"""Prunes the weights whose noise is larger than they are, all at once at the end.
 
-    The paper's rule prunes where :math:`\log \alpha` exceeds the threshold. If it
-    keeps more than ``round(m * (1 - sparsity))`` connections, only as many are kept,
-    with the least :math:`\log \alpha`. If it keeps fewer, all of them are kept. Every
-    evaluation on the way is of the network pruned so; its row in the history has
+    The paper's rule keeps the weights :math:`q(w) = N(\theta, \sigma^2)` of little
+    noise:
+
+    .. math:: c = \mathbb{1}[\log \alpha \le threshold], \qquad
+              \log \alpha = \log \sigma^2 - \log \theta^2.
+
+    If it keeps more than ``round(m * (1 - sparsity))`` connections, only as many are
+    kept, with the least :math:`\log \alpha`. If it keeps fewer, all of them are kept.
+    Every evaluation on the way is of the network pruned so; its row in the history has
     ``kept_by_rule``, the number of connections that the rule alone would keep. The
     weights kept are the means; there is no training after pruning.
 
     Every prunable parameter must be the kernel of a matrix product or of a convolution,
-    or the bias added to it; another one is a ``ValueError``. Arguments, returns and
-    errors: :mod:`snipjax.methods`; ``sparsity`` is the least to reach.
+    or the bias added to it; another one is a ``ValueError``. The sparsity is the
+    least to reach.
+
+    Args:
+      problem: the network, its data and its training.
+      sparsity: share of all prunable connections to remove, in [0, 1).
+      settings: the hyperparameters.
+      pretrained: the outcome of :func:`dense` to start from; trained first if it is
+        None.
+
+    Returns:
+      The parameters of the evaluation with the least error on validation, a mask of
+      bool arrays like them, and the history.
+
+    Raises:
+      ValueError: if the sparsity or a field of the problem is out of range, or
+        ``pretrained`` is of another network.
+
+    Example:
+      ``problem`` is a :class:`Problem`, as its example makes one:
+
+      .. code-block:: python
+
+        from snipjax import methods
+
+        settings = methods.SparseVD(threshold=2.0)
+        params, mask, history = methods.sparse_vd(problem, 0.95, settings)
 
     Molchanov, Ashukha, Vetrov, ICML 2017.
     """

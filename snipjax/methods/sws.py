@@ -48,7 +48,7 @@ from snipjax.training import Metrics
 
 @dataclasses.dataclass(frozen=True)
 class SWS(Settings):
-    r"""Hyperparameters of :func:`sws`.
+    r"""Holds the hyperparameters of :func:`sws`.
 
     Attributes:
       share: steps, as a share of dense training's.
@@ -64,6 +64,11 @@ class SWS(Settings):
       learning_rate: learning rate of the weights.
       means_learning_rate: learning rate of the components' means.
       mixture_learning_rate: learning rate of log precisions and logits of proportions.
+
+    Example:
+      >>> settings = SWS(num_components=9)
+      >>> settings.num_components, settings.strength
+      (9, 0.1)
     """
 
     share: float = 0.5
@@ -94,19 +99,48 @@ def sws(
     settings: SWS = SWS(),
     pretrained: Outcome | None = None,
 ) -> Outcome:
-    """Retrains under the mixture, and prunes the weights of its zero component.
+    r"""Retrains under the mixture, and prunes the weights of its zero component.
 
-    If the other components have more than ``round(m * (1 - sparsity))`` connections,
-    only as many are kept, with the largest odds of the likeliest other component
-    against the zero component. If they have fewer, all of them are kept. Every
-    evaluation on the way is of the network pruned so, not quantized. Its row in the
-    history has ``kept_by_rule``, the number of connections outside the zero component.
-    There is no training after pruning.
+    .. math:: c = \mathbb{1}\Big[\pi_0 N(w; 0, \sigma_0^2) <
+              \max_{k > 0} \pi_k N(w; \mu_k, \sigma_k^2)\Big]
+
+    for the proportions, means and variances of the mixture's components, of which 0 is
+    the zero component. If the other components have more than
+    ``round(m * (1 - sparsity))`` connections, only as many are kept, with the largest
+    odds of the likeliest other component against the zero component. If they have
+    fewer, all of them are kept. Every evaluation on the way is of the network pruned
+    so, not quantized. Its row in the history has ``kept_by_rule``, the number of
+    connections outside the zero component. There is no training after pruning.
 
     The last row of the history, of the phase "quantized", has the errors of the
     network returned once it is quantized, and the ``bits_per_weight`` it then takes.
-    Parameters are returned as they were before. Arguments, returns and errors:
-    :mod:`snipjax.methods`; ``sparsity`` is the least to reach.
+    Parameters are returned as they were before. The sparsity is the
+    least to reach.
+
+    Args:
+      problem: the network, its data and its training.
+      sparsity: share of all prunable connections to remove, in [0, 1).
+      settings: the hyperparameters.
+      pretrained: the outcome of :func:`dense` to start from; trained first if it is
+        None.
+
+    Returns:
+      The parameters of the evaluation with the least error on validation, a mask of
+      bool arrays like them, and the history.
+
+    Raises:
+      ValueError: if the sparsity or a field of the problem is out of range, or
+        ``pretrained`` is of another network.
+
+    Example:
+      ``problem`` is a :class:`Problem`, as its example makes one:
+
+      .. code-block:: python
+
+        from snipjax import methods
+
+        settings = methods.SWS(num_components=9)
+        params, mask, history = methods.sws(problem, 0.95, settings)
 
     Ullrich, Meeds, Welling, ICLR 2017.
     """

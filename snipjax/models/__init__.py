@@ -49,6 +49,22 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "vit_b_16": vit.vit_b_16,
     }
 )
+"""The networks by name, the choices of ``config.model.name``.
+
+A value is a function with the keyword arguments ``num_classes``, ``dtype`` and
+``kernel_init`` that returns a Flax module, of one of the classes
+
+- :class:`snipjax.models.lenet.LeNet300` and :class:`snipjax.models.lenet.LeNet5`,
+- :class:`snipjax.models.vgg.VGG` and :class:`snipjax.models.alexnet.AlexNet`,
+- :class:`snipjax.models.wide_resnet.WideResNet` (``wrn_...``),
+- :class:`snipjax.models.recurrent.Recurrent` (``lstm_...``, ``gru_...``),
+- :class:`snipjax.models.resnet.ResNet` and :class:`snipjax.models.vit.ViT`.
+
+Example:
+  >>> model = MODELS["vgg_like"](num_classes=10)
+  >>> model.dense_units
+  (512,)
+"""
 
 
 def create(

@@ -17,10 +17,26 @@ _KERNEL_SIZES = (11, 5, 3, 3, 3)
 
 
 class AlexNet(nn.Module):
-    """Applies five convolutions of stride 2, then three dense layers.
+    r"""Applies five convolutions of stride 2, then three dense layers.
 
-    For CIFAR-10 there are 5,070,218 weights and biases with hidden dense layers of 1024
-    units, and 8,490,378 with 2048. ``kernel_init`` samples all kernels.
+    .. math:: h \leftarrow \mathrm{ReLU}(\mathrm{BN}(W_l * h + b_l))
+
+    for every layer but the last. For CIFAR-10 there are 5,070,218 weights and biases
+    with hidden dense layers of 1024 units, and 8,490,378 with 2048. It takes images
+    ``[batch, height, width, channels]`` and returns logits ``[batch, num_classes]``.
+
+    Attributes:
+      num_classes: number of logits.
+      channels: numbers of channels of the five convolutions.
+      dense_units: numbers of units of the hidden dense layers.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
+
+    Example:
+      >>> model, image = AlexNet(num_classes=10), jnp.zeros((1, 32, 32, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
+      >>> variables["params"]["Conv_0"]["kernel"].shape
+      (11, 11, 3, 96)
     """
 
     num_classes: int

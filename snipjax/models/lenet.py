@@ -15,7 +15,25 @@ from snipjax.models.layers import Conv, Dense, flatten, max_pool
 
 
 class LeNet300(nn.Module):
-    """Applies dense layers of 300, 100 and 10 units; 266,610 parameters on MNIST."""
+    r"""Applies dense layers of 300, 100 and 10 units; 266,610 parameters on MNIST.
+
+    .. math:: h_l = \mathrm{ReLU}(W_l h_{l-1} + b_l), \qquad z = W_3 h_2 + b_3
+
+    for the pixels :math:`h_0`. It takes images ``[batch, height, width, channels]`` and
+    returns logits ``[batch, num_classes]``.
+
+    Attributes:
+      num_classes: number of logits.
+      dense_units: numbers of units of the hidden layers.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
+
+    Example:
+      >>> model = LeNet300(num_classes=10)
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> sum(x.size for x in jax.tree.leaves(variables))
+      266610
+    """
 
     num_classes: int
     dense_units: tuple[int, ...] = (300, 100)
@@ -33,7 +51,27 @@ class LeNet300(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """Applies two convolutions, linear as in Caffe; 431,080 parameters on MNIST."""
+    r"""Applies two convolutions, linear as in Caffe; 431,080 parameters on MNIST.
+
+    .. math:: h_l = \mathrm{maxpool}(W_l * h_{l-1} + b_l), \qquad
+              z = W_4 \, \mathrm{ReLU}(W_3 h_2 + b_3) + b_4
+
+    for the image :math:`h_0`. It takes images ``[batch, height, width, channels]`` and
+    returns logits ``[batch, num_classes]``.
+
+    Attributes:
+      num_classes: number of logits.
+      channels: numbers of channels of the convolutions.
+      dense_units: numbers of units of the hidden dense layers.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
+
+    Example:
+      >>> model, image = LeNet5(num_classes=10), jnp.zeros((1, 28, 28, 1))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
+      >>> sum(x.size for x in jax.tree.leaves(variables))
+      431080
+    """
 
     num_classes: int
     channels: tuple[int, ...] = (20, 50)

@@ -17,17 +17,30 @@ from snipjax.models.layers import Dense
 
 
 class LSTMCell(nn.RNNCellBase):
-    """Updates a long short-term memory whose forget gate starts open.
+    r"""Updates a long short-term memory whose forget gate starts open.
 
-    ::
-
-        i, j, f, o = split([x, h] W + b)
-        c' = sigmoid(f + 1) c + sigmoid(i) tanh(j),  h' = sigmoid(o) tanh(c')
+    .. math:: (i, j, f, o) &= [x, h] W + b \\
+              c' &= \sigma(f + 1) \, c + \sigma(i) \tanh(j) \\
+              h' &= \sigma(o) \tanh(c')
 
     One kernel holds the four gates; its fan-in is the size of input and state together.
     The 1 is a constant, not a parameter (Jozefowicz et al., ICML 2015): without it a
     new network forgets half of its state at each row, the first rows hardly reach the
     loss, and SNIP prunes nearly all connections of the state.
+
+    The carry is ``(c, h)``, both ``[batch, units]``; ``x`` is ``[batch, features]``.
+
+    Attributes:
+      units: number of units.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of the kernel.
+
+    Example:
+      >>> cell, x = LSTMCell(units=4), jnp.zeros((1, 3))
+      >>> carry = cell.initialize_carry(jax.random.key(0), x.shape)
+      >>> variables = jax.eval_shape(cell.init, jax.random.key(0), carry, x)
+      >>> variables["params"]["gates"]["kernel"].shape
+      (7, 16)
     """
 
     units: int
@@ -63,15 +76,28 @@ class LSTMCell(nn.RNNCellBase):
 
 
 class GRUCell(nn.RNNCellBase):
-    """Updates a gated recurrent unit whose gates start open.
+    r"""Updates a gated recurrent unit whose gates start open.
 
-    ::
+    .. math:: (r, z) &= \sigma([x, h] W + b) \\
+              n &= \tanh([x, r h] W' + b') \\
+              h' &= z h + (1 - z) n
 
-        r, z = sigmoid(split([x, h] W + b)),  n = tanh([x, r h] W' + b')
-        h' = z h + (1 - z) n
+    The bias :math:`b` starts at 1, so that the state is kept at first, and :math:`b'`
+    at 0. Both are parameters, and ranked by criteria like all others.
 
-    ``b`` starts at 1, so that the state is kept at first, and ``b'`` at 0. Both are
-    parameters, and ranked by criteria like all others.
+    The carry is ``h``, ``[batch, units]``; ``x`` is ``[batch, features]``.
+
+    Attributes:
+      units: number of units.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of the kernels.
+
+    Example:
+      >>> cell, x = GRUCell(units=4), jnp.zeros((1, 3))
+      >>> carry = cell.initialize_carry(jax.random.key(0), x.shape)
+      >>> variables = jax.eval_shape(cell.init, jax.random.key(0), carry, x)
+      >>> variables["params"]["gates"]["kernel"].shape
+      (7, 8)
     """
 
     units: int
@@ -109,16 +135,28 @@ class GRUCell(nn.RNNCellBase):
 
 
 class Recurrent(nn.Module):
-    """Applies a dense layer to each row, a recurrent layer, and a dense layer.
+    r"""Applies a dense layer to each row, a recurrent layer, and a dense layer.
 
-    ::
+    .. math:: s_t = cell(s_{t-1}, W x_t + b), \qquad z = V h_T + c
 
-        s_t = cell(s_{t-1}, W x_t + b),  logits = V h_T + c
+    Row :math:`t` of the image, :math:`x_t`, has ``width * channels`` numbers;
+    :math:`h_T` is the output of the cell after the last row. It takes images
+    ``[batch, height, width, channels]`` and returns logits ``[batch, num_classes]``.
 
-    ``x_t`` is row ``t`` of the image, of ``width * channels`` numbers; ``h_T`` is the
-    output of the cell after the last row. The cell has ``units`` units, and the dense
-    layer of rows ``row_units``, by default as many. ``kernel_init`` samples all
-    kernels, the cell's too.
+    Attributes:
+      num_classes: number of logits.
+      cell: :class:`LSTMCell`, :class:`GRUCell` or a class like them.
+      units: number of units of the cell.
+      row_units: number of units of the dense layer of rows, by default ``units``.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels, the
+        cell's too.
+
+    Example:
+      >>> model, image = Recurrent(10, cell=GRUCell, units=8), jnp.zeros((1, 4, 4, 1))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
+      >>> variables["params"]["cell"]["candidate"]["kernel"].shape
+      (16, 8)
     """
 
     num_classes: int

@@ -23,20 +23,31 @@ from snipjax.models.layers import Dense, mean_over_pixels, normalized
 
 
 class Block(nn.Module):
-    """Applies convolutions with batch norm and ReLU, and adds a shortcut.
+    r"""Applies convolutions with batch norm and ReLU, and adds a shortcut.
 
-    ::
+    .. math:: y = \sigma(s + \mathrm{BN}(W_2 * \sigma(\mathrm{BN}(W_1 * x))))
 
-        relu(shortcut + bn(conv3(relu(bn(conv3(x))))))
+    with two 3x3 convolutions and :math:`\sigma = \mathrm{ReLU}`, or as a bottleneck
 
-    or, as a bottleneck of three convolutions,
+    .. math:: y = \sigma(s + \mathrm{BN}(W_3 * \sigma(\mathrm{BN}(W_2 *
+              \sigma(\mathrm{BN}(W_1 * x))))))
 
-    ::
+    with 1x1, 3x3 and 1x1 ones. The shortcut :math:`s` is :math:`x`, or with
+    ``has_projection`` a 1x1 convolution with batch norm. It takes and returns
+    ``[batch, height, width, channels]``.
 
-        relu(shortcut + bn(conv1(relu(bn(conv3(relu(bn(conv1(x)))))))))
+    Attributes:
+      channels: numbers of channels of the two or three convolutions.
+      stride: stride of the first 3x3 convolution, and of the projection.
+      has_projection: whether the shortcut is a convolution.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
 
-    The shortcut is ``x``, or with ``has_projection`` it is ``bn(conv1(x))``.
-    ``channels`` has the widths of the two or three convolutions.
+    Example:
+      >>> block = Block(channels=(2, 2, 8), stride=2, has_projection=True)
+      >>> init = jax.eval_shape(block.init, jax.random.key(0), jnp.zeros((1, 8, 8, 4)))
+      >>> init["params"]["shortcut"]["kernel"].shape
+      (1, 1, 4, 8)
     """
 
     channels: tuple[int, ...]
@@ -79,16 +90,37 @@ def _conv(channels: int, size: int, stride: int = 1, **settings: Any) -> nn.Modu
 
 
 class ResNet(nn.Module):
-    """Applies a convolution, groups of blocks, a mean over pixels, and a dense layer.
+    r"""Applies a convolution, groups of blocks, a mean over pixels, and a dense layer.
 
     The first convolution, 7x7 of stride 2, and a max-pool make the image four times
-    smaller; with ``is_for_small_images`` the first convolution is 3x3 of stride 1, and
-    there is no max-pool. The first block of every group but the first halves the image.
-    The first group has ``width`` channels, each other one twice as many as the group
-    before it; a bottleneck's last convolution has four times as many. ``channels``, if
-    given, has the widths of the first convolution and of each block's. ``remat`` is a
-    policy of ``jax.checkpoint_policies`` for each block: values that it does not save
-    are recomputed for the gradient. ``kernel_init`` samples all kernels.
+    smaller. The first block of every group but the first halves the image. Group
+    :math:`g = 0, 1, \dots` has
+
+    .. math:: 2^g \cdot width
+
+    channels, and four times as many in the last convolution of a bottleneck. It takes
+    images ``[batch, height, width, channels]`` and returns logits
+    ``[batch, num_classes]``.
+
+    Attributes:
+      num_classes: number of logits.
+      blocks: number of blocks of each group.
+      is_bottleneck: whether blocks have three convolutions in place of two.
+      width: number of channels of the first group.
+      is_for_small_images: whether the first convolution is 3x3 of stride 1, without a
+        max-pool.
+      channels: if given, the widths of the first convolution and of each block's.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
+      remat: policy of ``jax.checkpoint_policies`` for each block: values that it does
+        not save are recomputed for the gradient.
+
+    Example:
+      >>> model = ResNet(10, blocks=(1, 1), width=4, is_for_small_images=True)
+      >>> image = jnp.zeros((1, 8, 8, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
+      >>> sorted(variables["params"])[-2:]
+      ['group_0_block_0', 'group_1_block_0']
     """
 
     num_classes: int

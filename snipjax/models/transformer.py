@@ -20,19 +20,35 @@ from snipjax.models.layers import Dense, rematerialized
 
 
 class Config(NamedTuple):
-    """Sizes of a :class:`Transformer`."""
+    """Holds the sizes of a :class:`Transformer`.
+
+    Attributes:
+      vocab_size: number of different tokens.
+      length: length of the longest sequence.
+      width: number of features of a token.
+      depth: number of blocks.
+      heads: number of heads of each attention, which share the width.
+
+    Example:
+      >>> GPT2_SMALL._replace(depth=2)
+      Config(vocab_size=50257, length=1024, width=768, depth=2, heads=12)
+    """
 
     vocab_size: int
-    length: int  # of the longest sequence
+    length: int
     width: int
     depth: int
     heads: int
 
 
 GPT2_SMALL = Config(vocab_size=50257, length=1024, width=768, depth=12, heads=12)
+"""The sizes of GPT-2, of 124 million parameters."""
 GPT2_MEDIUM = Config(vocab_size=50257, length=1024, width=1024, depth=24, heads=16)
+"""The sizes of GPT-2 medium, of 355 million parameters."""
 GPT2_LARGE = Config(vocab_size=50257, length=1024, width=1280, depth=36, heads=20)
+"""The sizes of GPT-2 large, of 774 million parameters."""
 GPT2_XL = Config(vocab_size=50257, length=1024, width=1600, depth=48, heads=25)
+"""The sizes of GPT-2 XL, of 1.56 billion parameters."""
 
 # (query, key, value [batch, length, heads, units], is_causal=) -> the same shape.
 Attention = Callable[..., chex.Array]
@@ -41,7 +57,18 @@ _normal = nn.initializers.normal(0.02)
 
 
 class BlockSizes(NamedTuple):
-    """Sizes of a :class:`Block`."""
+    """Holds the sizes of a :class:`Block`.
+
+    Attributes:
+      heads: number of heads of the attention.
+      head_units: number of units of each head.
+      mlp_units: number of units of the hidden dense layer.
+
+    Example:
+      >>> sizes = BlockSizes(heads=2, head_units=4, mlp_units=32)
+      >>> sizes.heads * sizes.head_units
+      8
+    """
 
     heads: int
     head_units: int
@@ -49,7 +76,20 @@ class BlockSizes(NamedTuple):
 
 
 def block_sizes(width: int, depth: int, heads: int) -> tuple[BlockSizes, ...]:
-    """Returns the standard sizes of blocks, whose heads share the width.
+    r"""Returns the standard sizes of blocks, whose heads share the width.
+
+    .. math:: head\_units = \frac{width}{heads}, \qquad mlp\_units = 4 \cdot width
+
+    Args:
+      width: number of features of a token.
+      depth: number of blocks.
+      heads: number of heads of each attention, which divides the width.
+
+    Returns:
+      A tuple of ``depth`` sizes.
+
+    Raises:
+      ValueError: if ``heads`` does not divide ``width``.
 
     Example:
       >>> block_sizes(width=8, depth=1, heads=2)
@@ -64,18 +104,32 @@ def block_sizes(width: int, depth: int, heads: int) -> tuple[BlockSizes, ...]:
 
 
 class Block(nn.Module):
-    """Adds attention, then two dense layers, each of a normalized input.
+    r"""Adds attention, then two dense layers, each of a normalized input.
 
-    ::
+    .. math:: x &\leftarrow x + W_o \, \mathrm{attention}(W_q n, W_k n, W_v n), \qquad
+              n = \mathrm{norm}(x) \\
+              x &\leftarrow x + W_2 \, activation(W_1 \, \mathrm{norm}(x))
 
-        x = x + W_o attention(W_q n, W_k n, W_v n),  n = norm(x)
-        x = x + W_2 activation(W_1 norm(x))
+    on ``[batch, length, width]``, with biases. Attention has heads of :math:`d` units,
+    each :math:`\mathrm{softmax}(q k^T / \sqrt{d}) v`. Softmax and the statistics of the
+    norms are float32.
 
-    on ``[batch, length, width]``, with biases. Attention has heads of ``n`` units, each
-    ``softmax(q k^T / sqrt(n)) v``; with ``is_causal``, a position attends to itself and
-    earlier ones. Softmax and the statistics of the norms are float32. ``residual_init``
-    samples ``W_o`` and ``W_2``, ``kernel_init`` the other kernels.
-    ``attention`` takes the arguments of ``jax.nn.dot_product_attention``.
+    Attributes:
+      sizes: the numbers of heads and units.
+      is_causal: whether a position attends to itself and earlier ones only.
+      activation: function of the hidden units.
+      epsilon: epsilon of the norms.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of the other kernels.
+      residual_init: initializer of :math:`W_o` and :math:`W_2`.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+
+    Example:
+      >>> init = nn.initializers.normal(0.02)
+      >>> block = Block(BlockSizes(2, 4, 16), True, nn.gelu, 1e-5, init, init)
+      >>> shapes = jax.eval_shape(block.init, jax.random.key(0), jnp.zeros((1, 5, 8)))
+      >>> shapes["params"]["mlp_in"]["kernel"].shape
+      (8, 16)
     """
 
     sizes: BlockSizes
@@ -114,27 +168,59 @@ class Block(nn.Module):
 
 
 def layer_norm(epsilon: float, **settings: Any) -> nn.LayerNorm:
-    """Returns a layer norm whose variance is not a difference of large numbers."""
+    r"""Returns a layer norm whose variance is not a difference of large numbers.
+
+    .. math:: y = \frac{x - \mu}{\sqrt{\frac{1}{d} \sum_i (x_i - \mu)^2 + \epsilon}}
+              \odot scale + bias, \qquad \mu = \frac{1}{d} \sum_i x_i
+
+    over the last axis, of :math:`d` features.
+
+    Args:
+      epsilon: number added to the variance.
+      **settings: other fields of ``flax.linen.LayerNorm``, e.g. ``name`` and ``dtype``.
+
+    Returns:
+      A Flax module from ``[..., features]`` to the same shape.
+
+    Example:
+      >>> norm = layer_norm(1e-6)
+      >>> variables = {"params": {"scale": jnp.ones(2), "bias": jnp.zeros(2)}}
+      >>> norm.apply(variables, jnp.array([1.0, 3.0])).round(4)
+      Array([-1.,  1.], dtype=float32)
+    """
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, **settings)
 
 
 class Transformer(nn.Module):
-    """Predicts the next token from embeddings, causal blocks and a norm.
+    r"""Predicts the next token from embeddings, causal blocks and a norm.
 
-    ``model.apply(variables, tokens)`` takes integers ``[batch, length]`` and returns
-    logits ``[batch, length, vocab_size]`` of the token after each. Logits are products
-    with the embeddings of the tokens, which are thus used twice.
+    .. math:: x_0 = E[tokens] + positions, \quad x_l = block_l(x_{l-1}), \quad
+              z = \mathrm{norm}(x_L) E^T
 
-    ``dtype`` is the dtype of the computation, ``param_dtype`` of the parameters.
-    ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: values that it
-    does not save are recomputed for the gradient. ``kernel_init`` samples kernels;
-    kernels that add to the residual stream are divided by ``sqrt(2 * depth)``, so that
-    its variance does not grow with the depth. ``blocks``, if given, has the sizes of
-    each block; otherwise heads share the width.
+    It takes integers ``[batch, length]`` and returns logits
+    ``[batch, length, vocab_size]`` of the token after each. Logits are products with
+    the embeddings :math:`E` of the tokens, which are thus used twice. Kernels that add
+    to the residual stream are divided by :math:`\sqrt{2 \cdot depth}`, so that its
+    variance does not grow with the depth.
 
-    ``attention`` takes the arguments of ``jax.nn.dot_product_attention``. On a GPU, in
-    half precision, ``functools.partial(jax.nn.dot_product_attention,
-    implementation="cudnn")`` is fused; it has no forward mode.
+    Attributes:
+      config: the sizes.
+      blocks: if given, the sizes of each block; otherwise heads share the width.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
+      remat: policy of ``jax.checkpoint_policies`` for each block: values that it does
+        not save are recomputed for the gradient.
+
+    Raises:
+      ValueError: if a sequence is longer than the config's length.
+
+    Example:
+      >>> model = Transformer(Config(vocab_size=8, length=4, width=6, depth=1, heads=2))
+      >>> tokens = jnp.array([[1, 5, 2]])
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
+      >>> jax.eval_shape(model.apply, variables, tokens).shape
+      (1, 3, 8)
     """
 
     config: Config
@@ -181,13 +267,20 @@ class Transformer(nn.Module):
 
 
 def next_token_loss(model: nn.Module) -> LossFn:
-    """Returns ``(params, tokens) -> loss``, the cross entropy of each next token.
+    r"""Returns ``(params, tokens) -> loss``, the cross entropy of each next token.
 
-    .. math:: -\\frac{1}{n (t - 1)} \\sum_{i=1}^{n} \\sum_{j=2}^{t}
-              \\log p(x_{ij} | x_{i1}, \\dots, x_{i,j-1})
+    .. math:: -\frac{1}{n (t - 1)} \sum_{i=1}^{n} \sum_{j=2}^{t}
+              \log p(x_{ij} | x_{i1}, \dots, x_{i,j-1})
 
-    in nats, a float32 scalar, where the tokens ``x`` are integers ``[n, t]`` with ``t``
-    of at least 2: the model sees the first ``t - 1`` and predicts the last ``t - 1``.
+    in nats. The model sees the first ``t - 1`` tokens and predicts the last ``t - 1``.
+
+    Args:
+      model: a Flax module, called as ``model.apply(variables, tokens)``, which returns
+        logits ``[n, t - 1, vocab_size]``.
+
+    Returns:
+      A loss ``(params, tokens) -> float32 scalar`` of integers ``[n, t]``, with ``t``
+      of at least 2.
 
     Example:
       >>> model = Transformer(Config(vocab_size=8, length=4, width=6, depth=1, heads=2))

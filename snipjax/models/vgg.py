@@ -41,10 +41,27 @@ _BLOCKS_19 = _blocks((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3))
 
 
 class VGG(nn.Module):
-    """Applies five blocks of convolutions and a max-pool, then dense layers.
+    r"""Applies five blocks of convolutions and a max-pool, then dense layers.
 
-    ``blocks`` has the kernel size and the channels of each convolution. With
-    ``ends_in_mean``, a mean over all pixels takes the place of the last max-pool.
+    .. math:: h \leftarrow \mathrm{ReLU}(\mathrm{BN}(W_l * h + b_l))
+
+    for every layer but the last. It takes images ``[batch, height, width, channels]``
+    and returns logits ``[batch, num_classes]``.
+
+    Attributes:
+      num_classes: number of logits.
+      blocks: kernel size and channels of each convolution, block by block.
+      dense_units: numbers of units of the hidden dense layers.
+      ends_in_mean: whether a mean over all pixels takes the place of the last max-pool.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
+
+    Example:
+      >>> model = VGG(num_classes=10, blocks=(((3, 8),), ((3, 16),)), dense_units=(32,))
+      >>> image = jnp.zeros((1, 8, 8, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
+      >>> variables["params"]["Conv_1"]["kernel"].shape
+      (3, 3, 8, 16)
     """
 
     num_classes: int

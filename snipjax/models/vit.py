@@ -27,19 +27,39 @@ _exact_gelu = functools.partial(nn.gelu, approximate=False)
 
 
 class ViT(nn.Module):
-    """Applies transformer blocks to patches of an image and a class token.
+    r"""Applies transformer blocks to patches of an image and a class token.
 
-    One kernel turns each patch of ``patch`` x ``patch`` pixels into a token. Positions
-    are learned, for as many patches as the image given to ``init`` has. A dense layer
-    makes logits from the normalized class token. There is no dropout: ``train`` changes
-    nothing.
+    .. math:: x_0 = [token, E p_1, \dots, E p_n] + positions, \quad
+              x_l = block_l(x_{l-1}), \quad z = W \, \mathrm{norm}(x_L)_0
 
-    ``dtype`` is the dtype of the computation, ``param_dtype`` of the parameters.
-    ``remat`` is a policy of ``jax.checkpoint_policies`` for each block: values that it
-    does not save are recomputed for the gradient. ``epsilon`` is the layer norms' own;
-    weights in Hugging Face's layout need 1e-12. ``kernel_init`` samples kernels.
-    ``blocks``, if given, has the sizes of each block; otherwise heads share the width.
-    ``attention`` is as in :class:`~snipjax.models.transformer.Transformer`.
+    One kernel :math:`E` turns each patch of ``patch`` x ``patch`` pixels into a token.
+    Positions are learned, for as many patches as the image given to ``init`` has. There
+    is no dropout: ``train`` changes nothing. It takes images
+    ``[batch, height, width, channels]`` and returns logits ``[batch, num_classes]``.
+
+    Attributes:
+      num_classes: number of logits.
+      width: number of features of a token.
+      depth: number of blocks.
+      heads: number of heads of each attention, which share the width.
+      patch: height and width of a patch in pixels.
+      blocks: if given, the sizes of each block.
+      epsilon: epsilon of the layer norms; weights in Hugging Face's layout need 1e-12.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
+      remat: policy of ``jax.checkpoint_policies`` for each block: values that it does
+        not save are recomputed for the gradient.
+
+    Raises:
+      ValueError: if the image is not made of whole patches.
+
+    Example:
+      >>> model = ViT(num_classes=3, width=6, depth=1, heads=2, patch=4)
+      >>> image = jnp.zeros((1, 8, 8, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
+      >>> variables["params"]["positions"].shape  # four patches and the class token
+      (5, 6)
     """
 
     num_classes: int

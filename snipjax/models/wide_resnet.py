@@ -16,10 +16,26 @@ from snipjax.models.layers import Conv, Dense, mean_over_pixels, normalized
 
 
 class Block(nn.Module):
-    """Applies a pre-activation block, ``shortcut + conv(relu(bn(conv(relu(bn(x))))))``.
+    r"""Applies a pre-activation block of two convolutions, and adds a shortcut.
 
-    The shortcut is ``x``, or with ``has_projection`` a 1x1 convolution of
-    ``relu(bn(x))``. ``channels`` has the widths of the two 3x3 convolutions.
+    .. math:: y = s + W_2 * a(W_1 * a(x)), \qquad a(x) = \mathrm{ReLU}(\mathrm{BN}(x))
+
+    with biases. The shortcut :math:`s` is :math:`x`, or with ``has_projection`` a 1x1
+    convolution of :math:`a(x)`. It takes and returns
+    ``[batch, height, width, channels]``.
+
+    Attributes:
+      channels: numbers of channels of the two 3x3 convolutions.
+      stride: stride of the first convolution and of the projection.
+      has_projection: whether the shortcut is a convolution.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
+
+    Example:
+      >>> block = Block(channels=(4, 8), stride=2, has_projection=True)
+      >>> init = jax.eval_shape(block.init, jax.random.key(0), jnp.zeros((1, 8, 8, 4)))
+      >>> init["params"]["shortcut"]["kernel"].shape
+      (1, 1, 4, 8)
     """
 
     channels: tuple[int, ...]
@@ -42,11 +58,26 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Applies WRN-d-k: groups of blocks of 16k, 32k and 64k channels, then a mean.
+    r"""Applies WRN-d-k: groups of blocks of 16k, 32k and 64k channels, then a mean.
 
-    ``d`` is ``6 * blocks + 4`` and ``k`` is ``width``. The second and third groups
-    halve the image in their first block. ``channels``, if given, has the widths of the
-    first convolution and of each block's. ``kernel_init`` samples all kernels.
+    .. math:: d = 6 \cdot blocks + 4, \qquad k = width
+
+    The second and third groups halve the image in their first block. It takes images
+    ``[batch, height, width, channels]`` and returns logits ``[batch, num_classes]``.
+
+    Attributes:
+      num_classes: number of logits.
+      blocks: number of blocks in each group.
+      width: factor of all numbers of channels.
+      channels: if given, the widths of the first convolution and of each block's.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: initializer ``(key, shape, dtype) -> array`` of all kernels.
+
+    Example:
+      >>> model, image = WideResNet(10, blocks=1, width=2), jnp.zeros((1, 8, 8, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
+      >>> variables["params"]["Dense_0"]["kernel"].shape
+      (128, 10)
     """
 
     num_classes: int

@@ -1,10 +1,13 @@
 """Results of runs: tables, published figures, pictures, and a page of all of them.
 
 Example:
-  >>> from snipjax import results
-  >>> networks = results.read("runs")  # doctest: +SKIP
-  >>> networks.groupby("prune.sparsity").test_error.mean()  # doctest: +SKIP
-  >>> results.report(["runs"], "report")  # doctest: +SKIP
+  .. code-block:: python
+
+    from snipjax import results
+
+    networks = results.read("runs")
+    networks.groupby("prune.sparsity").test_error.mean()
+    results.report(["runs"], "report")
 """
 
 import importlib

@@ -49,7 +49,11 @@ def write(workdir: Path | str) -> pd.DataFrame | None:
       ValueError: if there is no run, or it is damaged.
 
     Example:
-      >>> write("runs/sweep")  # doctest: +SKIP
+      .. code-block:: python
+
+        from snipjax import results
+
+        table = results.write("runs/sweep")
     """
     workdir = Path(workdir)
     runs, sweeps = reading.find(workdir)

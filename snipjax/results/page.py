@@ -74,8 +74,11 @@ def report(
       ValueError: if a path is a damaged run or holds none.
 
     Example:
-      >>> report(["runs"], "runs/report")  # doctest: +SKIP
-      (PosixPath('runs/report.html'), PosixPath('runs/report.md'))
+      .. code-block:: python
+
+        from snipjax import results
+
+        page, markdown = results.report(["runs"], "runs/report")
     """
     runs, sweeps = reading.find(*paths)
     networks, metrics = reading.networks(runs), reading.metrics(runs)

@@ -51,8 +51,12 @@ def read(*paths: Path | str) -> pd.DataFrame:
       ValueError: if a path is a damaged run or holds none.
 
     Example:
-      >>> networks = read("runs")  # doctest: +SKIP
-      >>> networks.groupby("prune.sparsity").test_error.mean()  # doctest: +SKIP
+      .. code-block:: python
+
+        from snipjax import results
+
+        networks = results.read("runs")
+        print(networks.groupby("prune.sparsity").test_error.mean())
     """
     return networks(find(*paths)[0])
 
@@ -88,7 +92,12 @@ def read_metrics(*paths: Path | str) -> pd.DataFrame:
       ValueError: if a path is a damaged run or holds none.
 
     Example:
-      >>> metrics = read_metrics("runs/mine")  # doctest: +SKIP
+      .. code-block:: python
+
+        from snipjax import results
+
+        metrics = results.read_metrics("runs/mine")
+        metrics.pivot(index="step", columns="seed", values="val_error").plot()
     """
     return metrics(find(*paths)[0])
 

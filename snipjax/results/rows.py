@@ -45,10 +45,15 @@ _NOT_OPTIMIZATION = ("train.steps", "train.eval_every", "train.remat")
 
 
 def aggregate(networks: pd.DataFrame) -> pd.DataFrame:
-    """Returns the table of networks that differ only in their seed, a row for each.
+    r"""Returns the table of networks that differ only in their seed, a row for each.
 
     The published figure stands where pruning, network and data are the paper's; the
     training may differ. A seed that occurs twice counts once.
+
+    .. math:: error = \frac{1}{n} \sum_{i=1}^n e_i, \qquad
+              std = \sqrt{\frac{1}{n - 1} \sum_{i=1}^n (e_i - error)^2}
+
+    over the test errors :math:`e_i` of :math:`n` seeds.
 
     Args:
       networks: table of :func:`snipjax.results.read`.
@@ -64,8 +69,12 @@ def aggregate(networks: pd.DataFrame) -> pd.DataFrame:
       networks of the row. Missing figures are NaN.
 
     Example:
-      >>> table = aggregate(snipjax.results.read("runs"))  # doctest: +SKIP
-      >>> table[["method", "sparsity", "error", "published"]]  # doctest: +SKIP
+      .. code-block:: python
+
+        from snipjax import results
+
+        table = results.aggregate(results.read("runs"))
+        print(table[["method", "sparsity", "error", "published"]])
     """
     if networks.empty:
         return pd.DataFrame(columns=[*COLUMNS])

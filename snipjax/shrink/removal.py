@@ -171,10 +171,12 @@ def shrink(
 
 
 def removed(units: Units, mask: Mask) -> Removed:
-    """Returns the positions of the units that a mask leaves without effect.
+    r"""Returns the positions of the units that a mask leaves without effect.
 
-    A unit is removed if all of its entries are pruned, or all connections that it
-    feeds, or all that feed it.
+    .. math:: c_u = 0 \; \text{or} \; c_{F_u} = 0 \; \text{or} \; c_{M_u} = 0
+
+    tells that a unit :math:`u` is removed: all of its entries are pruned, or all
+    connections :math:`F_u` that it feeds, or all connections :math:`M_u` that feed it.
 
     Args:
       units: the units of a network.

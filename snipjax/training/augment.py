@@ -8,7 +8,12 @@ import jax.numpy as jnp
 def flip_and_translate(
     key: chex.PRNGKey, images: chex.Array, *, flip: bool, translate: int
 ) -> chex.Array:
-    """Returns images flipped left to right or not, and shifted, each at random.
+    r"""Returns images flipped left to right or not, and shifted, each at random.
+
+    .. math:: y_{ijc} = x_{i + a,\, \sigma(j + b),\, c}, \qquad
+              a, b \sim \mathrm{Uniform}\{-t, \dots, t\}
+
+    for each image :math:`x`, where :math:`\sigma` mirrors the columns or not.
 
     Args:
       key: PRNG key.
@@ -19,6 +24,12 @@ def flip_and_translate(
 
     Returns:
       Images of the same shape and dtype.
+
+    Example:
+      >>> images = jnp.ones((2, 4, 4, 3))
+      >>> moved = flip_and_translate(jax.random.key(0), images, flip=True, translate=1)
+      >>> moved.shape
+      (2, 4, 4, 3)
     """
     flip_key, shift_key = jax.random.split(key)
     if flip:

@@ -9,12 +9,28 @@ import optax
 
 from snipjax.training.state import Batch
 
-# (logits [n, classes], labels [n]) -> the mean over examples.
 Loss = Callable[[chex.Array, chex.Array], chex.Array]
+r"""The type of a loss of logits, ``(logits, labels) -> scalar``, a mean of examples.
+
+.. math:: \frac{1}{n} \sum_{i=1}^n \ell(z_i, y_i)
+
+for logits ``[n, classes]`` of a floating-point dtype and integer labels ``[n]``.
+
+Example:
+  >>> def squared_error(logits, labels):
+  ...     return jnp.mean((logits - jax.nn.one_hot(labels, 2)) ** 2)
+  >>> squared_error(jnp.zeros((3, 2)), jnp.array([0, 1, 1]))
+  Array(0.5, dtype=float32)
+"""
 
 
 def cross_entropy(logits: chex.Array, labels: chex.Array) -> chex.Array:
-    """Returns the mean cross entropy in nats, in float32.
+    r"""Returns the mean cross entropy in nats, in float32.
+
+    .. math:: -\frac{1}{n} \sum_{i=1}^n
+              \Big(z_{i y_i} - \log \sum_k e^{z_{ik}}\Big)
+
+    for the logits :math:`z_i` and the label :math:`y_i` of each example.
 
     Args:
       logits: ``[n, classes]``, of any floating-point dtype.
@@ -38,7 +54,9 @@ def cross_entropy(logits: chex.Array, labels: chex.Array) -> chex.Array:
 def inference_loss(
     model: nn.Module, batch_stats: chex.ArrayTree, *, loss: Loss = cross_entropy
 ) -> Callable[[chex.ArrayTree, Batch], chex.Array]:
-    """Returns ``(params, batch) -> loss`` with batch norm in inference mode.
+    r"""Returns ``(params, batch) -> loss`` with batch norm in inference mode.
+
+    .. math:: L(w; B) = \frac{1}{n} \sum_{(x, y) \in B} \ell(f(w, x), y)
 
     With the statistics of initialization, mean 0 and variance 1, batch norm is then
     the identity: the loss of the paper's saliency pass.
@@ -71,9 +89,27 @@ def inference_loss(
 def batch_loss(
     model: nn.Module, batch_stats: chex.ArrayTree, *, loss: Loss = cross_entropy
 ) -> Callable[[chex.ArrayTree, Batch], chex.Array]:
-    """Returns ``(params, batch) -> loss`` with batch norm over the batch itself.
+    r"""Returns ``(params, batch) -> loss`` with batch norm over the batch itself.
 
-    Arguments are as in :func:`inference_loss`. New statistics are dropped.
+    .. math:: L(w; B) = \frac{1}{n} \sum_{(x, y) \in B} \ell(f(w, x; B), y)
+
+    New statistics are dropped.
+
+    Args:
+      model: a Flax module, called with ``train``.
+      batch_stats: the statistics of its batch norms, ``{}`` without any.
+      loss: ``(logits, labels) -> scalar``, the mean over examples.
+
+    Returns:
+      A loss function, as criteria take it.
+
+    Example:
+      >>> from snipjax import models
+      >>> model = models.create("lenet_300_100", num_classes=2)
+      >>> batch = Batch(jnp.zeros((3, 2, 2, 1)), jnp.array([0, 1, 1]))
+      >>> params = model.init(jax.random.key(0), batch.images)["params"]
+      >>> round(float(batch_loss(model, {})(params, batch)), 4)  # log 2
+      0.6931
     """
 
     def loss_fn(params: chex.ArrayTree, batch: Batch) -> chex.Array:

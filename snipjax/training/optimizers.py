@@ -12,7 +12,10 @@ def sgd(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
 ) -> optax.GradientTransformation:
-    """Returns the paper's optimizer: SGD with momentum and weight decay.
+    r"""Returns the paper's optimizer: SGD with momentum and weight decay.
+
+    .. math:: v \leftarrow momentum \cdot v + \nabla L(w) + decay \cdot w, \qquad
+              w \leftarrow w - \eta v
 
     It descends the loss plus ``weight_decay / 2`` times the squared norm of weights and
     biases (:func:`snipjax.masks.weights_and_biases`).

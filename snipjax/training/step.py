@@ -14,11 +14,53 @@ from snipjax.training.losses import Loss, apply_training, cross_entropy
 from snipjax.training.state import Batch, Metrics, TrainState
 
 Preprocess = Callable[[chex.Array], chex.Array]
+"""The type of preprocessing, ``images -> inputs``.
+
+``images`` are a batch as it is stored, e.g. uint8 ``[n, height, width, channels]``, and
+``inputs`` a batch as the model takes it, of a floating-point dtype.
+
+Example:
+  >>> def preprocess(images):
+  ...     return images.astype(jnp.float32) / 255
+  >>> preprocess(jnp.array([0, 255], jnp.uint8))
+  Array([0., 1.], dtype=float32)
+"""
 Augment = Callable[[chex.PRNGKey, chex.Array], chex.Array]
-# (key, stored batch) -> batch, as a step takes it.
+"""The type of augmentation, ``(key, inputs) -> inputs``, of the same shape and dtype.
+
+``key`` is the PRNG key of a step, and ``inputs`` are preprocessed images
+``[n, height, width, channels]``.
+
+Example:
+  >>> def mirror(key, images):
+  ...     is_mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+  ...     return jnp.where(is_mirrored, images[:, :, ::-1], images)
+  >>> mirror(jax.random.key(0), jnp.zeros((2, 4, 4, 3))).shape
+  (2, 4, 4, 3)
+"""
 Prepare = Callable[[chex.PRNGKey, Any], Any]
-# From a function of the parameters to one of the same values, as jax.checkpoint is.
+"""The type of preparation, ``(key, stored batch) -> batch``, as a step takes it.
+
+``key`` is the PRNG key of a step, and both batches are pytrees of arrays with a leading
+axis of examples.
+
+Example:
+  >>> prepare = preparation(lambda images: images / 255)
+  >>> batch = Batch(jnp.full((1, 2, 2, 1), 255.0), jnp.array([1]))
+  >>> prepare(jax.random.key(0), batch).images.max()
+  Array(1., dtype=float32)
+"""
 Transform = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""The type of a transformation, a function to a function of the same values.
+
+It takes a function ``params -> (loss, aux)`` and returns one like it, as
+:func:`jax.checkpoint` does.
+
+Example:
+  >>> transform = jax.checkpoint  # recomputes the forward pass for the gradient
+  >>> jax.grad(transform(lambda w: w**2))(3.0)
+  Array(6., dtype=float32, weak_type=True)
+"""
 
 
 def train_step(
@@ -30,7 +72,12 @@ def train_step(
     loss: Loss = cross_entropy,
     transform: Transform = lambda loss_fn: loss_fn,
 ) -> tuple[TrainState, Metrics]:
-    """Returns the state after one step on a preprocessed batch, and its metrics.
+    r"""Returns the state after one step on a preprocessed batch, and its metrics.
+
+    .. math:: w_{t+1} = w_t + u(\nabla L(w_t; B_t))
+
+    for the params :math:`w`, the batch :math:`B` and the update :math:`u` of the
+    optimizer.
 
     Args:
       state: the state before the step.
@@ -82,7 +129,25 @@ def train_step(
 
 
 def preparation(preprocess: Preprocess, augment: Augment | None = None) -> Prepare:
-    """Returns ``(key, stored batch) -> preprocessed and augmented batch``."""
+    r"""Returns ``(key, stored batch) -> preprocessed and augmented batch``.
+
+    .. math:: x \mapsto augment(key, preprocess(x))
+
+    on the images; labels stay.
+
+    Args:
+      preprocess: takes stored images to the inputs of the model.
+      augment: ``(key, images) -> images`` of preprocessed ones; None for none.
+
+    Returns:
+      A function of a PRNG key and a :class:`Batch` to a :class:`Batch`.
+
+    Example:
+      >>> prepare = preparation(lambda x: x / 255, lambda key, x: x[:, :, ::-1])
+      >>> batch = Batch(jnp.array([0.0, 255.0]).reshape(1, 1, 2, 1), jnp.array([3]))
+      >>> prepare(jax.random.key(0), batch).images.ravel()
+      Array([1., 0.], dtype=float32)
+    """
 
     def prepare(key: chex.PRNGKey, batch: Batch) -> Batch:
         images = preprocess(batch.images)
@@ -102,7 +167,12 @@ def over_batches(
     batch_size: int,
     prepare: Prepare = lambda key, batch: batch,
 ) -> tuple[Any, Any]:
-    """Runs a step function on mini-batches in a random order, in one program.
+    r"""Runs a step function on mini-batches in a random order, in one program.
+
+    .. math:: carry_{t+1}, m_t = step(carry_t, prepare(k_t, B_t), k_t), \qquad
+              t = start, \dots, start + steps - 1
+
+    for the batch :math:`B_t` and the key :math:`k_t` of each step.
 
     Every epoch takes the examples in an order of its own, and leaves out the rest that
     does not fill a batch. The randomness of a step depends on the key and its number
@@ -168,7 +238,11 @@ def evaluate(
     loss: Loss = cross_entropy,
     batch_size: int = 500,
 ) -> Metrics:
-    """Returns the mean loss and error over all examples, in inference mode.
+    r"""Returns the mean loss and error over all examples, in inference mode.
+
+    .. math:: loss = \frac{1}{n} \sum_{i=1}^n \ell(f(w, x_i), y_i), \qquad
+              error = \frac{1}{n} \sum_{i=1}^n
+              \mathbb{1}[\arg\max_k f(w, x_i)_k \ne y_i]
 
     Args:
       params: the parameters of the model.
@@ -218,9 +292,32 @@ def metric_sums(
     model: nn.Module,
     loss: Loss = cross_entropy,
 ) -> Metrics:
-    """Returns the sums of losses and of errors over the examples that count.
+    r"""Returns the sums of losses and of errors over the examples that count.
 
-    ``counted`` has a bool for each example; the others fill up the batch.
+    .. math:: \sum_{i \in C} \ell(f(w, x_i), y_i), \qquad
+              \sum_{i \in C} \mathbb{1}[\arg\max_k f(w, x_i)_k \ne y_i]
+
+    Args:
+      params: the parameters of the model.
+      batch_stats: the statistics of its batch norms, ``{}`` without any.
+      batch: ``n`` preprocessed examples.
+      counted: bools ``[n]``, true for the examples :math:`C`; the others fill up the
+        batch.
+      model: a Flax module, called with ``train``.
+      loss: ``(logits, labels) -> scalar``, the mean over examples.
+
+    Returns:
+      Scalars: a float32 sum of losses, and an int32 number of errors.
+
+    Example:
+      >>> from snipjax import models
+      >>> model = models.create("lenet_300_100", num_classes=2)
+      >>> batch = Batch(jnp.zeros((3, 2, 2, 1)), jnp.array([0, 1, 1]))
+      >>> params = model.init(jax.random.key(0), batch.images)["params"]
+      >>> counted = jnp.array([True, True, False])
+      >>> sums = metric_sums(params, {}, batch, counted, model=model)
+      >>> round(float(sums.loss), 4), int(sums.error)  # 2 log 2, and the second example
+      (1.3863, 1)
     """
     variables = {"params": params, "batch_stats": batch_stats}
     logits: Any = model.apply(variables, batch.images, train=False)
@@ -231,7 +328,21 @@ def metric_sums(
 
 
 def epoch_length(num_examples: int, batch_size: int) -> int:
-    """Returns the number of whole batches in an epoch, at least one."""
+    r"""Returns the number of whole batches in an epoch, at least one.
+
+    .. math:: \lfloor n / b \rfloor
+
+    Args:
+      num_examples: number of training examples :math:`n`.
+      batch_size: number of examples in a batch :math:`b`.
+
+    Raises:
+      ValueError: if there are fewer examples than a batch holds.
+
+    Example:
+      >>> epoch_length(1_294, 100)
+      12
+    """
     if num_examples < batch_size:
         raise ValueError(
             f"batch_size is {batch_size}, but there are only {num_examples} training "

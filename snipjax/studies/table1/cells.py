@@ -17,6 +17,15 @@ METHODS: Mapping[str, published.Method] = {
     "dense": published.METHODS["Dense"],
     **{m: published.METHODS[published.NAMES[m]] for m in (*RIVALS, "snip")},
 }
+"""The methods of the table by name, the choices of ``config.methods``.
+
+A value is the description of the SNIP paper's table 1: ``name``, ``full_name``,
+``reference``, ``link``, ``criterion`` and more, all texts.
+
+Example:
+  >>> list(METHODS)[:3], METHODS["lwc"].reference
+  (['dense', 'lwc', 'dns'], 'Han et al. (2015)')
+"""
 NETWORKS = ("lenet_300_100", "lenet_5_caffe")
 # Divisors of a network's steps in the quick form.
 QUICK = {"lenet_300_100": 10, "lenet_5_caffe": 20}
@@ -79,12 +88,31 @@ def default() -> ConfigDict:
 
     A section for each network has its training, and a section for each method its
     hyperparameters.
+
+    Example:
+      >>> config = default()
+      >>> config.lenet_300_100.steps, config.lwc.rounds
+      (54000, 4)
     """
     return configs.from_fields(TABLE_FIELDS)
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises a ``ValueError`` naming the first unknown, missing or wrong field."""
+    """Checks every field of a configuration of the table.
+
+    Args:
+      config: a configuration like the default.
+
+    Raises:
+      ValueError: naming the first unknown, missing or wrong field, and the remedy.
+
+    Example:
+      >>> config = default()
+      >>> config.methods = "snip,lwd"
+      >>> validate(config)  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      ValueError: config.methods has 'lwd'; did you mean 'lwc'? ...
+    """
     configs.check(config, TABLE_FIELDS)
     if config.seed + config.seeds > SEEDS:
         raise ValueError(

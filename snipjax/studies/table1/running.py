@@ -40,6 +40,12 @@ def make(
     it again. Finished cells of other settings that are not asked for are left out, and
     so are copies of cells under other names.
 
+    Args:
+      config: a configuration like the default.
+      workdir: the directory of the table; each cell has a directory in it.
+      data_dir: the TFDS data directory.
+      command: the command line, to keep with the table.
+
     Returns:
       The reason of each failure by the name of the cell.
 
@@ -49,9 +55,15 @@ def make(
       KeyboardInterrupt: after an interrupt; the same call goes on.
 
     Example:
-      >>> config = default()  # doctest: +SKIP
-      >>> config.methods, config.quick = "snip,lwc", True  # doctest: +SKIP
-      >>> failures = make(config, "runs/table1-quick")  # doctest: +SKIP
+      Measures two methods with a fraction of the steps, in some minutes:
+
+      .. code-block:: python
+
+        from snipjax.studies import table1
+
+        config = table1.default()
+        config.methods, config.quick = "snip,lwc", True
+        failures = table1.make(config, "runs/table1-quick")
     """
     validate(config)
     workdir, asked = Path(workdir), cells(config)
