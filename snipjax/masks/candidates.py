@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from snipjax._src import trees
-from snipjax.masks import counting, selection
+from snipjax.masks import counting, search, selection
 
 
 def largest_among(
@@ -47,7 +47,7 @@ def _finite_below(x: chex.Array) -> chex.Array:
 
 def _start_among(
     leaves: list[chex.Array], candidates: list[chex.Array], k: chex.Array
-) -> selection.Search:
+) -> search.Search:
     # Mostly the k-th largest is above zero. The bracket is then of positive candidates,
     # and so narrow that it takes few rounds.
     dtype = jnp.result_type(*leaves)
@@ -86,7 +86,7 @@ def _start_among(
         return _choose(above >= k, (zero + 1, most, above, jnp.zeros_like(k)), ends)
 
     low, high, at_low, at_high = jax.lax.cond(normal >= k, above_zero, about_zero)
-    return selection.search_between(low, high, at_low, at_high, k)
+    return search.search_between(low, high, at_low, at_high, k)
 
 
 def _choose(condition: chex.Array, new: Any, old: Any) -> Any:

@@ -17,6 +17,8 @@ from snipjax._src import trees
 
 # From entries and their flat indices to whether each entry is counted.
 IsCounted = Callable[[chex.Array, chex.Array], chex.Array]
+# From entries and their flat indices to whether each is counted, by several tests.
+Tests = Callable[[chex.Array, chex.Array], list[chex.Array]]
 # From a module like NumPy and entries to whether each entry is counted.
 Test = Callable[[Any, Any], Any]
 
@@ -48,16 +50,43 @@ def count(
     return jnp.stack(counts)
 
 
+def count_each(tests: Tests, leaves: list[chex.Array]) -> list[chex.Array]:
+    """Returns how many entries of each array pass each test, each uint32 ``[leaves]``.
+
+    The arrays are read once.
+    """
+    leaves, one = jax.lax.optimization_barrier((leaves, jnp.uint32(1)))
+
+    def sums(leaf: chex.Array, index: chex.Array) -> list[chex.Array]:
+        passed = [x.astype(jnp.uint32) for x in tests(leaf, index)]
+        return jax.lax.reduce(
+            passed,
+            [jnp.uint32(0)] * len(passed),
+            lambda a, b: [x + y for x, y in zip(a, b)],
+            tuple(range(leaf.ndim)),
+        )
+
+    counts = [sums(*pair) for pair in zip(leaves, flat_indices(leaves, one))]
+    return [jnp.stack(each) for each in zip(*counts)]
+
+
 def is_on_one_cpu(tree: chex.ArrayTree) -> bool:
-    """Returns whether all arrays lie on one CPU and hence are counted in pieces.
+    """Returns whether all arrays lie on one CPU and hence are counted in pieces."""
+    return is_on_one_device(tree) and _devices(tree).pop().platform == "cpu"
+
+
+def is_on_one_device(tree: chex.ArrayTree) -> bool:
+    """Returns whether all arrays lie whole on one device.
 
     The place of a traced array is known if there is one device only.
     """
+    return len(_devices(tree)) == 1
+
+
+def _devices(tree: chex.ArrayTree) -> set[Any]:
     if trees.is_traced(tree):
-        devices = set(jax.devices())
-    else:
-        devices = set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree)))
-    return len(devices) == 1 and devices.pop().platform == "cpu"
+        return set(jax.devices())
+    return set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree)))
 
 
 def counts(test: Test, leaves: list[chex.Array]) -> list[int]:

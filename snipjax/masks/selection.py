@@ -5,7 +5,8 @@ largest key is bracketed, and the bracket narrowed by counting the keys at or ab
 guess. Guesses are by interpolation, which takes few rounds on scores as they are; later
 every fourth is by bisection, which bounds the rounds on any; the first two, where
 arrays lie on one CPU, come from a small sample. Ties at the k-th largest are cut at a
-flat index, which the same loop then brackets. If every leaf keeps some of its own
+flat index, which the same loop then brackets. On another single device, `few_reads` has
+several guesses in each round. If every leaf keeps some of its own
 largest in any case, its count is taken as that many at least.
 """
 
@@ -20,51 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from snipjax._src import trees
-from snipjax.masks import counting
+from snipjax.masks import counting, few_reads
+from snipjax.masks.search import (
+    Limits,
+    Search,
+    Threshold,
+    residual,
+    start_of_keys,
+    start_of_ties,
+)
 
 _SAMPLE = 2**16
-
-
-class Search(NamedTuple):
-    """A search for the k-th largest key, and then for where its ties are cut.
-
-    A bracket of keys is in order of the keys. A bracket of ties is in order of the
-    number of entries before the end that are cut off.
-    """
-
-    # Two values, and how many entries are kept if each is the threshold: at least k,
-    # and less than k. Unsigned integer scalars.
-    low: chex.Array
-    high: chex.Array
-    at_low: chex.Array
-    at_high: chex.Array
-    # The float32 residuals that the next guess weighs low and high by, which side the
-    # last guess replaced, and the number of guesses.
-    over: chex.Array
-    under: chex.Array
-    last_was_low: chex.Array
-    guesses: chex.Array
-    # Whether ties are searched, and their key.
-    in_ties: chex.Array
-    key: chex.Array
-
-
-class Threshold(NamedTuple):
-    """Kept are larger keys, and equal ones with a flat index below the end."""
-
-    key: chex.Array
-    end: chex.Array
-
-    def is_kept(self, x: chex.Array, index: chex.Array, dtype: jnp.dtype) -> chex.Array:
-        # Bit patterns of floats at or above a key are one interval: two operations for
-        # each entry, where its key would take five.
-        is_late = index >= self.end
-        first, length = counting.pattern_interval(self.key, dtype)
-        late_first, late_length = counting.pattern_interval(self.key + 1, dtype)
-        pattern = counting.bit_pattern(x, dtype)
-        return pattern - jnp.where(is_late, late_first, first) <= jnp.where(
-            is_late, late_length, length
-        )
 
 
 class Hints(NamedTuple):
@@ -74,13 +41,6 @@ class Hints(NamedTuple):
     number: chex.Array  # how many of them are of use
     levels: chex.Array  # the sample
     are_tied: chex.Array  # whether keys are equal, so that guesses should be of these
-
-
-class Limits(NamedTuple):
-    """The least and the most that each leaf's count is taken to be, uint32 [leaves]."""
-
-    least: chex.Array
-    most: chex.Array
 
 
 def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
@@ -147,6 +107,7 @@ def _largest(
         _sample_ranks(size, k / total),
         limits,
         in_pieces=counting.is_on_one_cpu(leaves),
+        is_alone=counting.is_on_one_device(leaves),
         stride=stride if total > 2 * _SAMPLE else None,
     )
 
@@ -179,7 +140,7 @@ def _sample_ranks(size: int, share: float) -> np.ndarray:
     return np.clip(ranks, 1, max(size - 1, 1)).astype(np.uint32)
 
 
-@functools.partial(jax.jit, static_argnames=("in_pieces", "stride"))
+@functools.partial(jax.jit, static_argnames=("in_pieces", "is_alone", "stride"))
 def _masks(
     leaves: list[chex.Array],
     k: chex.Array,
@@ -187,15 +148,22 @@ def _masks(
     limits: Limits | None,
     *,
     in_pieces: bool,
+    is_alone: bool,
     stride: int | None,
 ) -> list[chex.Array]:
-    hints = None
-    if in_pieces and stride:
+    dtype, sample = jnp.result_type(*leaves), None
+    if is_alone and stride:
         # Of a leaf of fewer entries than the stride, the first.
-        hints = _hints([leaf.ravel()[::stride] for leaf in leaves], sample_ranks)
-    start = _start(leaves, k, limits)
-    found = threshold(leaves, k, start, limits, hints, in_pieces=in_pieces)
-    dtype = jnp.result_type(*leaves)
+        sample = [leaf.ravel()[::stride] for leaf in leaves]
+    start = start_of_keys(leaves, k, limits)
+    if is_alone and not in_pieces:
+        first = None
+        if sample is not None:
+            first = few_reads.first_guesses(sample, sample_ranks, dtype)
+        found = few_reads.threshold(leaves, k, start, limits, first)
+    else:
+        hints = _hints(sample, sample_ranks) if sample else None
+        found = threshold(leaves, k, start, limits, hints, in_pieces=in_pieces)
     return [
         found.is_kept(leaf, index, dtype)
         for leaf, index in zip(leaves, counting.flat_indices(leaves))
@@ -242,7 +210,7 @@ def threshold(
         search = _narrow(search, k, guess, count)
         is_turn = ~search.in_ties & (search.high - search.low <= 1)
         is_turn &= search.at_low != k
-        ties = _start_of_ties(search, total, k)
+        ties = start_of_ties(search, total, k)
         return jax.tree.map(lambda t, s: jnp.where(is_turn, t, s), ties, search)
 
     found = jax.lax.while_loop(is_open, narrowed, start)
@@ -252,7 +220,9 @@ def threshold(
 def _hints(sample: list[chex.Array], ranks: chex.Array) -> Hints:
     middle, low, high = jax.lax.map(
         lambda rank: (
-            threshold(sample, rank, _start(sample, rank, None), in_pieces=False).key
+            threshold(
+                sample, rank, start_of_keys(sample, rank, None), in_pieces=False
+            ).key
         ),
         ranks,
     )
@@ -280,61 +250,6 @@ def _hinted(hints: Hints, search: Search, guess: chex.Array) -> chex.Array:
     return jnp.clip(guess, low + 1, high - 1)
 
 
-def _start(leaves: list[chex.Array], k: chex.Array, limits: Limits | None) -> Search:
-    # Reduces floats, which XLA does several times faster than keys, but it takes
-    # subnormal ones for zero. A NaN, which only traced scores can have here, leaves
-    # the bracket at full width.
-    dtype = jnp.result_type(*leaves)
-    tiny = jnp.finfo(dtype).tiny
-    least = jnp.min(jnp.stack([jnp.min(leaf.astype(dtype)) for leaf in leaves]))
-    most = jnp.max(jnp.stack([jnp.max(leaf.astype(dtype)) for leaf in leaves]))
-    low = counting.ordered_bits(jnp.minimum(least, -tiny), dtype)
-    high = counting.ordered_bits(jnp.maximum(most, tiny), dtype)
-    low = jnp.where(jnp.isnan(least), jnp.zeros_like(low), low)
-    high = jnp.where(jnp.isnan(most), jnp.full_like(high, 2**32 - 2), high)
-    # A zero that varies over devices as the scores do, for shard_map.
-    zero = (low ^ low).astype(jnp.uint32)
-    at_low = jnp.uint32(sum(leaf.size for leaf in leaves)) + zero
-    at_high = zero if limits is None else zero + jnp.sum(limits.least)
-    return search_between(low, high, at_low, at_high, k)
-
-
-def search_between(
-    low: chex.Array,
-    high: chex.Array,
-    at_low: chex.Array,
-    at_high: chex.Array,
-    k: chex.Array,
-) -> Search:
-    """Returns the search between two keys, of which the higher may be the largest."""
-    zero = (low ^ low).astype(jnp.uint32)
-    return Search(
-        low,
-        high + 1,
-        at_low,
-        at_high,
-        over=_residual(at_low, k),
-        under=_residual(k, at_high),
-        last_was_low=zero > 0,
-        guesses=zero,
-        in_ties=zero > 0,
-        key=low,
-    )
-
-
-def _start_of_ties(search: Search, total: chex.Array, k: chex.Array) -> Search:
-    return search._replace(
-        low=jnp.zeros_like(search.low),
-        high=total.astype(search.high.dtype),
-        over=(search.at_low - k).astype(jnp.float32),
-        under=(k - search.at_high).astype(jnp.float32),
-        last_was_low=search.in_ties,
-        guesses=jnp.zeros_like(search.guesses),
-        in_ties=~search.in_ties,
-        key=search.low,
-    )
-
-
 def _narrow(
     search: Search, k: chex.Array, guess: chex.Array, count: chex.Array
 ) -> Search:
@@ -343,7 +258,7 @@ def _narrow(
     # interpolation would creep up to it from one side.
     stays_again = is_low == search.last_was_low
     less = jnp.where(stays_again & (search.guesses > 0), 0.5, 1.0)
-    over, under = _residual(count, k), _residual(k, count)
+    over, under = residual(count, k), residual(k, count)
     over = jnp.where(search.in_ties, (count - k).astype(jnp.float32), over)
     under = jnp.where(search.in_ties, (k - count).astype(jnp.float32), under)
     return search._replace(
@@ -366,12 +281,6 @@ def _guess(search: Search) -> chex.Array:
     bisect = (search.guesses % 4 == 3) & (search.guesses > 7)
     step = jnp.where(bisect, width // 2, interpolated)
     return search.low + jnp.clip(step, 1, width - 1)
-
-
-def _residual(count: chex.Array, k: chex.Array) -> chex.Array:
-    # Roots, because counts fall steeply towards the largest keys. Of what was tried on
-    # distributions of scores (counts, roots, logarithms), they took the fewest rounds.
-    return jnp.sqrt(count.astype(jnp.float32)) - jnp.sqrt(k.astype(jnp.float32))
 
 
 def _keys(x: chex.Array, leaves: list[chex.Array]) -> chex.Array:

@@ -1,5 +1,7 @@
 """The k largest of several arrays, against a stable sort of all of them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,76 @@ def test_in_pieces_and_narrowed_by_a_sample(
     monkeypatch.setattr(selection, "_SAMPLE", 200)
     shapes = (4, 5), (2100,), (40, 5, 9), (3101,)
     assert_largest(scores(1, *shapes, levels=levels), k)
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the CPU for another device, where the scores are read few times."""
+    monkeypatch.setattr(counting, "is_on_one_cpu", lambda tree: False)
+    monkeypatch.setattr(selection, "_SAMPLE", 200)
+
+
+@pytest.mark.usefixtures("accelerator")
+class TestFewReads:
+    """Selection on an accelerator alone."""
+
+    @pytest.mark.parametrize("levels", [0, 1, 3, 100])
+    def test_several_leaves_with_and_without_ties(self, levels: int) -> None:
+        leaves = scores(3, *SHAPES, levels=levels)
+        for k in (1, 7, 350, 3500, 7016):
+            assert_largest(leaves, k)
+            assert_largest([-leaf for leaf in leaves], k)
+
+    def test_a_sample_that_misleads_changes_nothing(self) -> None:
+        (leaf,) = scores(2, (8000,))
+        for seen in (0.0, 100.0):
+            leaf[:: leaf.size // 200] = seen
+            for k in (10, 150, 400, 7900):
+                assert_largest([leaf], k)
+
+    def test_each_leaf_keeps_some_of_its_own(self) -> None:
+        leaves = [jnp.asarray(x) for x in scores(4, (50, 30), (2000,))]
+        minima = [100, 5]
+        leaves[0] *= 1e-3
+        found = selection.largest_of_all_and_each(leaves, 300, minima)
+        assert [int(mask.sum()) for mask in found] == [100, 200]
+        for mask, leaf, kept in zip(found, leaves, (100, 200)):
+            (wanted,) = largest_by_sorting([np.asarray(leaf)], kept)
+            np.testing.assert_array_equal(mask, wanted)
+
+    def test_many_selections_at_once_and_on_a_mesh_of_one(self) -> None:
+        (leaf,) = scores(5, (3, 4000))
+        (wanted,) = largest_by_sorting([leaf[0]], 200)
+
+        def select(leaf: jax.Array) -> jax.Array:
+            return selection.largest([leaf], 200)[0]
+
+        found = jax.vmap(select)(jnp.asarray(leaf))
+        np.testing.assert_array_equal(found[0], wanted)
+        assert found.sum(1).tolist() == [200] * 3
+        axis_types = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((1,), ("x",), axis_types)
+        spec = jax.sharding.PartitionSpec("x")
+        mapped = jax.shard_map(select, mesh=mesh, in_specs=spec, out_specs=spec)
+        np.testing.assert_array_equal(mapped(jnp.asarray(leaf[0])), wanted)
+
+    def test_reads_are_few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reads = []
+        count_each = counting.count_each
+
+        def counted(*args: Any) -> list[jax.Array]:
+            jax.debug.callback(lambda: reads.append(1))
+            return count_each(*args)
+
+        monkeypatch.setattr(counting, "count_each", counted)
+        monkeypatch.setattr(selection, "_SAMPLE", 2**12)
+        assert_largest(scores(6, (301, 999)), 15_000)
+        jax.effects_barrier()
+        assert 0 < len(reads) <= 8
+
+    def test_traced_scores_that_are_not_numbers_come_to_an_end(self) -> None:
+        leaf = jnp.ones((700, 3)).at[::2].set(jnp.nan)
+        jax.block_until_ready(jax.jit(lambda x: selection.largest([x], 100))(leaf))
 
 
 def test_a_sample_that_misleads_changes_nothing(
