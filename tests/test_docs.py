@@ -1,8 +1,10 @@
 """The documentation site has every page, and every public name its docstring."""
 
 import importlib
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,10 @@ def test_every_public_name_has_a_docstring(module: str, name: str) -> None:
 def test_every_public_function_and_class_has_an_example(module: str, name: str) -> None:
     if callable(getattr(importlib.import_module(module), name)):
         text = public.docstring(module, name)
-        assert ">>> " in text or ".. code-block:: python" in text
+        blocks = re.findall(r" *\.\. code-block:: python\n((?:\n| .*\n?)+)", text)
+        assert ">>> " in text or blocks
+        for block in blocks:  # of runs that take seconds, or need files
+            compile(textwrap.dedent(block), name, "exec")
 
 
 @pytest.mark.slow
