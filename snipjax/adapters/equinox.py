@@ -19,7 +19,13 @@ def prune(
     filter_spec: Any = eqx.is_inexact_array,
     **options: Any,
 ) -> tuple[Any, Mask]:
-    """Prunes an Equinox module by the saliency of its connections on a mini-batch.
+    r"""Prunes an Equinox module by the saliency of its connections on a mini-batch.
+
+    .. math:: s = criterion(L, w, B), \qquad c = select(s, sparsity), \qquad
+              w \leftarrow c \odot w
+
+    for the loss :math:`L`, the parameters :math:`w` of the module and the batch
+    :math:`B`.
 
     Train with ``optimizer = optim.sparse(inner, mask)``, whose state and updates are
     of ``eqx.filter(model, filter_spec)``; it leaves pruned entries exactly zero.
@@ -65,7 +71,11 @@ def split(
     *,
     filter_spec: Any = eqx.is_inexact_array,
 ) -> tuple[LossFn, Any, Callable[[Any], Any]]:
-    """Splits a loss of an Equinox module into a function of arrays and its parameters.
+    r"""Splits a loss of an Equinox module into a function of arrays and its parameters.
+
+    .. math:: L(merge(w), B) = L_\mathrm{pure}(w, B)
+
+    for the parameters :math:`w` and any batch :math:`B`.
 
     Args:
       loss_fn: ``(model, batch) -> scalar``, a pure function.

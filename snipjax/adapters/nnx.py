@@ -19,7 +19,13 @@ def prune(
     wrt: Any = nnx.Param,
     **options: Any,
 ) -> tuple[Any, Mask]:
-    """Prunes an NNX module by the saliency of its connections on a mini-batch.
+    r"""Prunes an NNX module by the saliency of its connections on a mini-batch.
+
+    .. math:: s = criterion(L, w, B), \qquad c = select(s, sparsity), \qquad
+              w \leftarrow c \odot w
+
+    for the loss :math:`L`, the parameters :math:`w` of the module and the batch
+    :math:`B`.
 
     The loss is evaluated on copies of the module: statistics of batch norms and
     counters of random streams stay as they are, in the given module and in the pruned
@@ -67,7 +73,11 @@ def split(
     *,
     wrt: Any = nnx.Param,
 ) -> tuple[LossFn, Any, Callable[[Any], Any]]:
-    """Splits a loss of an NNX module into a pure function and its parameters.
+    r"""Splits a loss of an NNX module into a pure function and its parameters.
+
+    .. math:: L(merge(w), B) = L_\mathrm{pure}(w, B)
+
+    for the parameters :math:`w` and any batch :math:`B`.
 
     Args:
       loss_fn: ``(model, batch) -> scalar``; it may change the model it is given.

@@ -83,6 +83,10 @@ def create(
       kernel_init: initializer of every kernel, recurrent ones included. Biases are
         zero, except in a GRU's gates, where they are one.
 
+    Returns:
+      A Flax module from images ``[batch, height, width, channels]`` to logits
+      ``[batch, num_classes]``.
+
     Raises:
       ValueError: if the name is unknown; the message gives the nearest one.
 

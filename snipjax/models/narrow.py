@@ -14,16 +14,23 @@ _Params = Mapping[str, Any]
 
 
 def narrow(model: nn.Module, variables: Mapping[str, chex.ArrayTree]) -> nn.Module:
-    """Returns a network whose layers have the widths of smaller variables.
+    r"""Returns a network whose layers have the widths of smaller variables.
 
     ``init`` of the network returned has variables of these shapes. ``apply`` on the
     variables that :func:`snipjax.shrink.shrink` returns equals the masked network up to
     rounding, in training too.
 
+    .. math:: f_\mathrm{narrow}(w_\mathrm{small}, x) = f(c \odot w, x)
+
+    for the mask :math:`c` that the variables are smaller by.
+
     Args:
       model: a network of :mod:`snipjax.models`, as wide as it was before, or narrowed.
       variables: ``{"params": params, ...}``, smaller variables of the model; shapes
         are enough.
+
+    Returns:
+      A Flax module of the same class.
 
     Raises:
       ValueError: if the network is another's, or an attention of one head lost some of
