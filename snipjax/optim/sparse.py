@@ -13,6 +13,12 @@ from snipjax import masks
 from snipjax._src import checks, trees
 from snipjax.masks import counting
 
+_LOOKAHEAD_AROUND = (
+    "its params are pairs, fast and slow, which a mask does not fit; let it be around "
+    "sparse, as optax.lookahead(sparse(inner, mask), ...), and start it with "
+    "optax.LookaheadParams.init_synced(masks.apply(mask, params))"
+)
+
 
 class SparseState(NamedTuple):
     """Holds the state of :func:`sparse`: the mask and the inner optimizer's state.
@@ -89,6 +95,7 @@ def sparse(
         pruned_params = masks.apply(mask, params)
         _warn_unless_equal(params, pruned_params)
         inner_state = inner.init(pruned_params)
+        _check_inside(inner_state)
         return SparseState(
             jax.tree.map(lambda m: jnp.array(m, copy=True), mask), inner_state
         )
@@ -140,11 +147,7 @@ def _update_or_clear(
 def _check_place(params: chex.ArrayTree, mask: chex.ArrayTree) -> None:
     """Raises a ``ValueError`` if params show that this is in the wrong place."""
     if isinstance(params, optax.LookaheadParams):
-        raise ValueError(
-            "params are optax.LookaheadParams, fast and slow; let lookahead be around "
-            "sparse, as optax.lookahead(sparse(inner, mask), ...), and start it with "
-            "LookaheadParams.init_synced(masks.apply(mask, params))"
-        )
+        raise ValueError(f"params are optax.LookaheadParams; {_LOOKAHEAD_AROUND}")
     nodes = jax.tree.leaves(params, is_leaf=_is_masked_node)
     structure: Any = jax.tree.structure(params)
     is_like_mask = structure == jax.tree.structure(mask)
@@ -153,6 +156,16 @@ def _check_place(params: chex.ArrayTree, mask: chex.ArrayTree) -> None:
             "params lack the leaves that optax.masked or optax.partition leaves out; "
             "let sparse be around it, as sparse(optax.masked(inner, ...), mask)"
         )
+
+
+def _check_inside(inner_state: chex.ArrayTree) -> None:
+    """Raises a ``ValueError`` if lookahead, whose params are pairs, is inside."""
+
+    def is_lookahead(node: object) -> bool:
+        return isinstance(node, optax.LookaheadState)
+
+    if any(map(is_lookahead, jax.tree.leaves(inner_state, is_leaf=is_lookahead))):
+        raise ValueError(f"optax.lookahead is inside of sparse; {_LOOKAHEAD_AROUND}")
 
 
 def _is_masked_node(node: object) -> bool:

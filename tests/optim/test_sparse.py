@@ -438,7 +438,15 @@ ascent = optax.chain(contrib.normalize(), optax.sgd(0.5))
         (
             optim.sparse(optax.lookahead(optax.sgd(0.1), 2, 0.5), MASK),
             optax.LookaheadParams.init_synced(initial()),
-            r"lookahead be around sparse, as optax\.lookahead\(sparse",
+            r"be around sparse, as optax\.lookahead\(sparse",
+        ),
+        (
+            optim.sparse(
+                optax.chain(optax.lookahead(optax.sgd(0.1), 2, 0.5), optax.scale(1.0)),
+                MASK,
+            ),
+            by_hand(initial()),
+            r"lookahead is inside of sparse.*as optax\.lookahead\(sparse",
         ),
         (
             optax.masked(optim.sparse(optax.sgd(0.1), MASK), {"w": True, "b": False}),
@@ -451,7 +459,7 @@ ascent = optax.chain(contrib.normalize(), optax.sgd(0.5))
             r"dtype int32 in 'b'.*as sparse\(sam",
         ),
     ],
-    ids=["lookahead inside", "masked around", "sam around"],
+    ids=["pairs inside", "lookahead inside", "masked around", "sam around"],
 )
 def test_a_wrong_place_is_told(optimizer: Any, params: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
