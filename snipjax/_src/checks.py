@@ -40,8 +40,9 @@ def check_floating(tree: chex.ArrayTree, noun: str) -> None:
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
                 f"{noun} leaf '{name}' has dtype {dtype}, which has no gradient; split "
-                "the trainable floating-point leaves off and pass only those, as "
-                "snipjax.adapters does for modules of Flax NNX and Equinox"
+                "the trainable floating-point leaves off and pass only those. In Flax "
+                "NNX make it an nnx.Variable, no nnx.Param, or leave it out by wrt= of "
+                "the adapter; in Equinox by filter_spec="
             )
 
 
@@ -101,11 +102,28 @@ def check_same_structure(
     if extra:
         differences.append(f"unknown leaves: {', '.join(extra)}")
     if not differences:
-        differences.append(f"{treedef} against {like_treedef}")
+        differences.append(_difference(treedef, like_treedef))
     raise ValueError(
         f"{noun} does not have the structure of {like_noun} "
         f"({'; '.join(differences)}); build it from the same pytree as {like_noun}"
     )
+
+
+def _difference(ours: Any, theirs: Any) -> str:
+    """Names the first nodes in which two tree structures with equal names differ."""
+    kinds = [(definition.node_data() or (None,))[0] for definition in (ours, theirs)]
+    if kinds[0] is kinds[1]:
+        for pair in zip(ours.children(), theirs.children()):
+            if pair[0] != pair[1]:
+                return _difference(*pair)
+    names = ["a leaf" if kind is None else f"a {kind.__name__}" for kind in kinds]
+    if kinds[0] is kinds[1]:
+        return f"each has {names[0]}, with other static fields"
+    modules = {base.__module__ for kind in kinds if kind for base in kind.__mro__}
+    remedy = ""
+    if any(name.startswith("flax.nnx.") for name in modules):
+        remedy = "; params of a Flax NNX module are nnx.state(model, nnx.Param)"
+    return f"{names[0]} against {names[1]}{remedy}"
 
 
 def check_same_shapes(

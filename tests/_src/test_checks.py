@@ -50,8 +50,15 @@ def test_a_difference_in_structure_names_the_leaves(tree: Any, problem: str) -> 
 
 
 def test_trees_of_equal_names_and_other_containers_differ() -> None:
-    with pytest.raises(ValueError, match=r"PyTreeDef.*\[\*\].* against .*\(\*,\)"):
-        checks.check_same_structure([1], (1,), "mask", "params")
+    for tree, like in (([1], (1,)), ({"a": [1], "b": 0}, {"a": (1,), "b": 0})):
+        with pytest.raises(ValueError, match=r"params \(a list against a tuple\);"):
+            checks.check_same_structure(tree, like, "mask", "params")
+
+
+def test_nodes_with_other_static_fields_differ() -> None:
+    nodes = [jax.tree_util.Partial(function, 1) for function in (abs, max)]
+    with pytest.raises(ValueError, match="each has a Partial, with other static"):
+        checks.check_same_structure(*nodes, "mask", "params")
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", None, True])
