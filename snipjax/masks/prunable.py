@@ -17,6 +17,13 @@ from snipjax._src.types import KeyPath, Predicate, Prunable
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _KERNEL = re.compile(r"(.*_)?(kernel|weights?|w)_?\d*", re.IGNORECASE)
 _BIAS = re.compile(r"(.*_)?bias(es)?_?\d*(_.*)?", re.IGNORECASE)
+# A leaf of these names may be a matrix of one row or column, and so may a leaf with a
+# number, a letter or nothing for a name; but g is a magnitude, s a scale, and so is
+# every other [C, 1].
+_MATRIX = re.compile(
+    r"\d*|(.*_)?[A-Z]_?\d*|[a-fh-rt-z]_?\d*|embeddings?|lora_a|[wW][a-z]"
+    r"|(weight|[wW])_[a-z]{1,2}(_l\d+(_reverse)?)?"
+)
 # A leaf of these names is a bias only if it is a vector: a matrix "b" may be a weight.
 _B, _NUMBER = re.compile(r"(.*_)?b_?\d*"), re.compile(r"\d+")
 _ATTENTION_BIAS = re.compile(r"b_?[qkvo]")
@@ -31,9 +38,12 @@ def kernels(path: KeyPath, leaf: chex.Array) -> bool:
     normalization layer, whatever their shapes: attention has biases ``[heads, width]``,
     and ``flax.linen.scan`` stacks the vectors of its layers. Biases and normalization
     are known by their names, as :func:`is_bias` and :func:`is_normalization` tell.
-    A leaf of three or more dimensions of which at most one is longer than 1, such as
-    ``[1, 1, 1, C]``, must have the name of a kernel to be one. Leaves without names,
-    such as a list of Keras variables, need a dict of them by ``variable.path``.
+    A leaf of which at most one axis is longer than 1, such as ``[C, 1]`` or
+    ``[1, 1, 1, C]``, must have the name of a weight to be one: ``kernel``,
+    ``weight_ih``, ``w1`` or alike, in two dimensions also a number, a letter other
+    than ``b``, ``g`` and ``s``, or ``embedding``. Others are scales, such as the
+    magnitudes of a weight norm. Leaves without names, such as a list of Keras
+    variables, need a dict of them by ``variable.path``.
 
     Args:
       path: key path of the leaf.
@@ -50,8 +60,9 @@ def kernels(path: KeyPath, leaf: chex.Array) -> bool:
     shape = jnp.shape(leaf)
     if len(shape) < 2 or is_bias(path, leaf) or is_normalization(path):
         return False
-    is_named = _KERNEL.fullmatch(_names(path)[-1]) is not None
-    return is_named or len(shape) == 2 or _long_axes(leaf) >= 2
+    name = _names(path)[-1]
+    is_matrix = len(shape) == 2 and _MATRIX.fullmatch(name)
+    return bool(_long_axes(leaf) >= 2 or _KERNEL.fullmatch(name) or is_matrix)
 
 
 def weights_and_biases(path: KeyPath, leaf: chex.Array) -> bool:
@@ -108,8 +119,9 @@ def is_normalization(path: KeyPath) -> bool:
 
     Its module is called ``BatchNorm_0``, ``layer_norm``, ``norm2``,
     ``layernorm_before``, ``conv1_bn``, ``gn_root``, ``ln_f`` or alike, or the leaf
-    itself is, or it is called ``scale`` or ``offset``. A leaf called ``kernel`` never
-    belongs to one, nor does a module inside of one: ``pre_norm/linear/w`` is a weight.
+    itself is, or it is called ``scale``, ``offset`` or ``weight_g``. A leaf called
+    ``kernel`` never belongs to one, nor does a module inside of one:
+    ``pre_norm/linear/w`` is a weight.
 
     Args:
       path: key path of the leaf.
@@ -126,7 +138,7 @@ def is_normalization(path: KeyPath) -> bool:
         return False
     # In lists, modules have numbers for names.
     module = [part for part in modules if not _NUMBER.fullmatch(part)][-1:]
-    is_leaf_named = name.lower() in ("scale", "offset")
+    is_leaf_named = name.lower() in ("scale", "offset", "weight_g")
     return is_leaf_named or any(map(_names_normalization, (*module, name)))
 
 

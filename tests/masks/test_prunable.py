@@ -46,6 +46,17 @@ KERNELS = {
     "lora_B": (1, 8),
     "0": (4, 1),
     "embedding": (10, 4),
+    # matrices of one row or column
+    "embedding ": (10, 1),
+    "w": (4, 1),
+    "Wx": (1, 4),
+    "W_h": (1, 1),
+    "A": (1, 4),
+    "u1": (1, 4),
+    "cell/w_i": (1, 12),  # Haiku's GRU
+    "cell/weight_ih": (12, 1),  # Equinox's
+    "weight_hh_l0_reverse": (12, 1),
+    "lora_a": (4, 1),
     "first": (3, 4),
     "b": (3, 4),
     # modules inside of modules named after a norm
@@ -75,6 +86,16 @@ OTHERS = {
     "layers_0/b": (1, 8),
     "relative_position_bias_table": (169, 4),
     "mean": (1, 1, 1, 3),
+    # magnitudes of weight norms, and scales
+    "layers/0/g": (8, 1),  # Equinox
+    "conv/weight_g": (8, 1),  # PyTorch
+    "conv/weight_g ": (8, 1, 1, 1),
+    "parametrizations.weight.original0": (8, 1),
+    "gamma1": (1, 8),
+    "gamma_1": (1, 8),
+    "lambda1": (1, 8),
+    "weight_scale": (8, 1),
+    "cls_token": (1, 8),
 }
 
 
@@ -85,7 +106,7 @@ def test_kernels(name: str, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(("name", "shape"), OTHERS.items())
 def test_what_is_no_kernel(name: str, shape: tuple[int, ...]) -> None:
-    assert prunable_names(nested(name, shape), masks.kernels) == []
+    assert prunable_names(nested(name.strip(), shape), masks.kernels) == []
 
 
 class Block(nn.Module):
