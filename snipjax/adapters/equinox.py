@@ -1,12 +1,20 @@
 """Pruning Equinox modules, whose leaves are not all parameters."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import chex
-import equinox as eqx
+import jax
+import jax.numpy as jnp
 
-from snipjax import pruning
+try:
+    import equinox as eqx
+except ModuleNotFoundError as error:
+    message = f"{__name__} needs Equinox: pip install equinox"
+    raise ModuleNotFoundError(message, name=error.name) from error
+
+from snipjax import masks, pruning
 from snipjax._src.types import LossFn, Mask
 
 
@@ -46,7 +54,12 @@ def prune(
       ``eqx.filter(model, filter_spec)``.
 
     Raises:
-      ValueError: as :func:`snipjax.pruning.prune` does.
+      ValueError: as :func:`snipjax.pruning.prune` does, and for a model without
+        parameters, such as a class.
+
+    Warns:
+      UserWarning: as :func:`snipjax.pruning.prune` does, and if a row of an
+        ``eqx.nn.WeightNorm`` keeps no connection, which makes its outputs NaN.
 
     Example:
       >>> import optax
@@ -61,8 +74,11 @@ def prune(
       >>> opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     """
     pure_loss, params, merge = split(loss_fn, model, filter_spec=filter_spec)
-    params, mask = pruning.prune(pure_loss, params, batch, sparsity, **options)
-    return merge(params), mask
+    scores, mask = pruning.score_and_mask(pure_loss, params, batch, sparsity, **options)
+    pruning.warn_if_weak(scores, mask, stacklevel=3)
+    pruned = merge(masks.apply(mask, params))
+    _warn_of_rows_without_norm(pruned)
+    return pruned, mask
 
 
 def split(
@@ -95,6 +111,11 @@ def split(
       (2, 1)
     """
     params, rest = eqx.partition(model, filter_spec)
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            f"model, a {type(model).__name__}, has no parameters, as filter_spec "
+            "tells them; pass loss_fn, then a module, not its class"
+        )
 
     def merge(params: Any) -> Any:
         return eqx.combine(params, rest)
@@ -103,3 +124,24 @@ def split(
         return loss_fn(merge(params), batch)
 
     return pure_loss, params, merge
+
+
+def _warn_of_rows_without_norm(model: Any) -> None:
+    """Warns of weight norms that divide by zero, the norm of a row pruned whole."""
+
+    def is_weight_norm(node: Any) -> bool:
+        return isinstance(node, eqx.nn.WeightNorm)
+
+    count = 0
+    for node in filter(is_weight_norm, jax.tree.leaves(model, is_leaf=is_weight_norm)):
+        weight = getattr(node.layer, node.weight_name)
+        if not isinstance(weight, jax.core.Tracer):
+            axes = tuple(n for n in range(weight.ndim) if n != node.axis)
+            count += int(jnp.sum(jnp.all(weight == 0, axes)))
+    if count:
+        warnings.warn(
+            f"{count} rows of eqx.nn.WeightNorm keep no connection, and divided by "
+            "their norm, zero, they are NaN; prune less, or the same share of each "
+            "row, e.g. with select=masks.n_of_m(1, 4, axis=-1) and no sparsity",
+            stacklevel=3,
+        )

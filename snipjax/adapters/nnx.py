@@ -4,9 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import chex
-from flax import nnx
+import jax
 
-from snipjax import pruning
+try:
+    from flax import nnx
+except ModuleNotFoundError as error:
+    message = f"{__name__} needs Flax: pip install flax"
+    raise ModuleNotFoundError(message, name=error.name) from error
+
+from snipjax import masks, pruning
 from snipjax._src.types import LossFn, Mask
 
 
@@ -48,7 +54,8 @@ def prune(
       like ``nnx.state(model, wrt)``.
 
     Raises:
-      ValueError: as :func:`snipjax.pruning.prune` does.
+      ValueError: as :func:`snipjax.pruning.prune` does, and for a model without
+        parameters, such as a class.
 
     Example:
       >>> import optax
@@ -63,8 +70,9 @@ def prune(
       >>> optimizer = nnx.Optimizer(model, optim.sparse(inner, mask), wrt=nnx.Param)
     """
     pure_loss, params, merge = split(loss_fn, model, wrt=wrt)
-    params, mask = pruning.prune(pure_loss, params, batch, sparsity, **options)
-    return merge(params), mask
+    scores, mask = pruning.score_and_mask(pure_loss, params, batch, sparsity, **options)
+    pruning.warn_if_weak(scores, mask, stacklevel=3)
+    return merge(masks.apply(mask, params)), mask
 
 
 def split(
@@ -98,6 +106,12 @@ def split(
       (1, 2)
     """
     graphdef, params, *rest = nnx.split(model, wrt, ...)
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            f"model, a {type(model).__name__}, has no variables to prune, "
+            f"wrt={getattr(wrt, '__name__', wrt)}; pass loss_fn, then an nnx.Module, "
+            "not its class, and in wrt= the kind of its parameters"
+        )
 
     def merge(params: Any) -> Any:
         # Copies, so that no evaluation changes the variables of another.

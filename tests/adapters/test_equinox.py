@@ -1,5 +1,6 @@
 """Equinox modules are pruned as their arrays are, and train sparse as they are."""
 
+import warnings
 from typing import Any
 
 import chex
@@ -124,3 +125,33 @@ def test_a_frozen_layer_is_not_pruned(made: Any) -> None:
     pruned, mask = adapter.prune(scalar, model, BATCH, 0.5, filter_spec=trainable)
     assert [row.path for row in masks.summary(mask)] == ["out/weight"]
     assert jnp.all(pruned.hidden.weight == model.hidden.weight)
+
+
+@pytest.mark.parametrize("model", [eqx.nn.Linear, loss_fn], ids=["class", "swapped"])
+def test_what_is_no_module_with_parameters(model: Any) -> None:
+    with pytest.raises(ValueError, match=r"model, a .*, has no parameters"):
+        adapter.prune(loss_fn, model, BATCH, 0.9)
+
+
+def test_a_warning_points_at_the_call() -> None:
+    model = eqx.nn.Linear(6, 3, key=jax.random.key(0))
+    with pytest.warns(UserWarning, match="no connection of") as warned:
+        adapter.prune(lambda m, x: jnp.sum(jax.vmap(m)(x)), model, BATCH[0], 0.99)
+    assert {warning.filename for warning in warned} == {__file__}
+
+
+def test_rows_of_a_weight_norm_that_lose_their_norm_are_told_of() -> None:
+    layer = eqx.nn.WeightNorm(eqx.nn.Linear(8, 8, key=jax.random.key(0)))
+    x = jax.random.normal(jax.random.key(1), (16, 8))
+
+    def loss(model: Any, x: chex.Array) -> chex.Array:
+        return jnp.mean(jax.vmap(model)(x) ** 2)
+
+    with pytest.warns(UserWarning, match="rows of eqx.nn.WeightNorm keep no connect"):
+        pruned, mask = adapter.prune(loss, layer, x, 0.9)
+    assert mask.g.shape == ()
+    assert not jnp.isfinite(loss(pruned, x))
+    remedy = masks.n_of_m(1, 4, axis=-1)
+    with warnings.catch_warnings(action="error"):
+        pruned, _ = adapter.prune(loss, layer, x, select=remedy)
+    assert jnp.isfinite(loss(pruned, x))

@@ -124,3 +124,41 @@ def test_a_loss_split_from_its_module_is_pure() -> None:
     scores = saliency.snip(pure, params, BATCH)
     assert jax.tree.structure(scores) == jax.tree.structure(params)
     np.testing.assert_allclose(loss_fn(merge(params), BATCH), first, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((loss_fn, Net), "model, a .*, has no variables .*not its class"),
+        ((Net(), loss_fn), "model, a function, .*pass loss_fn, then an nnx"),
+        ((loss_fn, Net(), {"wrt": nnx.LoRAParam}), "model, a Net, .*wrt=LoRAParam"),
+    ],
+    ids=["class", "swapped", "kind"],
+)
+def test_what_is_no_module_with_parameters(arguments: Any, problem: str) -> None:
+    *arguments, options = (*arguments, {}) if len(arguments) == 2 else arguments
+    with pytest.raises(ValueError, match=problem):
+        adapter.prune(*arguments, BATCH, 0.9, **options)
+
+
+def test_a_parameter_of_integers_is_told_what_to_be() -> None:
+    model = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+    model.places = nnx.Param(jnp.arange(3))
+    with pytest.raises(
+        ValueError, match=r"'places' has dtype int.* nnx.Variable.*wrt="
+    ):
+        adapter.prune(lambda model, x: jnp.sum(model(x)), model, BATCH[0], 0.9)
+
+
+def test_a_mask_applied_to_the_module_itself_is_told_to_take_its_state() -> None:
+    model = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+    mask = masks.ones(nnx.state(model, nnx.Param))
+    with pytest.raises(ValueError, match=r"a State against a Linear; .*nnx\.state\(m"):
+        masks.apply(mask, model)
+
+
+def test_a_warning_points_at_the_call() -> None:
+    model = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+    with pytest.warns(UserWarning, match="no connection of") as warned:
+        adapter.prune(lambda model, x: jnp.sum(model(x)), model, BATCH[0], 0.99)
+    assert {warning.filename for warning in warned} == {__file__}
