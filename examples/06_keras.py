@@ -1,7 +1,8 @@
 """Prunes a Keras 3 model, and trains it with ``model.fit``; it needs no adapter.
 
 A dict of the variables by their paths tells kernels from norms. Keras's optimizers
-apply the constraint of a variable after each step: here, that of the mask.
+apply the constraint of a variable after each step: here, that of the mask. With
+``use_ema=True`` they end with averages of values before it, hence the mask after fit.
 """
 
 import os
@@ -40,6 +41,7 @@ def loss_fn(params, batch):
 
 
 params = {variable.path: variable.value for variable in trained}
+assert len(params) == len(trained), "layers side by side need names of their own"
 params, mask = pruning.prune(loss_fn, params, batch, sparsity=0.9)
 for variable in trained:
     variable.assign(params[variable.path])
@@ -47,6 +49,8 @@ for variable in trained:
 
 model.compile(optimizer=keras.optimizers.Adam(1e-2), loss=cross_entropy)
 history = model.fit(*batch, batch_size=256, epochs=10, verbose=0)
+for variable in trained:
+    variable.assign(variable.constraint(variable.value))
 
 kernels = [variable.value for variable in trained if variable.name == "kernel"]
 nonzero = sum(int(jnp.count_nonzero(kernel)) for kernel in kernels)
