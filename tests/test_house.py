@@ -29,7 +29,7 @@ ROWS = (
     ("scored_examples",),
     ("assembly", "records", "reporting", "rivals", "smaller", "experiment", "sweep"),
     ("results", "studies"),
-    ("cli",),
+    ("cli", "report"),
     ("train",),
 )
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}

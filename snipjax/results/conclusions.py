@@ -13,6 +13,7 @@ from snipjax.results.rows import (
     layer_densities,
     one_per_network,
 )
+from snipjax.results.summary import count_trained
 from snipjax.results.words import (
     counted,
     label,
@@ -29,11 +30,11 @@ def conclusion(table: pd.DataFrame) -> list[str]:
     rows = [row for row in table.itertuples() if not math.isnan(row.error)]
     if not rows:
         return ["No run has a test error yet, so nothing can be concluded."]
-    networks = sum(len(row.networks) for row in rows)
+    networks = sum(map(count_trained, table["networks"]))
     measured = [row for row in rows if not row.random_labels]
     return [
         f"The table rests on {counted(networks, 'trained network')}: "
-        f"{listed(map(on_data, rows))}.",
+        f"{listed(map(on_data, table.itertuples()))}.",
         *against_published(rows),
         *_against_dense(measured, "test"),
         *_against_dense([row for row in rows if row.random_labels], "training"),

@@ -10,7 +10,7 @@ import jinja2
 import pandas as pd
 
 import snipjax
-from snipjax.results import conclusions, pictures, published, reading, words
+from snipjax.results import conclusions, pictures, published, reading, summary, words
 from snipjax.results.pictures import Picture
 from snipjax.results.rows import Row, aggregate, by_network
 
@@ -81,11 +81,20 @@ def report(
         page, markdown = results.report(["runs"], "runs/report")
     """
     runs, sweeps = reading.find(*paths)
-    networks, metrics = reading.networks(runs), reading.metrics(runs)
+    metrics = reading.metrics(runs)
+    networks = reading.with_finite(reading.networks(runs), metrics)
     table = aggregate(networks)
     rows = list(table.itertuples())
+    shown = pd.concat([*table["networks"]]) if rows else networks
+    unfinished = _unfinished_lines(runs, metrics)
     drawn = [*pictures.of_rows(table, metrics), *pictures.of_signals(runs)]
     sections = [
+        Section(
+            "Summary",
+            summary.CAPTION,
+            summary.lines(table),
+            summary.sentences(table, len(networks) - len(shown), len(unfinished)),
+        ),
         Section(
             "Results",
             _MEASURED,
@@ -94,12 +103,12 @@ def report(
         ),
         Section("Pictures", pictures=drawn),
         Section("Published figures", _PRINTED, _published_lines(rows)),
-        Section("Unfinished runs", lines=_unfinished_lines(runs, metrics)),
+        Section("Unfinished runs", lines=unfinished),
         *(
-            Section(f"Pictures of {name}", pictures=shown)
+            Section(f"Pictures of {name}", pictures=own)
             for places in (sweeps, runs)
             for path, name, *_ in places
-            if (shown := pictures.in_directory(path))
+            if (own := pictures.in_directory(path))
         ),
         Section("Conclusion", sentences=conclusions.conclusion(table)),
     ]
@@ -107,16 +116,15 @@ def report(
     out = out / "report" if out.is_dir() else out
     out = out.with_suffix("") if out.suffix in (".html", ".md") else out
     title = "Pruning at initialization: measured and published"
-    return write(title, about(networks), sections, out)
+    return write(title, about(shown), sections, out)
 
 
 def about(networks: pd.DataFrame) -> str:
     """Returns a sentence on the networks of a page, and the devices they ran on."""
-    trained = int((networks["steps"] > 0).sum()) if len(networks) else 0
+    trained = words.counted(summary.count_trained(networks), "trained network")
     devices = networks.get("device", pd.Series(dtype=str)).dropna().unique()
     where = f" on {words.listed(sorted(devices))}" if len(devices) else ""
-    version = snipjax.__version__
-    return f"{words.counted(trained, 'trained network')}{where}; snipjax {version}."
+    return f"{trained}{where}; snipjax {snipjax.__version__}."
 
 
 def line(row: Row) -> dict[str, str | Cell]:
@@ -125,6 +133,8 @@ def line(row: Row) -> dict[str, str | Cell]:
     source = published.METHODS.get(published.NAMES.get(row.method, ""))
     links = (source.reference, source.link) if source and row.method != "none" else ()
     figure = Cell(words.plain(row.published, ""), row.reference, row.link)
+    failed = summary.not_finite(row)
+    mark = f" (loss not finite: {failed})" if failed else ""
     return {
         "Network": words.network_name(row.model),
         "Data set": words.dataset_name(row.dataset),
@@ -133,7 +143,7 @@ def line(row: Row) -> dict[str, str | Cell]:
         "Parameters of the dense network": words.between(row.networks["parameters"]),
         "Connections kept": words.between([row.networks["kept"].mean()]),
         "Seeds": f"{len(seeds)} ({words.ranges(seeds)})",
-        "Test error, mean (%)": words.plain(row.error),
+        "Test error, mean (%)": words.plain(row.error) + mark,
         "Test error, standard deviation (points)": words.plain(row.std),
         "Test error at the last step, mean (%)": words.plain(row.last_error),
         "Test error at the last step, standard deviation (points)": words.plain(
@@ -170,10 +180,10 @@ def write(
     parts = [f"# {title}", plain(about)]
     for section in sections:
         body = [
+            plain(" ".join(section.sentences)),
             *([plain(section.caption)] if section.lines else []),
             markdown_table(section.lines),
             "\n".join(f"    {command}" for command in section.commands),
-            plain(" ".join(section.sentences)),
             *(f"![{plain(p.caption)}]({p.file})" for p in section.pictures if p.file),
         ]
         if any(body):

@@ -15,6 +15,7 @@ from snipjax.training import rundir
 
 ERRORS = ("test_error", "test_error_last", "val_error", "train_error")
 _QUANTITIES = [f"{s}_{q}" for s in ("train", "val", "test") for q in ("loss", "error")]
+_LOSSES = [name for name in _QUANTITIES if name.endswith("loss")]
 
 
 class Run(NamedTuple):
@@ -86,7 +87,8 @@ def read_metrics(*paths: Path | str) -> pd.DataFrame:
     Returns:
       A table with columns ``directory``, ``seed``, ``phase``, ``step`` within the
       phase, ``total_step`` over all phases, ``train_loss``, ``train_error``,
-      ``val_loss``, ... Values that are not finite are NaN.
+      ``val_loss``, ... Values that are not finite are NaN, and ``finite`` is False
+      where a loss is one of them.
 
     Raises:
       ValueError: if a path is a damaged run or holds none.
@@ -117,21 +119,37 @@ def tidy(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         [
             {
                 "phase": "train",
-                **{k: v[place] if isinstance(v, list) else v for k, v in row.items()},
+                **(values := _at(row, place)),
                 "seed": seed,
+                "finite": all(values.get(name, 0) is not None for name in _LOSSES),
             }
             for row in rows
             for place, seed in enumerate(row["seeds"])
         ]
     )
-    columns = dict.fromkeys(["seed", "phase", "step", *_QUANTITIES, *found])
+    columns = dict.fromkeys(["seed", "phase", "step", *_QUANTITIES, "finite", *found])
     table = found.reindex(columns=[name for name in columns if name != "seeds"])
-    table = table.astype(dict.fromkeys(_QUANTITIES, float))
+    table = table.astype(dict.fromkeys(_QUANTITIES, float) | {"finite": bool})
     ends = table.groupby(["seed", "phase"], sort=False)["step"].max()
     before = (ends.groupby("seed").cumsum() - ends).rename("total_step")
     table = table.join(before, on=["seed", "phase"])
     table["total_step"] += table["step"]
     return table
+
+
+def _at(row: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """Returns a line of ``metrics.jsonl`` with the values of one of its networks."""
+    return {k: v[place] if isinstance(v, list) else v for k, v in row.items()}
+
+
+def with_finite(networks: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """Returns networks with a column ``finite``, whether all their losses were."""
+    if networks.empty:
+        return networks
+    diverged = metrics[~metrics["finite"]]
+    pairs = {*zip(diverged["directory"], diverged["seed"])}
+    each = zip(networks["directory"], networks["seed"])
+    return networks.assign(finite=[pair not in pairs for pair in each])
 
 
 def find(*paths: Path | str) -> tuple[list[Run], list[Sweep]]:

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from snipjax import results
+from snipjax.report import main
 from snipjax.results import figures, pictures, reading
-from snipjax.results.__main__ import main
 from tests.results.runs import (
     layers,
     make_run,
@@ -107,6 +107,7 @@ def test_the_tables_hold_the_figures_and_the_commands(tmp_path: Path) -> None:
     assert dns[3:] == ["98.2", "2.0", "magnitude", "yes", "many", "yes", "no", "yes"]
     assert ("a", {"href": "https://arxiv.org/abs/1608.04493"}) in shown.tags
     assert "3 trained networks on cpu" in shown.text["p"]
+    assert shown.text["h2"].startswith("Summary")
     assert shown.text["h2"].endswith("Conclusion")
 
 
@@ -208,7 +209,7 @@ def test_the_command_line_tells_mistakes_and_damage_in_a_line(
     ):
         assert main([str(path), "--out", str(tmp_path / "out")]) == 2
         line, *_ = capsys.readouterr().err.splitlines()
-        assert re.match(f"snipjax.results: {says}", line)
+        assert re.match(f"snipjax.report: {says}", line)
     assert not (tmp_path / "out.html").exists()
 
 

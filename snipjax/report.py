@@ -1,4 +1,4 @@
-"""Writes the report of runs: ``python -m snipjax.results RUNS... [--out report]``."""
+"""Writes the report of runs: ``python -m snipjax.report RUNS... [--out report]``."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report of the command line's runs; returns the exit code."""
     parser = argparse.ArgumentParser(
-        "python -m snipjax.results",
+        "python -m snipjax.report",
         description="Gathers runs into one HTML page and a Markdown file.",
     )
     parser.add_argument(
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from snipjax.results.page import report
     except ModuleNotFoundError as error:
         print(
-            f"snipjax.results: needs {error.name}: pip install 'snipjax[train]'",
+            f"snipjax.report: needs {error.name}: pip install 'snipjax[train]'",
             file=sys.stderr,
         )
         return 2
@@ -33,14 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             html, markdown = report(arguments.runs, arguments.out)
         except (ValueError, OSError) as error:
-            print(f"snipjax.results: {error}", file=sys.stderr)
+            print(f"snipjax.report: {error}", file=sys.stderr)
             return 2
     print(f"wrote {html} and {markdown}")
     return 0
 
 
 def _say_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    print(f"snipjax.results: warning: {message}", file=sys.stderr)
+    print(f"snipjax.report: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":
