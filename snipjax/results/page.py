@@ -133,8 +133,6 @@ def line(row: Row) -> dict[str, str | Cell]:
     source = published.METHODS.get(published.NAMES.get(row.method, ""))
     links = (source.reference, source.link) if source and row.method != "none" else ()
     figure = Cell(words.plain(row.published, ""), row.reference, row.link)
-    failed = summary.not_finite(row)
-    mark = f" (loss not finite: {failed})" if failed else ""
     return {
         "Network": words.network_name(row.model),
         "Data set": words.dataset_name(row.dataset),
@@ -143,7 +141,7 @@ def line(row: Row) -> dict[str, str | Cell]:
         "Parameters of the dense network": words.between(row.networks["parameters"]),
         "Connections kept": words.between([row.networks["kept"].mean()]),
         "Seeds": f"{len(seeds)} ({words.ranges(seeds)})",
-        "Test error, mean (%)": words.plain(row.error) + mark,
+        "Test error, mean (%)": words.plain(row.error) + summary.mark(row),
         "Test error, standard deviation (points)": words.plain(row.std),
         "Test error at the last step, mean (%)": words.plain(row.last_error),
         "Test error at the last step, standard deviation (points)": words.plain(

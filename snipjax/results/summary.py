@@ -71,9 +71,15 @@ def not_finite(row: Row) -> str:
     return f"{noun} {ranges(seeds)}" if seeds else ""
 
 
+def mark(row: Row) -> str:
+    """Returns a remark beside an error that comes of a loss that was not finite."""
+    seeds = not_finite(row)
+    return f" (loss not finite: {seeds})" if seeds else ""
+
+
 def _line(rows: Sequence[Row], has_several: bool) -> dict[str, str]:
     ends = sorted(rows, key=lambda row: row.sparsity)
-    ends = [ends[0], *ends[-1:]] if len(ends) > 1 else ends
+    ends = [ends[0], *ends[1:][-1:]]
 
     def span(texts: Iterable[str]) -> str:
         return " to ".join(texts)
@@ -82,7 +88,7 @@ def _line(rows: Sequence[Row], has_several: bool) -> dict[str, str]:
         **({"Network": on_data(rows[0])} if has_several else {}),
         "Method": kind(rows[0]),
         "Sparsity (%)": span(dict.fromkeys(share(row.sparsity) for row in ends)),
-        "Test error (%)": span(plain(row.error) for row in ends),
+        "Test error (%)": span(plain(row.error) + mark(row) for row in ends),
         "Measured less dense (points)": span(signed(row.loss) for row in ends),
         "Seeds of each": between(len(row.networks) for row in rows),
     }
@@ -134,8 +140,8 @@ def _not_finite(rows: Sequence[Row]) -> Iterable[str]:
     if named:
         count = sum(len(_not_finite_seeds(row)) for row in rows)
         yield (
-            f"The loss of {counted(count, 'network')} was not finite, so that the "
-            f"error says nothing of the method: {'; '.join(named)}."
+            f"The loss of {counted(count, 'network')} was not finite "
+            f"({'; '.join(named)}), and the error says nothing of the method."
         )
 
 

@@ -16,7 +16,7 @@ def test_a_library_that_is_not_installed(
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)  # as if it were not there
     monkeypatch.delitem(sys.modules, f"snipjax.adapters.{name}", raising=False)
-    monkeypatch.delattr(adapters, name, raising=False)
+    monkeypatch.delitem(vars(adapters), name, raising=False)
     with pytest.raises(ModuleNotFoundError, match=f"pip install {library}"):
         importlib.import_module(f"snipjax.adapters.{name}")
     with pytest.raises(ModuleNotFoundError, match=f"pip install {library}"):
