@@ -11,6 +11,8 @@ Fields: TypeAlias = Mapping[str, Any]  # by dotted name
 _LARGE = ("dataset.image_size", "dataset.view", "dataset.workers", "train.remat")
 _NOT_OF_UNITS = ("prune.rounds", "prune.invert", "prune.shuffle", "prune.exclude")
 _NOT_LARGE = ("dataset.random_labels", "prune.batch_class", "prune.per_class")
+# Numbers of steps of the methods, per step of dense training.
+_SHARES = ("retraining", "surgery", "recovery", "learning", "share")
 # Fields of optimizer.sparse that each optimizer takes; one of the user's own, any.
 MOVES: Mapping[str, tuple[str, ...]] = {
     "static": (),
@@ -29,7 +31,7 @@ def check(given: Fields, known: Fields) -> None:
     ``known`` has the default of every field.
     """
     _check_large(given, known)
-    _check_pruning(given)
+    _check_pruning(given, known)
     _check_units(given, known)
     _check_moves(given, known)
 
@@ -55,7 +57,7 @@ def _check_large(given: Fields, known: Fields) -> None:
             )
 
 
-def _check_pruning(given: Fields) -> None:
+def _check_pruning(given: Fields, known: Fields) -> None:
     if not given["prune.fresh_init"] and given["init.trained"] != given["init.scored"]:
         raise ValueError(
             f"config.init.trained is '{given['init.trained']}', but without "
@@ -69,12 +71,20 @@ def _check_pruning(given: Fields) -> None:
             f"'{method}' starts from no trained network; {', '.join(build.RIVALS)} do"
         )
     if method in build.RIVALS:
-        for name in ("prune.invert", "prune.shuffle"):
+        for name in ("prune.invert", "prune.shuffle", "wandb"):
             if given[name]:
                 raise ValueError(
                     f"config.{name} is for criteria, which prune before training, but "
-                    f"method '{method}' prunes a trained network; leave it at False"
+                    f"method '{method}' prunes a trained network; leave it at "
+                    f"{known[name]!r}"
                 )
+    for name in (f"{method}.{share}" for share in _SHARES):
+        steps = given["train.steps"]
+        if name in given and given[name] * steps >= 2**31:
+            raise ValueError(
+                f"config.{name} is {given[name]:g}, which makes 2**31 steps or more of "
+                f"config.train.steps, {steps}; make one of the two smaller"
+            )
     if method in ("prospr", "prospr_first_order"):
         _check_parts(given, method)
     density = 1.0 if method == "none" else 1 - given["prune.sparsity"]
@@ -96,7 +106,14 @@ def _check_pruning(given: Fields) -> None:
 
 
 def _check_units(given: Fields, known: Fields) -> None:
+    name = "prune.keep_flops"
     if given["prune.select"] not in build.UNITS:
+        if given[name] != known[name]:
+            raise ValueError(
+                f"config.{name} is {given[name]}, which config.prune.select="
+                f"{given['prune.select']} does not take; leave it at {known[name]}, or "
+                f"select one of {', '.join(build.UNITS)}"
+            )
         return
     for name in ("mesh", "dataset.stream", "optimizer.sparse.name", *_NOT_OF_UNITS):
         if given[name] != known[name]:

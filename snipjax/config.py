@@ -5,7 +5,6 @@ Importing this module loads no JAX, so that a mistake is told at once.
 
 import difflib
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 
 from snipjax import combinations
 from snipjax._src import imports
-from snipjax.schema import FIELDS, SEEDS, Field
+from snipjax.schema import FIELDS, LARGEST, SEEDS, Field
 
 __all__ = ["cells", "default", "fields", "validate"]
 
@@ -74,6 +73,14 @@ def validate(config: ConfigDict) -> None:
 
 def check(config: ConfigDict, table: Sequence[Field]) -> None:
     """Raises a ``ValueError`` naming the first field that does not fit a table."""
+    check_types(config, table)
+    given = dict(fields(config))
+    for field in table:
+        _check_value(field, given[field.name])
+
+
+def check_types(config: Any, table: Sequence[Field]) -> None:
+    """Raises a ``ValueError`` naming an unknown, missing or wrongly typed field."""
     given, known = dict(fields(config)), {field.name for field in table}
     for name in given:
         if name not in known:
@@ -84,7 +91,6 @@ def check(config: ConfigDict, table: Sequence[Field]) -> None:
                 f"config has no field '{field.name}'; start from config.default"
             )
         _check_type(field.name, given[field.name], field.default)
-        _check_value(field, given[field.name])
 
 
 def is_large(config: ConfigDict) -> bool:
@@ -306,7 +312,7 @@ def _check_value(field: Field, value: Any) -> None:
             )
     elif isinstance(field.default, int | float):
         is_int = isinstance(field.default, int)
-        below = (2**31 if is_int else math.inf) if field.below is None else field.below
+        below = field.below or (2**31 if is_int else LARGEST)
         bound = f"<= {below - 1}" if is_int else f"< {below:g}"
         if not value >= field.least:
             bound = f">= {field.least:g}"

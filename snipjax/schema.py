@@ -1,19 +1,19 @@
 """The fields of a configuration: types, defaults, choices, bounds and help, once."""
 
-import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from snipjax import build
 
 SEEDS = 2**32  # beyond, JAX takes the remainder
+LARGEST = 1e18  # of a float: the product of any two is finite in float32
 
 
 class Field(NamedTuple):
     """A field of a configuration; its default gives its type.
 
     A number is at least ``least``, which is 0 where nothing is said, and less than
-    ``below``, by default 2**31 for an integer and infinity for a float.
+    ``below``, by default 2**31 for an integer and 10**18 for a float.
     """
 
     name: str  # dotted, e.g. "prune.sparsity"
@@ -30,8 +30,12 @@ def section(name: str, *fields: Field) -> list[Field]:
     return [field._replace(name=f"{name}.{field.name}") for field in fields]
 
 
+def _per_step(name: str, default: float, what: str) -> Field:
+    return Field(name, default, f"{what}, per step of dense training", below=1001.0)
+
+
 _ROUNDS = Field("rounds", 4, "rounds of pruning and retraining", least=1, below=1001)
-_RETRAINING = Field("retraining", 0.25, "steps of a round, per step of dense training")
+_RETRAINING = _per_step("retraining", 0.25, "steps of a round")
 _DECAYS = Field("decays", 2, "decays of the learning rate in a round", below=1001)
 _BATCHES = Field(
     "num_batches", 500, "batches that the curvature is taken over", least=1
@@ -147,8 +151,8 @@ FIELDS: tuple[Field, ...] = (
     *section("lwc", _ROUNDS, _RETRAINING, _RATE, _DECAYS),
     *section(
         "dns",
-        Field("surgery", 0.75, "steps of surgery, per step of dense training"),
-        Field("recovery", 0.5, "steps with the last mask, per step of dense training"),
+        _per_step("surgery", 0.75, "steps of surgery"),
+        _per_step("recovery", 0.5, "steps with the last mask"),
         Field("gamma", 10.0, "how fast updates of the mask become rare"),
         Field("power", 1.0, "exponent of the probability of an update"),
         Field("lower", 0.9, "factor of the threshold of pruning"),
@@ -159,7 +163,7 @@ FIELDS: tuple[Field, ...] = (
     *section(
         "lc",
         Field("iterations", 40, "alternations of the two steps", least=1, below=10_001),
-        Field("learning", 0.03, "steps of one learning, per step of dense training"),
+        _per_step("learning", 0.03, "steps of one learning"),
         Field("pull", 0.16, "distance that the first learning is drawn"),
         Field("growth", 1.1, "growth of the penalty in an iteration"),
         _RATE._replace(default=0.5),
@@ -167,7 +171,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     *section(
         "sws",
-        Field("share", 0.5, "steps of retraining, per step of dense training"),
+        _per_step("share", 0.5, "steps of retraining"),
         Field("num_components", 17, "components, one at zero", least=3, below=1001),
         Field("zero_proportion", 0.99, "proportion of the zero component", below=1.0),
         Field("strength", 0.1, "factor of the log prior"),
@@ -182,11 +186,11 @@ FIELDS: tuple[Field, ...] = (
     ),
     *section(
         "sparse_vd",
-        Field("share", 0.5, "steps of the posterior, per step of dense training"),
+        _per_step("share", 0.5, "steps of the posterior"),
         Field("warm_up", 0.3, "share of these with a growing KL term"),
         Field("learning_rate", 2e-3, "learning rate of Adam at first"),
-        Field("initial_log_variance", -10.0, "log variance at first", least=-math.inf),
-        Field("threshold", 3.0, "log alpha of pruned weights", least=-math.inf),
+        Field("initial_log_variance", -10.0, "log variance at first", least=-LARGEST),
+        Field("threshold", 3.0, "log alpha of pruned weights", least=-LARGEST),
     ),
     *section("obd", _ROUNDS, _RETRAINING, _RATE, _DECAYS, _BATCHES),
     *section(

@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from snipjax import config as configs
-from snipjax.schema import FIELDS
+from snipjax.schema import FIELDS, LARGEST
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MNIST_EPOCH, CIFAR_EPOCH = 54_000 // 100, 45_000 // 128
@@ -176,7 +176,7 @@ class TestSchema:
         elif isinstance(field.default, int):
             wrong = [field.least - 1, 2**32, 2**63, 1.0, True, "1"]
         elif isinstance(field.default, float):
-            wrong = [math.nan, math.inf, "1.0"]
+            wrong = [math.nan, field.below or LARGEST, 1e308, -1e308, "1.0"]
         for value in wrong:
             with pytest.raises(ValueError, match=rf"config\.{field.name} is "):
                 configs.check(config_with({field.name: value}), FIELDS)
@@ -215,6 +215,9 @@ class TestValidate:
             ("seeds", 100_000_000, r"seeds is 100000000; it must be <= 10000"),
             ("seed", 2**32, r"seed is 4294967296; it must be <= 4294967295"),
             ("train.steps", 2**31, r"is 2147483648; it must be <= 2147483647"),
+            ("optimizer.learning_rate", 1e308, r"is 1e\+308; it must be < 1e\+18"),
+            ("lwc.retraining", 1e12, "it must be < 1001: steps of a round, per step"),
+            ("prune.keep_flops", 0.3, "select=global does not take; leave it at 0.5"),
             ("lwc.rounds", 0, r"lwc\.rounds is 0; it must be >= 1"),
             ("init.scored", "hee", r"init\.scored is 'hee'; did you mean 'he'\?"),
             ("mesh", "data", r"mesh is 'data'; it must be axes and their sizes"),
@@ -251,6 +254,11 @@ class TestValidate:
             ({"prune.fresh_init": False, "init.trained": "he"}, "make them equal"),
             ({"seed": 2**32 - 1, "seeds": 2}, "seeds is 4294967297; it must be <="),
             ({"mesh": "data=2", "prune.method": "lwc"}, "trains on data in memory"),
+            (
+                {"prune.method": "dns", "dns.recovery": 900.0, "train.steps": 2**30},
+                r"recovery is 900, which makes 2\*\*31 steps or more",
+            ),
+            ({"prune.method": "lwc", "wandb": "p"}, "wandb is for .*leave it at ''"),
             ({"mesh": "data=2", "seeds": 2}, "are for one network at a time"),
             (
                 {"dataset.stream": True, "vary": ("prune.rounds=1,2",)},
