@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from snipjax.data.views import Crop, View
 
@@ -67,7 +67,10 @@ def render(
 def _open(image: bytes | np.ndarray) -> Image.Image:
     if isinstance(image, np.ndarray):
         return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    return Image.open(io.BytesIO(image), formats=FORMATS)
+    try:
+        return Image.open(io.BytesIO(image), formats=FORMATS)
+    except UnidentifiedImageError:  # whose message names the buffer
+        raise ValueError(f"it is none of {', '.join(FORMATS)}") from None
 
 
 def _orientation(picture: Image.Image) -> int:

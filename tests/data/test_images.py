@@ -161,5 +161,5 @@ class TestFormats:
         monkeypatch.setattr("subprocess.check_call", pytest.fail)
         stored = content(Image.new("RGB", (8, 8)), "EPS")
         assert Image.open(io.BytesIO(stored)).format == "EPS"
-        with pytest.raises(Exception, match="cannot identify image"):
+        with pytest.raises(Exception, match="none of BMP"):
             images.decode(stored, 3)
