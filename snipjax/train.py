@@ -13,17 +13,14 @@ python train.py --config configs/digits_lenet300.py
 import sys
 from typing import NoReturn
 
-try:
-    from absl import flags
-    from ml_collections import config_flags
-
-    from snipjax import cli
-except ModuleNotFoundError as error:
-    sys.exit(f"train.py: no module '{error.name}'; pip install 'snipjax[train]'")
+from snipjax import extra
 
 
 def define_flags() -> None:
     """Defines the flags of the command line."""
+    from absl import flags
+    from ml_collections import config_flags
+
     config_flags.DEFINE_config_file(
         "config", None, "The experiment: a name in configs/, or a file."
     )
@@ -42,6 +39,13 @@ def define_flags() -> None:
 
 def main() -> NoReturn:
     """Runs the command line of this process."""
+    try:
+        extra.check_installed()
+    except ValueError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    from snipjax import cli
+
     define_flags()
     cli.start(sys.argv, str(__doc__))
 

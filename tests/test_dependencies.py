@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snipjax import cli
+from snipjax import extra, train
 
 ROOT = Path(__file__).parent.parent
 # From the name of a module to the name of its package.
@@ -60,9 +60,19 @@ def test_the_extra_of_training_is_what_the_rest_imports() -> None:
 
 
 def test_what_is_missing_is_said_at_the_start() -> None:
-    packages = {PACKAGES.get(name, name) for name in cli.PACKAGES}
-    assert packages == required("train") - IMPORTED_ELSEWHERE - {
-        *("absl-py", "ml_collections")  # which train.py imports at once
-    }
+    packages = {PACKAGES.get(name, name) for name in extra.MODULES}
+    assert packages == required("train") - IMPORTED_ELSEWHERE
     with pytest.raises(ValueError, match=r"^no_such_module cannot .*\[train\]"):
-        cli.check_installed(["jax", "no_such_module"])
+        extra.check_installed(["jax", "no_such_module"])
+
+
+def test_a_command_that_lacks_packages_names_them_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as raised:
+        train.main()
+    assert raised.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train.py: absl, flax, ")
+    assert error.endswith("pip install 'snipjax[train]'\n")

@@ -25,7 +25,7 @@ ROWS = (
     ("data",),
     ("training",),
     ("methods",),
-    ("schema", "build", "combinations", "config", "config_files", "arguments"),
+    ("schema", "build", "combinations", "config", "config_files", "arguments", "extra"),
     ("scored_examples",),
     ("assembly", "records", "reporting", "rivals", "smaller", "experiment", "sweep"),
     ("results", "studies"),

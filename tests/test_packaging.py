@@ -96,6 +96,7 @@ class TestDistributions:
         output = subprocess.run(
             [python, "-m", "snipjax.train"], capture_output=True, text=True
         )
+        assert output.returncode == 2
         assert output.stderr.endswith("pip install 'snipjax[train]'\n")
 
     def test_the_extra_trains_in_an_empty_folder(
