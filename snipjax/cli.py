@@ -5,7 +5,6 @@ JAX is imported once the arguments are right, for that takes longer than the che
 
 import contextlib
 import difflib
-import importlib.util
 import os
 import re
 import runpy
@@ -26,16 +25,12 @@ from snipjax.schema import FIELDS
 _NOT_LOADED = (
     "Configuration is not available because of an earlier failure to load:"  # absl's
 )
-# Modules of the extra `train`, which are looked for before any is loaded.
-PACKAGES = (
-    *("flax", "grain", "jinja2", "loky", "matplotlib", "orbax", "pandas", "PIL"),
-    *("requests", "rich", "safetensors", "sklearn", "tensorboardX"),
-    "tensorflow_datasets",
-)
 
 
 def start(argv: list[str], description: str) -> NoReturn:
     """Runs a command line, and ends the process with its exit code."""
+    # Errors that nobody can catch, such as in threads of a read that failed.
+    sys.unraisablehook = lambda unraisable: None
     try:
         exit_code = main(argv, description)
         sys.stdout.flush()
@@ -64,7 +59,6 @@ def main(argv: list[str], description: str) -> int:
     logging.set_verbosity(logging.FATAL)  # absl's errors are raised, and told below
     warnings.showwarning = show_warning
     try:
-        check_installed()
         config = parse(argv)
         join_processes(config)
         run = runner(config)
@@ -91,16 +85,6 @@ def main(argv: list[str], description: str) -> int:
         )
         return 2
     return 1 if is_study(config) and outcome else 0  # its failures
-
-
-def check_installed(modules: Sequence[str] = PACKAGES) -> None:
-    """Raises a ``ValueError`` that names the modules that cannot be found."""
-    missing = [name for name in modules if not importlib.util.find_spec(name)]
-    if missing:
-        raise ValueError(
-            f"{', '.join(missing)} cannot be imported; training needs the extra: "
-            "pip install 'snipjax[train]'"
-        )
 
 
 def draw(workdir: Path) -> None:

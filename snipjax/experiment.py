@@ -21,6 +21,7 @@ from snipjax.assembly import Setup
 from snipjax.training import (
     checkpoints,
     console,
+    contents,
     distributed,
     events,
     loop,
@@ -86,21 +87,24 @@ def run(
                 if method := build.method(config):  # it prunes trained networks
                     networks += rivals.train(method, setup, seeds, session)
                     continue
-                part = smaller.without_units(setup, seeds, session)  # if so configured
-                score, start, batch = assembly.algorithm(part)
-                place = part.placement(seeds)
-                with saved_work(place, session) as saved:
-                    if saved.state is None:
-                        # w ~ variance scaling; s = |dL/dc| / sum |dL/dc|; c = top s
-                        scores, mask = place.score(score, batch)
-                        reporting.report_pruning(part, place, scores, mask, session)
-                        del scores  # before there is another sample, and momentum
-                        saved = saved.started(place.start(start, mask))  # c * w
-                    entries = train(part, place, saved, session)  # min L(c * w)
+                with wandb_runs(config, session) as wandb:  # or none
+                    part = smaller.without_units(setup, seeds, session)  # if asked for
+                    score, start, batch = assembly.algorithm(part)
+                    place = part.placement(seeds)
+                    with saved_work(place, session) as saved:
+                        if saved.state is None:
+                            # w ~ variance scaling; s = |dL/dc| / sum |dL/dc|; c = top s
+                            scores, mask = place.score(score, batch)
+                            reporting.report_pruning(part, place, scores, mask, session)
+                            del scores  # before there is another sample, and momentum
+                            saved = saved.started(place.start(start, mask))  # c * w
+                        # min L(c * w)
+                        entries = train(part, place, saved, wandb, session)
                     networks += smaller.described(part, entries)
             result = records.summarize(setup, networks, command)
             session.write(rundir.RESULT, result)
         else:
+            check_seeds(config, result["networks"], session, rundir.RESULT)
             reporting.check_files(session.directory, result["networks"])
             console.say(f"finished before, in {workdir}")
         records.show(result)
@@ -164,7 +168,35 @@ def begin(
     # Files are written only after every check.
     session.write(rundir.CONFIG, config.to_dict())
     session.write(rundir.DATA, setup.facts)
-    return setup, session.read(rundir.NETWORKS) or []
+    networks = session.read(rundir.NETWORKS) or []
+    check_seeds(config, networks, session, rundir.NETWORKS)
+    return setup, networks
+
+
+def check_seeds(
+    config: ConfigDict,
+    networks: Sequence[Mapping[str, Any]],
+    session: Session,
+    name: str,
+) -> None:
+    """Raises a ``ValueError`` if a file's networks are not of the first seeds."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    found = [entry["seed"] for entry in networks]
+    if found != list(seeds[: len(found)]):
+        raise rundir.damaged(
+            session.directory / name, f"networks of seeds {str(found)[:50]}"
+        )
+
+
+@contextlib.contextmanager
+def wandb_runs(
+    config: ConfigDict, session: Session
+) -> Iterator[Sequence[events.WandbRun]]:
+    """Yields the run of Weights & Biases that the first process has, if any."""
+    project = config.wandb if distributed.is_first() else ""
+    runs = events.wandb_runs(project, session.output, config.to_dict())
+    with contextlib.ExitStack() as stack:
+        yield distributed.by_all(lambda: stack.enter_context(runs))
 
 
 def remaining_seeds(
@@ -175,10 +207,9 @@ def remaining_seeds(
     A run keeps the groups it began with, on whatever machine it goes on. The entries
     that the caller adds to ``networks`` are written before the next group.
     """
-    config = setup.config
-    spans = session.read(rundir.GROUPS)
+    config, spans = setup.config, session.read(rundir.GROUPS)
+    seeds = range(config.seed, config.seed + config.seeds)
     if spans is None:
-        seeds = range(config.seed, config.seed + config.seeds)
         differ = build.method(config) or build.removes_units(config)
         is_alone = config.seeds == 1 or differ
         at_once = 1 if is_alone else config.seeds_at_once
@@ -188,6 +219,10 @@ def remaining_seeds(
             at_once = number_that_fits(state, jax.eval_shape(batch, 0))
         spans = groups(seeds, at_once)
         session.write(rundir.GROUPS, spans)
+    ends = [seeds.start, *(last + 1 for _, last in spans)]
+    if [*(first for first, _ in spans), seeds.stop] != ends or ends != sorted({*ends}):
+        path = session.directory / rundir.GROUPS
+        raise rundir.damaged(path, f"groups of seeds {str(spans)[:50]}")
     for first, last in spans:
         if first not in [entry["seed"] for entry in networks]:
             if last > first:
@@ -203,7 +238,8 @@ def saved_work(place: Placement, session: Session) -> Iterator[SavedWork]:
     directory = session.directory / "checkpoints" / f"seeds-{seeds[0]}-{seeds[-1]}"
     with checkpoints.open_directory(directory) as manager:
         like: Any = {"state": place.like, "snapshot": variables(place.like)}
-        restored = checkpoints.restore_latest(manager, like)
+        kind = contents.progress(len(seeds))
+        restored = checkpoints.restore_latest(manager, like, kind)
         saved, last_step = SavedWork(manager, began), 0
         if restored is not None:
             tree, plain = restored
@@ -216,7 +252,11 @@ def saved_work(place: Placement, session: Session) -> Iterator[SavedWork]:
 
 
 def train(
-    setup: Setup, place: Placement, saved: SavedWork, session: Session
+    setup: Setup,
+    place: Placement,
+    saved: SavedWork,
+    wandb: Sequence[events.WandbRun],
+    session: Session,
 ) -> list[dict[str, Any]]:
     """Trains networks to the last step, writes them, and returns their entries."""
     config, stop = setup.config.train, session.stop
@@ -242,12 +282,7 @@ def train(
             raise KeyboardInterrupt
 
     with (
-        events.opened(
-            session.output,
-            first,
-            setup.config.wandb if distributed.is_first() else "",
-            setup.config.to_dict(),
-        ) as add_scalars,
+        events.opened(session.output, first, wandb) as add_scalars,
         place.training(first) as programs,
     ):
         evaluated = functools.partial(
@@ -304,7 +339,8 @@ def save(manager: Any, state: TrainState, progress: loop.Progress) -> None:
 def _progress(plain: Mapping[str, Any], snapshot: Any) -> loop.Progress:
     recent = tuple(
         (num_steps, Metrics(np.array(loss), np.array(error)))
-        for num_steps, loss, error in plain["recent"]
+        for num_steps, loss, error in plain.get("recent") or ()
     )
-    snapshot = None if plain["best"] is None else snapshot
-    return loop.Progress(**{**plain, "recent": recent, "snapshot": snapshot})
+    best, last = plain.get("best"), plain.get("last")
+    snapshot = snapshot if best else None
+    return loop.Progress(plain["step"], best, last, recent, plain["seconds"], snapshot)

@@ -144,26 +144,24 @@ def check_files(directory: Path, networks: Sequence[Mapping[str, Any]]) -> None:
     for row in rundir.read_metrics(directory):
         last.update(zip(row["seeds"], row.get("test_error", ())))
     for network in networks:
-        seed = network["seed"]
-        try:
-            if last.get(seed, "none") != network["test_error_last"]:
-                path = directory / rundir.METRICS
-                raise ValueError(f"'{path}' lacks the last errors of seed {seed}")
-            _check_arrays(directory / f"seed-{seed}", network["kept"])
-        except (ValueError, OSError) as error:
-            message = f"{error}; remove '{directory}' to run again"
-            raise ValueError(message) from None
-
-
-def _check_arrays(directory: Path, kept: int) -> None:
-    io.arrays.read_named(directory / rundir.PARAMS)
-    path = directory / rundir.MASK
-    leaves = io.arrays.read_named(path).values()
-    found = sum(int(leaf.sum()) for leaf in leaves if leaf.ndim)
-    if found != kept:
-        raise ValueError(
-            f"'{path}' keeps {found:,} connections, and the result {kept:,}"
+        seed, remedy = network["seed"], f"remove '{directory}' to start again"
+        if last.get(seed, "none") != network["test_error_last"]:
+            reason = f"without the last errors of seed {seed}"
+            raise rundir.damaged(directory / rundir.METRICS, reason)
+        params, mask = (
+            directory / f"seed-{seed}" / name for name in (rundir.PARAMS, rundir.MASK)
         )
+        try:
+            io.arrays.read_named(params, remedy)
+            leaves = io.arrays.read_named(mask, remedy).values()
+        except OSError as error:
+            raise ValueError(f"{error}; {remedy}") from None
+        found = sum(
+            int(leaf.sum()) for leaf in leaves if leaf.ndim and leaf.dtype == bool
+        )
+        if found != network["kept"]:
+            reason = f"{found:,} connections kept, not {network['kept']:,}"
+            raise rundir.damaged(mask, reason, remedy)
 
 
 def write_networks(

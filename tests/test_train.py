@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,6 +119,26 @@ def test_help_may_be_read_in_part() -> None:
         assert process.stderr.read() == b""
 
 
+# An error in a place that has no caller, such as a callback of a thread in C.
+DROPPED = """
+from snipjax import cli
+class Dropped:
+    def __del__(self):
+        raise RuntimeError("Event loop is closed")
+def main(*arguments):
+    Dropped()
+    return 2
+cli.main = main
+cli.start([], "")
+"""
+
+
+def test_errors_without_a_caller_do_not_stand_around_the_line() -> None:
+    command = [sys.executable, "-c", DROPPED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "pattern"),
@@ -222,6 +243,18 @@ class TestMistakes:
             assert_one_line(train(*command, workdir), pattern)
         assert [*tmp_path.iterdir()] == [file]
 
+    def test_of_a_project_is_told_before_anything_is_pruned(
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def init(**options: Any) -> None:
+            raise RuntimeError("Invalid project name")
+
+        wandb = types.SimpleNamespace(__spec__="found", init=init)
+        monkeypatch.setitem(sys.modules, "wandb", wandb)
+        output = train(*DIGITS, "--config.wandb=a/b", "--workdir", tmp_path / "run")
+        assert_one_line(output, r"config\.wandb is 'a/b'.*\(Invalid project name\)")
+        assert not [*tmp_path.rglob("*.npz")]
+
     def test_with_commands_to_paste_keeps_them_on_lines_of_their_own(
         self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -290,6 +323,42 @@ class TestFinishedRun:
         output = train(*DIGITS, *QUICK, "--workdir", tmp_path / "run")
         assert_one_line(output, "remove|choose another with --workdir")
         assert output.out == ""
+
+    @pytest.mark.parametrize(
+        ("name", "text", "pattern"),
+        [
+            ("data.json", "{}", "'image_shape' is missing"),
+            ("groups.json", "[[5, 1]]", "groups of seeds"),
+            ("groups.json", "[[0, 99999999]]", "groups of seeds"),
+            ("networks.json", "[{}]", "'seed' is missing"),
+            ("checkpoints/seeds-0-0/60/progress/metadata", "{}", "'step' is missing"),
+            ("checkpoints/seeds-0-0/60/_CHECKPOINT_METADATA", "[1]", "cannot be read"),
+        ],
+    )
+    def test_that_was_interrupted_and_damaged_does_not_go_on(
+        self,
+        name: str,
+        text: str,
+        pattern: str,
+        finished: Finished,
+        train: Train,
+        tmp_path: Path,
+    ) -> None:
+        shutil.copytree(finished.workdir, tmp_path / "run")
+        for file in (rundir.RESULT, rundir.NETWORKS):
+            (tmp_path / "run" / file).unlink()
+        (tmp_path / "run" / name).write_text(text)
+        output = train(*DIGITS, *QUICK, "--workdir", tmp_path / "run")
+        assert_one_line(output, f"'{tmp_path}.*{pattern}.*remove")
+
+    def test_of_other_seeds_is_not_shown(
+        self, finished: Finished, train: Train, tmp_path: Path
+    ) -> None:
+        shutil.copytree(finished.workdir, tmp_path / "run")
+        file = tmp_path / "run" / rundir.RESULT
+        file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+        output = train(*DIGITS, *QUICK, "--workdir", tmp_path / "run")
+        assert_one_line(output, r"result\.json' is damaged \(networks of seeds \[1\]")
 
     def test_names_its_picture_and_what_to_do_next(self, finished: Finished) -> None:
         place = finished.workdir

@@ -88,7 +88,9 @@ def load_arrays(path: str | os.PathLike, like: chex.ArrayTree) -> chex.ArrayTree
     return tree
 
 
-def read_named(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_named(
+    path: str | os.PathLike, remedy: str = "remove it and write it again"
+) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by their names, in its order."""
     try:
         with np.load(path) as archive:
@@ -96,9 +98,7 @@ def read_named(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except OSError:
         raise
     except Exception as error:  # a damaged archive raises errors of many classes
-        raise ValueError(
-            f"'{path}' is damaged ({error}); remove it and write it again"
-        ) from error
+        raise ValueError(f"'{path}' is damaged ({error}); {remedy}") from error
 
 
 def read(path: str | os.PathLike, like: chex.ArrayTree) -> chex.ArrayTree:

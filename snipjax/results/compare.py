@@ -115,16 +115,17 @@ def _draw_run(run: reading.Run) -> None:
     if len(metrics):
         draw(figures.training_curves, metrics, directory / "curves.png")
     if (directory / rundir.SCORES).exists():
-        draw(_draw_scores, directory)
+        draw(saliency, directory)
     counts = first_layer(directory)
     if counts is not None:
         named = {"connections kept": counts}
         draw(figures.first_layers, named, directory / "first_layer.png")
 
 
-def _draw_scores(directory: Path) -> None:
-    with np.load(directory / rundir.SCORES) as arrays:
-        scores, threshold = arrays["scores"], float(arrays["threshold"])
+def saliency(directory: Path) -> None:
+    """Draws the histogram of a run's scores into its ``saliency.png``."""
+    found = arrays.read_named(directory / rundir.SCORES)
+    scores, threshold = found["scores"], float(found["threshold"])
     figures.saliency_histogram(scores, threshold, directory / "saliency.png")
 
 

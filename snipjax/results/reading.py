@@ -166,7 +166,8 @@ def find(*paths: Path | str) -> tuple[list[Run], list[Sweep]]:
             name = str(Path(path.resolve().name, directory.relative_to(path)))
             try:
                 config = read_config(directory)
-                if varied := config.get("vary"):
+                if config.get("vary"):
+                    varied = checked_config(directory)["vary"]
                     sweeps.setdefault(place, Sweep(directory, name, varied))
                 elif "study" not in config:
                     runs.setdefault(place, read_run(directory, name))
@@ -186,16 +187,23 @@ def find(*paths: Path | str) -> tuple[list[Run], list[Sweep]]:
 
 def read_run(path: Path, name: str = "") -> Run:
     """Returns the run in a directory, or raises a ``ValueError`` if it is damaged."""
-    config = read_config(path)
-    if not config.keys() >= {field.name for field in FIELDS}:
-        raise ValueError(
-            f"'{path / rundir.CONFIG}' is not a configuration of snipjax; leave it out"
-        )
-    result = None
+    config, result = checked_config(path), None
     if (file := path / rundir.RESULT).exists():
         remedy = f"leave '{path}' out, or remove it and run again"
         result = rundir.read_json(file, remedy)
     return Run(path, name, config, result)
+
+
+def checked_config(path: Path) -> dict[str, Any]:
+    """Returns the configuration of a run or sweep, with every field of its type."""
+    config = read_config(path)
+    try:
+        configs.check_types(config, FIELDS)
+        [configs.parse_entry(str(entry)) for entry in config["vary"]]
+    except ValueError as error:
+        file = path / rundir.CONFIG
+        raise rundir.damaged(file, error, f"leave '{path}' out") from None
+    return config
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from snipjax.training import distributed
+from snipjax.training import contents, distributed
 
 State = TypeVar("State")
 
@@ -33,7 +33,10 @@ def open_directory(
         cleanup_tmp_directories=True,
         async_options=_async_options(),
     )
-    manager = ocp.CheckpointManager(directory.resolve(), options=options)
+    directory = directory.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    with _read_errors(f"the checkpoints in '{directory}'", "begin again"):
+        manager = ocp.CheckpointManager(directory, options=options)
     try:
         yield manager
     finally:
@@ -67,12 +70,12 @@ def wait(manager: ocp.CheckpointManager) -> None:
 
 
 def restore_latest(
-    manager: ocp.CheckpointManager, like: State
+    manager: ocp.CheckpointManager, like: State, kind: Any = dict
 ) -> tuple[State, dict[str, Any]] | None:
     """Returns the state and progress of the last checkpoint, or None without one.
 
     The leaves of ``like`` have shapes, dtypes, and perhaps shardings, which need not be
-    those the checkpoint was saved with.
+    those the checkpoint was saved with. The progress must be of a ``kind``.
     """
     step = manager.latest_step()
     if step is None:
@@ -81,13 +84,10 @@ def restore_latest(
         state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)),
         progress=ocp.args.JsonRestore(),
     )
-    try:
+    name = f"checkpoint {step} in '{manager.directory}'"
+    with _read_errors(name, "go on from the one before"):
         restored = manager.restore(step, args=args)
-    except Exception as error:  # Orbax has none of its own
-        raise ValueError(
-            f"checkpoint {step} in '{manager.directory}' cannot be read ({error}); "
-            "remove it to go on from the one before"
-        ) from error
+        contents.check(restored.progress, kind)
     return _with_keys_like(like, restored.state), restored.progress
 
 
@@ -117,9 +117,27 @@ def _write_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
         yield
     except Exception as error:  # Orbax has none of its own
         raise OSError(
-            f"a checkpoint cannot be written in '{manager.directory}' ({error}); once "
-            "there is room, the same command goes on from the one before"
+            f"a checkpoint cannot be written in '{manager.directory}' "
+            f"({_reason(error)}); once there is room, the same command goes on from "
+            "the one before"
         ) from error
+
+
+@contextmanager
+def _read_errors(name: str, purpose: str) -> Iterator[None]:
+    """Raises a ``ValueError`` for any error of a failing read."""
+    try:
+        yield
+    except Exception as error:  # Orbax has none of its own
+        raise ValueError(
+            f"{name} cannot be read ({_reason(error)}); remove it to {purpose}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    # TensorStore puts its specifications behind the reason, and Orbax whole trees.
+    text = " ".join(str(error).split()).partition(" [tensorstore_spec")[0]
+    return text if len(text) < 600 else f"{text[:200]} ... {text[-200:]}"
 
 
 def _is_key(leaf: Any) -> bool:

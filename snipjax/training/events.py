@@ -3,8 +3,9 @@
 import contextlib
 import importlib
 import importlib.util
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +56,37 @@ class WandbRun:
         self, project: str, directory: Path, config: Mapping[str, Any]
     ) -> None:
         """Starts a run called as the directory, or goes on with the one there."""
-        self._run: Any = importlib.import_module("wandb").init(
-            project=project,
-            name=directory.name,
-            dir=directory,
-            config=dict(config),
-            resume="auto",
-        )
+        self._project = project
+        with self._errors():
+            self._run: Any = importlib.import_module("wandb").init(
+                project=project,
+                name=directory.name,
+                dir=directory,
+                config=dict(config),
+                resume="auto",
+            )
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
         """Sends the scalars of a step."""
-        self._run.log(dict(scalars), step=step)
+        with self._errors():
+            self._run.log(dict(scalars), step=step)
 
     def close(self) -> None:
         """Waits until everything is sent."""
-        self._run.finish()
+        with self._errors():
+            self._run.finish()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of wandb's many classes
+            reason = textwrap.shorten(str(error), 200, placeholder="...")
+            raise ValueError(
+                f"config.wandb is '{self._project}', which Weights & Biases does not "
+                f"take ({reason}); log in with 'wandb login', set WANDB_MODE=offline, "
+                "or leave config.wandb empty"
+            ) from error
 
 
 def check_wandb(project: str) -> None:
@@ -82,19 +99,31 @@ def check_wandb(project: str) -> None:
 
 
 @contextlib.contextmanager
+def wandb_runs(
+    project: str, directory: Path, config: Mapping[str, Any]
+) -> Iterator[Sequence[WandbRun]]:
+    """Yields the run of a project of Weights & Biases, or none without a project."""
+    runs = [WandbRun(project, directory, config)] if project else []
+    try:
+        yield runs
+    finally:
+        for run in runs:
+            run.close()
+
+
+@contextlib.contextmanager
 def opened(
-    directory: Path, start: int, project: str, config: Mapping[str, Any]
+    directory: Path, start: int, others: Sequence[WandbRun] = ()
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
     """Yields the function that writes the scalars of a step to all that want them."""
-    sinks: list[Any] = [Events(directory / "tensorboard", start)]
-    with contextlib.ExitStack() as stack:
-        if project:
-            sinks.append(WandbRun(project, directory, config))
+    tensorboard = Events(directory / "tensorboard", start)
+    sinks: Sequence[Events | WandbRun] = (tensorboard, *others)
+
+    def add(step: int, scalars: Mapping[str, float]) -> None:
         for sink in sinks:
-            stack.callback(sink.close)
+            sink.add(step, scalars)
 
-        def add(step: int, scalars: Mapping[str, float]) -> None:
-            for sink in sinks:
-                sink.add(step, scalars)
-
+    try:
         yield add
+    finally:
+        tensorboard.close()

@@ -80,8 +80,13 @@ def read_json(path: Path, remedy: str | None = None) -> Any:
         contents.check(value, contents.KINDS.get(path.name, object))
         return value
     except (ValueError, RecursionError) as error:
-        remedy = remedy or f"remove '{path.parent}' to start again"
-        raise ValueError(f"'{path}' is damaged ({error}); {remedy}") from None
+        raise damaged(path, error, remedy) from None
+
+
+def damaged(path: Path, reason: object, remedy: str | None = None) -> ValueError:
+    """Returns the error of a file of a run that does not hold the right things."""
+    remedy = remedy or f"remove '{path.parent}' to start again"
+    return ValueError(f"'{path}' is damaged ({reason}); {remedy}")
 
 
 def append_metrics(workdir: Path, row: Mapping[str, Any]) -> None:
@@ -99,13 +104,15 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-            contents.check(rows[-1], contents.METRICS_ROW)
+            row = json.loads(line)
+            contents.check(row, dict)
+            contents.check(row, contents.metrics_row(row))
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"line {number} of '{path}' is damaged ({error}); remove '{workdir}' "
                 "to start again"
             ) from None
+        rows.append(row)
     return rows
 
 

@@ -87,7 +87,7 @@ def test_runs_without_evaluations_give_an_empty_table(tmp_path: Path) -> None:
     [
         ("result.json", '{"cut', "result.json' is damaged"),
         ("config.json", '{"cut', "config.json' is damaged"),
-        ("config.json", '{"hidden_size": 3}', "not a configuration of snipjax"),
+        ("config.json", '{"hidden_size": 3}', "no field 'hidden_size'"),
         ("result.json", "{}", "field 'dataset' is missing"),
     ],
 )

@@ -112,6 +112,27 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_left(
     check_restored(tmp_path, 1)
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        *(("_CHECKPOINT_METADATA", text) for text in ("[1]", '{"item_handlers": 5}')),
+        *(("progress/metadata", text) for text in ("[1]", "{}", '{"loss": "x"}', "x")),
+        *(("state/_METADATA", text) for text in ("[1]", "{}", "x")),
+    ],
+)
+def test_a_file_of_other_contents_is_told_in_a_line(
+    file: str, text: str, tmp_path: Path
+) -> None:
+    save(tmp_path, 1, loss=0.5)
+    (tmp_path / "1" / file).write_text(text)
+    with (
+        pytest.raises(ValueError, match=r"cannot be read \(.+\); remove it") as raised,
+        checkpoints.open_directory(tmp_path) as manager,
+    ):
+        checkpoints.restore_latest(manager, state_of(0), {"loss": float})
+    assert len(str(raised.value).splitlines()) == 1
+
+
 def test_a_failing_write_is_an_error_and_the_one_before_is_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,10 @@ class TestWandb:
             return Run()
 
         monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-        with events.opened(tmp_path, 0, "sparse", {"seed": 3}) as add:
+        with (
+            events.wandb_runs("sparse", tmp_path, {"seed": 3}) as runs,
+            events.opened(tmp_path, 0, runs) as add,
+        ):
             add(10, {"train/loss": 0.5})
         assert seen == [
             ("sparse", tmp_path.name, {"seed": 3}),
@@ -63,6 +66,22 @@ class TestWandb:
             "finished",
         ]
         assert read_events(tmp_path / "tensorboard") == {10: {"train/loss": 0.5}}
+
+    def test_that_refuses_is_a_mistake_in_the_configuration(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class UsageError(Exception):
+            """As wandb's own, it is of no standard class."""
+
+        def init(**options: Any) -> None:
+            raise UsageError("No API key configured.\nUse `wandb login`.")
+
+        monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+        with (
+            pytest.raises(ValueError, match=r"wandb is 'sparse'.*\(No API key.*login"),
+            events.wandb_runs("sparse", tmp_path, {}),
+        ):
+            pass
 
     def test_that_is_missing_is_said_at_the_start(
         self, monkeypatch: pytest.MonkeyPatch

@@ -161,7 +161,7 @@ def test_other_data_are_refused_with_some_of_the_differences(tmp_path: Path) -> 
     def check(facts: dict[str, Any]) -> None:
         rundir.check_data(tmp_path, functools.partial(configs.differences, facts))
 
-    facts = {"mean": [0.5], "digest": None, **{str(i): 0 for i in range(9)}}
+    facts = {"image_shape": [8, 8, 1], "digest": None, **{str(i): 0 for i in range(9)}}
     check(facts)  # in a directory without any
     rundir.write_json(tmp_path / rundir.DATA, facts)
     check(facts)
@@ -188,14 +188,39 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     assert rundir.read_json(path) == {"a": 2}
 
 
+EMPTY = {"path": "w", "shape": [2, 0], "kept": 0, "total": 0}
+NETWORK = {
+    **{"seed": 0, "sparsity": 0.5, "effective_sparsity": None, "kept": 1},
+    **{"layers": [{"path": "w", "shape": [2, 1], "kept": 1, "total": 2}]},
+    **dict.fromkeys(("test_error", "test_error_last", "val_error", "train_error"), 9.5),
+    **{"steps": 10, "prunes": 1, "seconds": 0.5},
+}
+RESULT = {
+    **{"dataset": "digits", "model": "net", "method": "snip", "device": "cpu"},
+    **{"parameters": 2, "prunable": 2, "epochs": 0.5, "networks": [NETWORK]},
+}
+
+
 class TestDamage:
+    def test_none_is_seen_in_a_whole_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "result.json"
+        rundir.write_json(path, RESULT)
+        assert rundir.read_json(path) == RESULT
+
     @pytest.mark.parametrize(
         ("name", "value", "problem"),
         [
             ("config.json", [], r"the value is \[\]"),
             ("groups.json", [[0]], r"the value is \[0\]"),
             ("groups.json", [], "the value is"),
+            ("groups.json", [[0, -5]], "the value is -5"),
+            ("data.json", {}, "field 'image_shape' is missing"),
             ("networks.json", [{"seed": 0}], "field 'kept' is missing"),
+            ("networks.json", [{"seed": 10**400}], "field 'seed' is 1000"),
+            ("networks.json", [{**NETWORK, "seconds": None}], "seconds' is None"),
+            ("networks.json", [{**NETWORK, "layers": [EMPTY]}], "layers.total' is 0"),
+            ("result.json", {**RESULT, "device": []}, r"field 'device' is \[\]"),
+            ("result.json", {**RESULT, "command": {"a": 1}}, "field 'command' is"),
             ("result.json", {"dataset": 3}, "field 'dataset' is 3"),
             ("result.json", None, "the value is None"),
         ],
@@ -213,7 +238,15 @@ class TestDamage:
         with pytest.raises(ValueError, match=r"data\.json' is damaged"):
             rundir.read_json(tmp_path / "data.json")
 
-    @pytest.mark.parametrize("line", [b"{}", b"[1]", b"{", b"\xff"])
+    @pytest.mark.parametrize(
+        "line",
+        [
+            *(b"{}", b"[1]", b"{", b"\xff"),
+            b'{"seeds": [0, 1], "step": 10, "test_error": [9.5]}',
+            b'{"seeds": [0], "step": 10, "test_error": 9.5}',
+            b'{"seeds": [0], "step": 10, "test_error": ["9.5"]}',
+        ],
+    )
     def test_a_whole_line_of_metrics_is_named(
         self, line: bytes, tmp_path: Path
     ) -> None:
