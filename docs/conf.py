@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.ext.autosummary import Autosummary
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
@@ -153,9 +154,20 @@ def document_constant(app: Sphinx, what: str, name: str, *rest: Any) -> None:
         rest[-1][:] = CONSTANTS[name].splitlines()
 
 
+class Summaries(Autosummary):
+    """Tables of names, which know the docstrings of constants too."""
+
+    def get_items(self, names: list[str]) -> list[tuple[str, str | None, str, str]]:
+        return [
+            (name, signature, CONSTANTS.get(path, summary).split("\n")[0], path)
+            for name, signature, summary, path in super().get_items(names)
+        ]
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     write_pages()
+    app.add_directive("autosummary", Summaries, override=True)
     app.connect("source-read", adapt)
     # Before napoleon, which reads the sections of docstrings.
     app.connect("autodoc-process-docstring", document_constant, priority=1)
