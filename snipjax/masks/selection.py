@@ -155,14 +155,15 @@ def _masks(
     if is_alone and stride:
         # Of a leaf of fewer entries than the stride, the first.
         sample = [leaf.ravel()[::stride] for leaf in leaves]
-    start = start_of_keys(leaves, k, limits)
     if is_alone and not in_pieces:
         first = None
         if sample is not None:
             first = few_reads.first_guesses(sample, sample_ranks, dtype)
+        start = start_of_keys(leaves, k, limits)
         found = few_reads.threshold(leaves, k, start, limits, first)
     else:
         hints = _hints(sample, sample_ranks) if sample else None
+        start = start_of_keys(leaves, k, limits)
         found = threshold(leaves, k, start, limits, hints, in_pieces=in_pieces)
     return [
         found.is_kept(leaf, index, dtype)
