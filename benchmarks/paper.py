@@ -5,7 +5,7 @@
 Each row is a run of ``snipjax.train`` in a directory of its own. When the time is over,
 the run that is under way writes a checkpoint, and the same command goes on later. A row
 that fails is named, and the others go on. After each row, `benchmarks.paper_results`
-writes what is known. ``python -m snipjax.results runs/paper`` makes the page of it.
+writes what is known. ``python -m snipjax.report runs/paper`` makes the page of it.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Gathers the paper's rows into files that travel: lines, a table, and an archive.
 
-    tar -xzf runs.tar.gz -C runs/paper && python -m snipjax.results runs/paper
+    tar -xzf runs.tar.gz -C runs/paper && python -m snipjax.report runs/paper
 
 makes the report of an archive elsewhere, and `benchmarks.paper` does not train what is
 in it again.

@@ -83,6 +83,7 @@ CONTENTS = {
         "table1",
         "initialization",
         "benchmarks",
+        "results",
     ],
     "Reference": ["api", "_generated/contributing", "_generated/changelog"],
 }

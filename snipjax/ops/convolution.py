@@ -10,7 +10,9 @@
 
 GPU and TPU run `lax`'s function, and so do arrays whose types say how they are sharded:
 in meshes of `AxisType.Explicit`, and inside `jax.shard_map` unless its `check_vma` is
-off. On the CPU, XLA's convolution leaves most of the machine idle: in weight gradients
+off. An exception are kernels of few channels under a `jax.vmap` whose axis is named
+`support.SIDE_BY_SIDE`, as in networks of several seeds: see `_FEW_CHANNELS`.
+On the CPU, XLA's convolution leaves most of the machine idle: in weight gradients
 of large feature maps, in feature maps smaller than the kernel, and everywhere inside
 `lax.scan`. There a convolution becomes matrix products, a few images at a time so that
 the unfolded images stay in the cache (`python -m benchmarks.convolution` prints the
@@ -32,8 +34,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from snipjax.ops import patches, winograd
-from snipjax.ops.support import needs_xla
+from snipjax.ops.support import are_side_by_side, needs_xla
 from snipjax.ops.window import Padding, Window, dilated, padded
+
+# Under `jax.vmap` of kernels, XLA makes one convolution of as many groups as there are
+# networks. A GPU is slow at groups of fewer channels, and fast at batches of products.
+_FEW_CHANNELS = 64
 
 
 def conv_general_dilated(
@@ -156,6 +162,9 @@ def conv_general_dilated(
         inverse = tuple(order.index(axis) for axis in range(len(order)))
         return _convolve_once(window, images, kernels).transpose(inverse)
 
+    has_few_channels = kernel[-2] < _FEW_CHANNELS
+    if are_side_by_side() and has_few_channels and set(kernel[:-2]) != {1}:
+        return by_products(lhs, rhs)
     return lax.platform_dependent(lhs, rhs, cpu=by_products, default=plain)
 
 

@@ -1,4 +1,4 @@
-"""Arrays that only XLA's own functions take."""
+"""Arrays that only XLA's own functions take, and maps that these are slow under."""
 
 from typing import Any
 
@@ -6,6 +6,18 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
+
+# The name of an axis of `jax.vmap` along which kernels differ, as do networks'.
+SIDE_BY_SIDE = "side by side"
+
+
+def are_side_by_side() -> bool:
+    """Returns whether this is traced under a `jax.vmap` of the axis of that name."""
+    try:
+        jax.lax.axis_size(SIDE_BY_SIDE)
+    except NameError:
+        return False
+    return True
 
 
 def needs_xla(*arrays: chex.Array) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from snipjax.ops.support import SIDE_BY_SIDE
 from snipjax.training import loop
 from snipjax.training.placement import Placement, Task, snapshot
 from snipjax.training.state import Batch, Metrics, TrainState
@@ -154,7 +155,7 @@ def over_networks(function: Callable[..., Any], state: TrainState, *args: Any) -
         only = network(*jax.tree.map(lambda x: x[0], state[1:]))
         return jax.tree.map(lambda x: x[None], only)
     if jax.default_backend() != "cpu":
-        return jax.vmap(network)(*state[1:])
+        return jax.vmap(network, axis_name=SIDE_BY_SIDE)(*state[1:])
     return jax.lax.map(lambda rest: network(*rest), state[1:])
 
 
@@ -180,7 +181,8 @@ def for_each_seed(
     if len(seeds) == 1:
         return expanded(function(on_device[0], batch(on_device[0])))
     if jax.default_backend() != "cpu":
-        return compile_all(jax.vmap(function))(on_device, jax.vmap(batch)(on_device))
+        mapped = jax.vmap(function, axis_name=SIDE_BY_SIDE)
+        return compile_all(mapped)(on_device, jax.vmap(batch)(on_device))
     compiled = compile_all(function)
     # Blocking, or the host could run ahead and make the mini-batches of all.
     results = [jax.block_until_ready(compiled(seed, batch(seed))) for seed in on_device]

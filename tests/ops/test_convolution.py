@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jax import export, lax
 
 from snipjax import ops
-from snipjax.ops import patches
+from snipjax.ops import patches, support
 from tests import devices
 from tests.ops.agreement import assert_close, hlo, normal, quickly_compiled
 
@@ -355,3 +355,22 @@ def test_sharded_in_every_way():
         env=devices(2),
         check=True,
     )
+
+
+def test_kernels_of_networks_side_by_side_are_products_on_a_gpu() -> None:
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(3, 2, 7, 7, 4)), jnp.float32)
+    kernels = jnp.asarray(rng.normal(size=(3, 3, 3, 4, 5)), jnp.float32)
+
+    def gradient(conv):
+        return jax.grad(lambda w, x: jnp.sum(conv(x, w) ** 2))
+
+    def on_gpu(function):
+        exported = export.export(jax.jit(function), platforms=["cuda"])
+        return exported(kernels, images).mlir_module()
+
+    ours, theirs = map(gradient, pair())
+    named = jax.vmap(ours, axis_name=support.SIDE_BY_SIDE)
+    assert "stablehlo.convolution" not in on_gpu(named)
+    assert "feature_group_count = 3" in on_gpu(jax.vmap(ours))
+    assert_close(named(kernels, images), jax.vmap(theirs)(kernels, images))
