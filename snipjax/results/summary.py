@@ -82,12 +82,12 @@ def _line(rows: Sequence[Row], has_several: bool) -> dict[str, str]:
     ends = [ends[0], *ends[1:][-1:]]
 
     def span(texts: Iterable[str]) -> str:
-        return " to ".join(texts)
+        return " to ".join(dict.fromkeys(texts))
 
     return {
         **({"Network": on_data(rows[0])} if has_several else {}),
         "Method": kind(rows[0]),
-        "Sparsity (%)": span(dict.fromkeys(share(row.sparsity) for row in ends)),
+        "Sparsity (%)": span(share(row.sparsity) for row in ends),
         "Test error (%)": span(plain(row.error) + mark(row) for row in ends),
         "Measured less dense (points)": span(signed(row.loss) for row in ends),
         "Seeds of each": between(len(row.networks) for row in rows),
