@@ -110,7 +110,7 @@ def next_steps(workdir: Path) -> list[str]:
     place, report = (shlex.quote(str(p)) for p in (workdir, workdir / "report"))
     return [
         *[f"kept connections: {p}" for p in pictures if p.exists()][:1],
-        f"report: python -m snipjax.results {place} --out {report}",
+        f"report: python -m snipjax.report {place} --out {report}",
         f"curves: tensorboard --logdir {place}",
     ]
 

@@ -364,7 +364,7 @@ class TestFinishedRun:
         place = finished.workdir
         for line in (
             f"kept connections: {place / 'first_layer.png'}",
-            f"report: python -m snipjax.results {place} --out {place / 'report'}",
+            f"report: python -m snipjax.report {place} --out {place / 'report'}",
             f"curves: tensorboard --logdir {place}",
         ):
             assert f"{line}\n" in finished.out
