@@ -17,12 +17,10 @@ from snipjax._src.types import KeyPath, Predicate, Prunable
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _KERNEL = re.compile(r"(.*_)?(kernel|weights?|w)_?\d*", re.IGNORECASE)
 _BIAS = re.compile(r"(.*_)?bias(es)?_?\d*(_.*)?", re.IGNORECASE)
-# A leaf of these names may be a matrix of one row or column, and so may a leaf with a
-# number, a letter or nothing for a name; but g is a magnitude, s a scale, and so is
-# every other [C, 1].
-_MATRIX = re.compile(
-    r"\d*|(.*_)?[A-Z]_?\d*|[a-fh-rt-z]_?\d*|embeddings?|lora_a|[wW][a-z]"
-    r"|(weight|[wW])_[a-z]{1,2}(_l\d+(_reverse)?)?"
+# A matrix of one row or column that has such a name is a magnitude or a scale.
+_SCALE = re.compile(
+    r"g_?\d*|ls_?\d*|(.*_)?(gamma|lambda|scale)_?\d*|original0|cls_token",
+    re.IGNORECASE,
 )
 # A leaf of these names is a bias only if it is a vector: a matrix "b" may be a weight.
 _B, _NUMBER = re.compile(r"(.*_)?b_?\d*"), re.compile(r"\d+")
@@ -38,12 +36,11 @@ def kernels(path: KeyPath, leaf: chex.Array) -> bool:
     normalization layer, whatever their shapes: attention has biases ``[heads, width]``,
     and ``flax.linen.scan`` stacks the vectors of its layers. Biases and normalization
     are known by their names, as :func:`is_bias` and :func:`is_normalization` tell.
-    A leaf of which at most one axis is longer than 1, such as ``[C, 1]`` or
-    ``[1, 1, 1, C]``, must have the name of a weight to be one: ``kernel``,
-    ``weight_ih``, ``w1`` or alike, in two dimensions also a number, a letter other
-    than ``b``, ``g`` and ``s``, or ``embedding``. Others are scales, such as the
-    magnitudes of a weight norm. Leaves without names, such as a list of Keras
-    variables, need a dict of them by ``variable.path``.
+    A leaf ``[C, 1]`` or ``[1, C]`` called ``g``, ``gamma``, ``layer_scale`` or alike is
+    the scale of a weight norm or a layer. A leaf of three or more dimensions of which
+    at most one is longer than 1, such as ``[1, 1, 1, C]``, must have the name of a
+    kernel to be one. Leaves without names, such as a list of Keras variables, need a
+    dict of them by ``variable.path``.
 
     Args:
       path: key path of the leaf.
@@ -61,7 +58,7 @@ def kernels(path: KeyPath, leaf: chex.Array) -> bool:
     if len(shape) < 2 or is_bias(path, leaf) or is_normalization(path):
         return False
     name = _names(path)[-1]
-    is_matrix = len(shape) == 2 and _MATRIX.fullmatch(name)
+    is_matrix = len(shape) == 2 and not _SCALE.fullmatch(name)
     return bool(_long_axes(leaf) >= 2 or _KERNEL.fullmatch(name) or is_matrix)
 
 

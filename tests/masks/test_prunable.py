@@ -57,6 +57,8 @@ KERNELS = {
     "cell/weight_ih": (12, 1),  # Equinox's
     "weight_hh_l0_reverse": (12, 1),
     "lora_a": (4, 1),
+    "out": (64, 1),
+    "theta": (64, 1),
     "first": (3, 4),
     "b": (3, 4),
     # modules inside of modules named after a norm

@@ -49,7 +49,13 @@ def write_run(
         **{"method": config.prune.method, "model": config.model.name},
         dataset=config.dataset.name,
         fields=dict(configs.fields(config.to_dict())),
-        metrics=[{**row, "seeds": [config.seed]} for row in metrics],
+        metrics=[
+            {
+                "seeds": [config.seed],
+                **{k: v if k in ("phase", "step") else [v] for k, v in row.items()},
+            }
+            for row in metrics
+        ],
         network=network,
     )
 
