@@ -40,14 +40,14 @@ def variables_and_units(name: str, shape: tuple[int, ...]) -> tuple[Any, Any, An
     return model, variables, units
 
 
-def removed(units: shrink.Units, density: float) -> shrink.Removed:
+def removed(units: shrink.Units, density: float, multiple: int = 1) -> shrink.Removed:
     """Returns the same share of the units of each layer, at random."""
     scores = {
         layer.name: jax.random.uniform(jax.random.key(i), (layer.size,))
         for i, layer in enumerate(units.layers)
     }
     scores = shrink.layerwise(scores)
-    mask = shrink.keep(scores, units, density, budget="operations")
+    mask = shrink.keep(scores, units, density, budget="operations", multiple=multiple)
     return shrink.removed(units, mask)
 
 
@@ -79,7 +79,7 @@ def time_steps(batch: int = 32, repeats: int = 5) -> None:
         optimizer = optax.sgd(0.1, momentum=0.9)
         calls = []
         for density in (1.0, 0.5, 0.25):
-            found = removed(units, density)
+            found = removed(units, density, multiple=16)
             small = model if density == 1 else SmallModel(model, found, {})
             state = training.init_state(
                 found.params(variables), optimizer, jax.random.key(0)

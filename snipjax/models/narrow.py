@@ -33,8 +33,9 @@ def narrow(model: nn.Module, variables: Mapping[str, chex.ArrayTree]) -> nn.Modu
       A Flax module of the same class.
 
     Raises:
-      ValueError: if the network is another's, or an attention of one head lost some of
-        its units: :func:`snipjax.shrink.shrink` returns a function for both.
+      ValueError: if ``variables`` has no params; if the network is another's, or an
+        attention of one head lost some of its units:
+        :func:`snipjax.shrink.shrink` returns a function for both.
 
     Example:
       >>> from snipjax import models, shrink
@@ -50,6 +51,11 @@ def narrow(model: nn.Module, variables: Mapping[str, chex.ArrayTree]) -> nn.Modu
       >>> small.apply(small_variables, x).shape
       (1, 10)
     """
+    if "params" not in variables:
+        raise ValueError(
+            "variables has no 'params'; pass all variables of the model, "
+            "narrow(model, {'params': params})"
+        )
     return _narrow(model, variables["params"])
 
 

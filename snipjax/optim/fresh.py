@@ -28,6 +28,10 @@ def fresh_where(
       state: state of ``inner``.
       params: the params, zero where the mask has changed.
 
+    Raises:
+      ValueError: if ``inner`` does not tell which leaves of its state are like a
+        parameter, as ``optax.lbfgs`` and ``optax.flatten`` do not.
+
     Example:
       >>> params = {"w": jnp.array([0.5, 0.0])}
       >>> state = optax.TraceState({"w": jnp.array([3.0, 4.0])})
@@ -43,14 +47,20 @@ def fresh_where(
             lambda where, part: jax.tree.map(lambda _: where, part), changed, like
         )
 
-    places = optax.tree.map_params(
-        inner,
-        of_params,
-        start,
-        changed,
-        transform_non_params=lambda _: False,
-        is_leaf=lambda _: True,
-    )
+    try:
+        places = optax.tree.map_params(
+            inner,
+            of_params,
+            start,
+            changed,
+            transform_non_params=lambda _: False,
+            is_leaf=lambda _: True,
+        )
+    except (IndexError, ValueError) as error:  # of optax.lbfgs and optax.flatten
+        raise ValueError(
+            "inner does not tell which entries of its state belong to a connection "
+            f"({error}); take one without optax.flatten and without a line search"
+        ) from error
 
     def mixed(where: Any, old: Any, new: Any) -> Any:
         if where is False or not _ends_with(jnp.shape(old), jnp.shape(where)):

@@ -145,11 +145,12 @@ def sparse_momentum(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, SparseMomentumState]:
-        momentum = jax.tree.map(
-            lambda m, g: decay * m + (1 - decay) * g if jnp.ndim(m) else m,
-            state.momentum,
-            updates,
-        )
+        def averaged(m: chex.Array, g: chex.Array) -> chex.Array:
+            # A gradient that is not finite would stay in the mean for ever.
+            mean = jnp.where(jnp.isfinite(g), decay * m + (1 - decay) * g, m)
+            return mean.astype(m.dtype) if jnp.ndim(m) else m
+
+        momentum = jax.tree.map(averaged, state.momentum, updates)
 
         def moved(move: Move) -> Mask:
             items = Items(move.mask, structure)
@@ -195,7 +196,9 @@ def redistributed(mask: Mask, stays: Mask, momentum: chex.ArrayTree) -> chex.Arr
     )
     sizes = vector(lambda keep: jnp.uint32(keep.size), mask)
     means = sums / jnp.maximum(kept, 1)
-    numbers = iter(apportioned(jnp.sum(kept - left), means, sizes - left))
+    numbers = iter(
+        apportioned(jnp.sum(kept - left, dtype=jnp.uint32), means, sizes - left)
+    )
     return jax.tree.unflatten(
         treedef, [next(numbers) if chosen else jnp.uint32(0) for chosen in is_prunable]
     )
@@ -216,7 +219,7 @@ def apportioned(total: chex.Array, ratios: chex.Array, room: chex.Array) -> chex
     ratios = jnp.where(jnp.isnan(ratios), 1.0, ratios)
 
     def body(numbers: chex.Array) -> chex.Array:
-        rest = total - jnp.sum(numbers)
+        rest = total - jnp.sum(numbers, dtype=jnp.uint32)
         weights = jnp.where(numbers < room, ratios, 0.0)
         quotas = rest * (weights / jnp.sum(weights))
         more = jnp.minimum(jnp.floor(quotas).astype(jnp.uint32), room - numbers)
@@ -227,5 +230,7 @@ def apportioned(total: chex.Array, ratios: chex.Array, room: chex.Array) -> chex
         return numbers + jnp.where(jnp.any(more > 0), more, one.astype(jnp.uint32))
 
     return jax.lax.while_loop(
-        lambda numbers: jnp.sum(numbers) < total, body, jnp.zeros_like(room)
+        lambda numbers: jnp.sum(numbers, dtype=jnp.uint32) < total,
+        body,
+        jnp.zeros_like(room),
     )

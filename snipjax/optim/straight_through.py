@@ -163,7 +163,7 @@ def straight_through(
         # A kept weight moves by the update itself, so that rounding is the inner's. One
         # that returns was zero, and gets its dense weight whole.
         def update_of_params(old: Any, new: Any, u: Any, v: Any, w: Any) -> chex.Array:
-            return jnp.where(new, jnp.where(old, u, v), -w)
+            return jnp.where(new, jnp.where(old, u, v - w), -w)
 
         updates = jax.tree.map(
             update_of_params, state.mask, new, steps, moved_dense, params

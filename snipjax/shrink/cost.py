@@ -185,7 +185,8 @@ def cost(
         for calls in (forward, steps)
     )
     measured = zip(forms, map(_peak, steps), forward_seconds, step_seconds)
-    is_cpu, batch = jax.default_backend() == "cpu", len(jax.tree.leaves(inputs)[0])
+    is_cpu = jax.default_backend() == "cpu"
+    batch = next((len(x) for x in jax.tree.leaves(inputs) if jnp.ndim(x)), 1)
     return Cost(
         tuple(_variant(form, *rest) for form, *rest in measured),
         _csr(masked, mask, batch, repeats) if is_cpu else (),

@@ -70,12 +70,12 @@ class Removed(NamedTuple):
         def shrunken(path: Any, leaf: Any) -> Any:
             parts = trees.path_name(path).split("/")
             found = [
-                (_number_alike(parts, name), gone)
+                ((_number_alike(parts, name), -len(name)), gone)
                 for name, shape, gone in named
                 if jnp.shape(leaf) == shape
             ]
-            most = max((number for number, _ in found), default=-1)
-            if most < least:
+            most = max((number for number, _ in found), default=(-1, 0))
+            if most[0] < least:
                 return leaf
             gone = next(gone for number, gone in found if number == most)
             return small.whole(leaf).without(gone)

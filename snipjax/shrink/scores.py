@@ -20,10 +20,11 @@ def unit_scores(scores: Scores, units: Units) -> dict[str, chex.Array]:
 
     With the signed derivative in each connection, :func:`snipjax.saliency.sensitivity`,
     this is the derivative of the loss in a gate on the unit's activation,
-    :math:`|\partial L / \partial g_u|`. With scores that are not negative, of any
-    criterion, it is their sum. A unit that feeds no connection of its own, such as a
-    channel of a depthwise convolution's result, is scored by the connections that feed
-    it.
+    :math:`|\partial L / \partial g_u|`, unless a leaf both makes a unit and is fed by
+    it, as a tied embedding is, or is divided by its own norm. With scores that are not
+    negative, of any criterion, it is their sum. A unit that feeds no connection of its
+    own, such as a channel of a depthwise convolution's result, is scored by the
+    connections that feed it.
 
     Args:
       scores: pytree of floating-point arrays like the parameters.

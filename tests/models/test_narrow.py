@@ -127,6 +127,8 @@ def test_smaller_networks_are_mapped_and_sampled() -> None:
 
 
 def test_other_networks_are_refused() -> None:
+    with pytest.raises(ValueError, match="no 'params'; pass all variables"):
+        models.narrow(models.create("lenet_300_100", 10), {"Dense_0": {}})
     with pytest.raises(ValueError, match="Dense is no network of"):
         models.narrow(nn.Dense(3), {"params": {}})
 

@@ -144,6 +144,18 @@ def test_what_grows_or_is_dropped_is_as_at_the_start(name: str) -> None:
     np.testing.assert_array_equal(after["w"] != 0, moved.mask["w"])
 
 
+@pytest.mark.parametrize("inner", [optax.lbfgs(), optax.flatten(optax.adam(RATE))])
+def test_a_state_that_does_not_tell_its_connections(inner: Any) -> None:
+    params = masks.apply(MASK, gradient_at(99))
+    optimizer = optim.rigl(inner, MASK, every=1, stop=9)
+    state = optimizer.init(params)
+    loss_fn = lambda params: jnp.sum(params["w"] ** 2)  # noqa: E731
+    value, gradient = jax.value_and_grad(loss_fn)(params)
+    extra = {"value": value, "grad": gradient, "value_fn": loss_fn}
+    with pytest.raises(ValueError, match="inner does not tell which entries"):
+        optimizer.update(gradient, state, params, **extra)
+
+
 @pytest.mark.parametrize(
     "make",
     [

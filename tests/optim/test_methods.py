@@ -116,6 +116,27 @@ class TestSparseMomentum:
         total = sum(int(after[1].mask[name].sum()) for name in ("a", "c"))
         assert total == int(MASK["a"].sum()) + int(MASK["c"].sum())
 
+    def test_a_gradient_that_is_not_finite_leaves_the_momentum(self) -> None:
+        mask = {"w": jnp.array([True, True, False, False])}
+        inner = optax.apply_if_finite(optax.sgd(0.1), 5)
+        optimizer = optim.sparse_momentum(inner, mask, every=9, stop=10)
+        params = {"w": jnp.array([1.0, 2.0, 0.0, 0.0])}
+        state = optimizer.init(params)
+        for gradient in ([1.0, 1, 1, 1], [jnp.nan, jnp.inf, 2, 1]):
+            gradient = {"w": jnp.array(gradient)}
+            _, state = optimizer.update(gradient, state, params)
+        np.testing.assert_allclose(state.momentum["w"], [0.1, 0.1, 0.29, 0.19])
+
+    def test_in_double_precision(self) -> None:
+        mask = {"w": jnp.array([True, True, False, False])}
+        params = {"w": jnp.array([1.0, 2.0, 0.0, 0.0])}
+        with jax.enable_x64(True):
+            optimizer = optim.sparse_momentum(optax.sgd(0.1), mask, every=1, stop=9)
+            state = optimizer.init(params)
+            for _ in range(2):
+                _, state = optimizer.update({"w": jnp.arange(4.0)}, state, params)
+        assert bool(state.info.moved) and int(jnp.sum(state.mask["w"])) == 2
+
     def test_units_move_between_leaves(self) -> None:
         structure = functools.partial(masks.units, -2)
         mask = structure()(jax.tree.map(jnp.abs, tree_at(7)), 0.5, masks.kernels)
@@ -286,6 +307,17 @@ class TestStraightThrough:
                 kept = np.asarray(jnp.where(state.mask[name], state.dense[name], 0))
                 np.testing.assert_array_equal(w, kept)
                 np.testing.assert_allclose(state.dense[name], dense[name], rtol=1e-4)
+
+    def test_params_that_were_not_masked_become_the_dense_ones(self) -> None:
+        mask = {"w": jnp.array([True, False, False])}
+        optimizer = optim.straight_through(optax.sgd(1.0), mask, sparsity=1 / 3)
+        params = {"w": jnp.array([1.0, 2.0, 3.0])}
+        state = optimizer.init(params)
+        updates, state = optimizer.update(
+            jax.tree.map(jnp.zeros_like, params), state, params
+        )
+        new = optax.apply_updates(params, updates)
+        chex.assert_trees_all_close(new, masks.apply(state.mask, params))
 
     def test_n_of_m_in_every_update(self) -> None:
         select = masks.n_of_m(1, 2)

@@ -14,9 +14,10 @@ def test_costs_of_a_mask_of_units_and_of_single_connections() -> None:
         "w": jnp.array([[True, False]] + [[True, True]] * 3),
     }
     found = shrink.cost(
-        lambda params, x: jnp.tanh(x @ params["v"]) @ params["w"],
+        lambda params, label, x: jnp.tanh(x @ params["v"]) @ params["w"],
         params,
         mask,
+        7.0,  # the batch is of the first input that has examples
         noise((5, 3)),
         repeats=1,
     )

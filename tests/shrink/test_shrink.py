@@ -166,6 +166,22 @@ def test_the_same_is_mapped_compiled_and_takes_any_batch() -> None:
     check_close(found, jnp.stack(expected))
 
 
+def test_the_state_of_a_layer_whose_name_ends_like_anothers() -> None:
+    def apply_fn(params: Any, x: chex.Array) -> chex.Array:
+        for layer in (params["block"]["dense"], params["dense"]):
+            x = jnp.tanh(x @ layer["w"])
+        return x @ params["out"]
+
+    square = noise((4, 4))
+    params = {"block": {"dense": {"w": square}}, "dense": {"w": square}}
+    params["out"] = noise((4, 2))
+    units = shrink.units(apply_fn, params, noise((3, 4)))
+    mask = random_mask(units)
+    removed = shrink.removed(units, mask)
+    state = optax.TraceState(jax.tree.map(lambda w: w + 1, params))
+    chex.assert_trees_all_equal(removed.state(state).trace, removed.params(state.trace))
+
+
 def test_training_with_batch_statistics_and_momentum() -> None:
     module, shape = SMALL["vgg"]
     network = from_module(module, noise(shape))
