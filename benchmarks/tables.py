@@ -1,5 +1,6 @@
 """Prints what the benchmarks measured as Markdown tables, as in docs/benchmarks.md."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -40,8 +41,12 @@ def tables(directory: Path) -> Iterator[str]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Returns the rows of a file of JSON lines, less one that a kill cut off."""
+    rows = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def accelerator(path: Path) -> Iterator[str]:

@@ -141,7 +141,7 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Session]:
         )
 
     def differences(written: Mapping[str, Any]) -> list[str]:
-        elsewhere = ["dataset.workers"]  # fields that a run may go on with
+        elsewhere = ["dataset.workers", "wandb"]  # fields that a run may go on with
         fields = dict(schema.fields(written))
         if fields.get("mesh") or fields.get("dataset.stream"):  # not a run in memory
             elsewhere.append("mesh")

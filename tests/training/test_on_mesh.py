@@ -48,7 +48,8 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused(tmp_path: Path) -> Non
 def test_a_run_goes_on_on_another_mesh_with_other_workers_but_not_from_memory(
     tmp_path: Path,
 ) -> None:
-    rundir.write_json(tmp_path / rundir.CONFIG, on_mesh().to_dict())
+    written = on_mesh(wandb="project").to_dict()
+    rundir.write_json(tmp_path / rundir.CONFIG, written)
     with experiment.opened(on_mesh(mesh="model=1", dataset__workers=2), tmp_path):
         pass
     rundir.write_json(tmp_path / rundir.CONFIG, on_mesh(mesh="").to_dict())
