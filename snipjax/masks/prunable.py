@@ -57,16 +57,16 @@ def kernels(path: KeyPath, leaf: chex.Array) -> bool:
     shape = jnp.shape(leaf)
     if len(shape) < 2 or is_bias(path, leaf) or is_normalization(path):
         return False
-    name = _names(path)[-1]
-    is_matrix = len(shape) == 2 and not _SCALE.fullmatch(name)
-    return bool(_long_axes(leaf) >= 2 or _KERNEL.fullmatch(name) or is_matrix)
+    is_named = _KERNEL.fullmatch(_names(path)[-1]) is not None
+    is_matrix = len(shape) == 2 and not _is_scale(path, leaf)
+    return is_named or is_matrix or _long_axes(leaf) >= 2
 
 
 def weights_and_biases(path: KeyPath, leaf: chex.Array) -> bool:
     """Returns whether a leaf is a weight or a bias, the choice of the SNIP paper.
 
     These are all arrays but the parameters of normalization layers, which are known
-    by their names, as :func:`is_normalization` tells.
+    by their names, as :func:`is_normalization` tells, and scales ``[C, 1]``.
 
     Args:
       path: key path of the leaf.
@@ -80,7 +80,8 @@ def weights_and_biases(path: KeyPath, leaf: chex.Array) -> bool:
       >>> jax.tree_util.tree_map_with_path(weights_and_biases, params)
       {'Dense_0': {'bias': True}, 'norm': {'bias': False}}
     """
-    return jnp.ndim(leaf) >= 1 and not is_normalization(path)
+    is_other = is_normalization(path) or _is_scale(path, leaf)
+    return jnp.ndim(leaf) >= 1 and not is_other
 
 
 def is_bias(path: KeyPath, leaf: chex.Array) -> bool:
@@ -243,6 +244,11 @@ def _check_patterns(prunable: Predicate, names: list[str]) -> None:
 def _names(path: KeyPath) -> list[str]:
     """Returns the names along a path; keys of files have dots, ``layer1.0.weight``."""
     return re.split("[/.]", trees.path_name(path))
+
+
+def _is_scale(path: KeyPath, leaf: chex.Array) -> bool:
+    is_named = _SCALE.fullmatch(_names(path)[-1]) is not None
+    return is_named and jnp.ndim(leaf) >= 2 and _long_axes(leaf) <= 1
 
 
 def _long_axes(leaf: chex.Array) -> int:

@@ -111,6 +111,11 @@ def test_what_is_no_kernel(name: str, shape: tuple[int, ...]) -> None:
     assert prunable_names(nested(name.strip(), shape), masks.kernels) == []
 
 
+def test_scales_of_a_weight_norm_are_no_weights() -> None:
+    for name in ("layers/0/g", "gamma1", "lambda1"):
+        assert prunable_names(nested(name, (8, 1)), masks.weights_and_biases) == []
+
+
 class Block(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, _: None) -> tuple[chex.Array, None]:
