@@ -180,12 +180,16 @@ def check_seeds(
     name: str,
 ) -> None:
     """Raises a ``ValueError`` if a file's networks are not of the first seeds."""
-    seeds = range(config.seed, config.seed + config.seeds)
     found = [entry["seed"] for entry in networks]
-    if found != list(seeds[: len(found)]):
+    if found != list(all_seeds(config)[: len(found)]):
         raise rundir.damaged(
             session.directory / name, f"networks of seeds {str(found)[:50]}"
         )
+
+
+def all_seeds(config: ConfigDict) -> range:
+    """Returns the seeds of all networks of a run."""
+    return range(config.seed, config.seed + config.seeds)
 
 
 @contextlib.contextmanager
@@ -208,7 +212,7 @@ def remaining_seeds(
     that the caller adds to ``networks`` are written before the next group.
     """
     config, spans = setup.config, session.read(rundir.GROUPS)
-    seeds = range(config.seed, config.seed + config.seeds)
+    seeds = all_seeds(config)
     if spans is None:
         differ = build.method(config) or build.removes_units(config)
         is_alone = config.seeds == 1 or differ
