@@ -1,13 +1,39 @@
-"""Equations of jaxprs: the jaxpr that one calls, its branches, and its result."""
+"""Jaxprs: run in values of any kind, and the jaxprs and results of equations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from jax.extend import core
 
 # Operations that run a jaxpr once, on all of their operands.
 CALLS = {
     *("checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"),
     *("custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2"),
 }
+
+
+def run(
+    jaxpr: Any,
+    operands: Sequence[Any],
+    step: Callable[[Any, list[Any]], Sequence[Any]],
+    constant: Callable[[Any], Any],
+) -> list[Any]:
+    """Returns the results of a jaxpr, in values of any kind.
+
+    ``step`` is ``(equation, operands) -> results``, and ``constant`` makes the value of
+    an array that the jaxpr holds. It may be open if it has no constants.
+    """
+    jaxpr, consts = opened(jaxpr)
+    values = dict(zip(jaxpr.constvars, map(constant, consts), strict=True))
+    values.update(zip(jaxpr.invars, operands, strict=True))
+
+    def read(atom: Any) -> Any:
+        return constant(atom.val) if isinstance(atom, core.Literal) else values[atom]
+
+    for equation in jaxpr.eqns:
+        results = step(equation, [read(atom) for atom in equation.invars])
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
 
 
 def inner(equation: Any) -> Any:

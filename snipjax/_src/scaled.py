@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
 from snipjax._src import jaxprs
 
@@ -113,20 +112,8 @@ def rescaled(x: Scaled) -> Scaled:
     return Scaled(_shifted(x.value, -more), _exponent(x) + more)
 
 
-def _run(closed: Any, operands: Sequence[Scaled]) -> list[Scaled]:
-    """Returns the results of a jaxpr, which may be open if it has no constants."""
-    jaxpr, consts = jaxprs.opened(closed)
-    values = dict(zip(jaxpr.constvars, [Scaled(x, None) for x in consts]))
-    values.update(zip(jaxpr.invars, operands, strict=True))
-
-    def read(atom: Any) -> Scaled:
-        is_literal = isinstance(atom, core.Literal)
-        return Scaled(atom.val, None) if is_literal else values[atom]
-
-    for equation in jaxpr.eqns:
-        results = _step(equation, [read(atom) for atom in equation.invars])
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+def _run(jaxpr: Any, operands: Sequence[Scaled]) -> list[Scaled]:
+    return jaxprs.run(jaxpr, operands, _step, lambda x: Scaled(x, None))
 
 
 def _step(equation: Any, operands: list[Scaled]) -> list[Scaled]:

@@ -129,28 +129,20 @@ def portable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run(jaxpr: Any, operands: list[Any]) -> list[Any]:
-    jaxpr, consts = jaxprs.opened(jaxpr)
-    values = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, operands, strict=True))
+    return jaxprs.run(jaxpr, operands, _step, lambda x: x)
 
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
 
-    for equation in jaxpr.eqns:
-        found = [read(atom) for atom in equation.invars]
-        if equation.primitive.name == "platform_index":
-            results = [0]  # of no use to the only branch
-        elif equation.params.get("branches_platforms"):
-            (branch,) = jaxprs.branches(equation)
-            results = _run(branch, found[1:])
-        elif equation.primitive.name in jaxprs.CALLS:
-            results = _run(jaxprs.inner(equation), found)
-        elif equation.primitive.name in ("reduce_window_max", "reduce_window_sum"):
-            results = [_pooled(equation, *found)]
-        else:
-            results = jaxprs.bind(equation, found)
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+def _step(equation: Any, operands: list[Any]) -> list[Any]:
+    if equation.primitive.name == "platform_index":
+        return [0]  # of no use to the only branch
+    if equation.params.get("branches_platforms"):
+        (branch,) = jaxprs.branches(equation)
+        return _run(branch, operands[1:])
+    if equation.primitive.name in jaxprs.CALLS:
+        return _run(jaxprs.inner(equation), operands)
+    if equation.primitive.name in ("reduce_window_max", "reduce_window_sum"):
+        return [_pooled(equation, *operands)]
+    return jaxprs.bind(equation, operands)
 
 
 def _pooled(equation: Any, images: chex.Array) -> chex.Array:

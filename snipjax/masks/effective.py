@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
 from snipjax._src import jaxprs
 from snipjax._src.types import Mask
@@ -184,23 +183,8 @@ def _is_there_backward(there: chex.Array, g: chex.Array) -> tuple[chex.Array]:
 _is_there.defvjp(_is_there_forward, _is_there_backward)
 
 
-def _run(closed: Any, operands: Sequence[_Value]) -> list[_Value]:
-    """Returns the results of a jaxpr, which may be open if it has no constants."""
-    jaxpr, consts = jaxprs.opened(closed)
-    values = {
-        variable: _Value(x, True, False)
-        for variable, x in zip(jaxpr.constvars, consts, strict=True)
-    }
-    values.update(zip(jaxpr.invars, operands, strict=True))
-
-    def read(atom: Any) -> _Value:
-        is_literal = isinstance(atom, core.Literal)
-        return _Value(atom.val, True, False) if is_literal else values[atom]
-
-    for equation in jaxpr.eqns:
-        results = _step(equation, [read(atom) for atom in equation.invars])
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+def _run(jaxpr: Any, operands: Sequence[_Value]) -> list[_Value]:
+    return jaxprs.run(jaxpr, operands, _step, lambda x: _Value(x, True, False))
 
 
 def _step(equation: Any, operands: list[_Value]) -> list[_Value]:

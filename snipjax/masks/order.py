@@ -5,7 +5,6 @@ from typing import Any
 
 import chex
 import jax
-from jax.extend import core
 
 from snipjax._src import jaxprs, trees
 
@@ -43,27 +42,19 @@ def layer_order(
 
     def visit(jaxpr: Any, operands: list[frozenset[str] | None]) -> list[Any]:
         """Returns the parameters behind each result; None if inputs are behind it."""
-        sources = dict(zip(jaxpr.invars, operands, strict=True))
+        return jaxprs.run(jaxpr, operands, step, lambda x: frozenset())
 
-        def read(atom: Any) -> frozenset[str] | None:
-            is_literal = isinstance(atom, core.Literal)
-            return frozenset() if is_literal else sources.get(atom, frozenset())
-
-        for equation in jaxpr.eqns:
-            found = [read(atom) for atom in equation.invars]
-            inner, _ = jaxprs.opened(jaxprs.inner(equation))
-            if inner is not None and len(inner.invars) == len(found):
-                results = visit(inner, found)
-            elif any(source is None for source in found):
-                use(source for source in found if source)
-                results = [None] * len(equation.outvars)
-            else:
-                together = frozenset().union(*(source or () for source in found))
-                results = [together] * len(equation.outvars)
-            sources.update(zip(equation.outvars, results, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
+    def step(equation: Any, found: list[frozenset[str] | None]) -> list[Any]:
+        inner = jaxprs.inner(equation)
+        if inner is not None and len(jaxprs.opened(inner)[0].invars) == len(found):
+            return visit(inner, found)
+        if any(source is None for source in found):
+            use(source for source in found if source)
+            return [None] * len(equation.outvars)
+        together = frozenset().union(*(source or () for source in found))
+        return [together] * len(equation.outvars)
 
     operands: list[frozenset[str] | None] = [frozenset([name]) for name in names]
     operands += [None] * (len(closed.jaxpr.invars) - number)
-    visit(closed.jaxpr, operands)
+    visit(closed, operands)
     return tuple(order)

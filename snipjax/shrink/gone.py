@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend import core
 
 from snipjax._src import jaxprs
 from snipjax.shrink.positions import Axes, Axis, Site, rows_along
@@ -86,19 +85,7 @@ GONE = Gone()
 
 def follow(jaxpr: Any, operands: Sequence[Axes]) -> list[Axes]:
     """Returns the axes of a jaxpr's results, from the axes of what it takes."""
-    jaxpr, consts = jaxprs.opened(jaxpr)
-    axes: dict[Any, Axes] = {
-        v: (None,) * np.ndim(x) for v, x in zip(jaxpr.constvars, consts)
-    }
-    axes.update(zip(jaxpr.invars, operands, strict=True))
-
-    def read(atom: Any) -> Axes:
-        return () if isinstance(atom, core.Literal) else axes[atom]
-
-    for equation in jaxpr.eqns:
-        results = _results(equation, [read(atom) for atom in equation.invars])
-        axes.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    return jaxprs.run(jaxpr, operands, _results, lambda x: (None,) * np.ndim(x))
 
 
 def _results(equation: Any, operands: list[Axes]) -> list[Axes]:

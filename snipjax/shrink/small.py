@@ -67,20 +67,15 @@ def sizes(shape: Sequence[int], gone: Axes) -> tuple[int, ...]:
 
 def run(jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
     """Returns the results of a jaxpr on arrays that lack some positions."""
-    jaxpr, consts = jaxprs.opened(jaxpr)
     averages = means(jaxpr)
-    values = dict(zip(jaxpr.constvars, map(whole, consts), strict=True))
-    values.update(zip(jaxpr.invars, operands, strict=True))
 
-    def read(atom: Any) -> Value:
-        return whole(atom.val) if isinstance(atom, core.Literal) else values[atom]
-
-    for equation in jaxpr.eqns:
-        results = _step(equation, [read(atom) for atom in equation.invars])
+    def step(equation: Any, operands: list[Value]) -> list[Value]:
+        results = _step(equation, operands)
         if id(equation) in averages:
-            results = [_rescaled(equation, read(equation.invars[0]), results[0])]
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            return [_rescaled(equation, operands[0], results[0])]
+        return results
+
+    return jaxprs.run(jaxpr, operands, step, whole)
 
 
 def _step(equation: Any, operands: list[Value]) -> list[Value]:

@@ -48,23 +48,14 @@ class Walk:
 
     def run(self, jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
         """Returns the results of a jaxpr."""
-        jaxpr, consts = jaxprs.opened(jaxpr)
         averages = means(jaxpr)
-        values = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
-        values.update(zip(jaxpr.invars, operands, strict=True))
 
-        def read(atom: Any) -> Value:
-            is_literal = isinstance(atom, core.Literal)
-            return self.constant(atom.val) if is_literal else values[atom]
-
-        for equation in jaxpr.eqns:
-            found = [read(atom) for atom in equation.invars]
+        def step(equation: Any, operands: list[Value]) -> list[Value]:
             if id(equation) in averages:
-                results = [self._mean(equation, found[0])]
-            else:
-                results = self._step(equation, found)
-            values.update(zip(equation.outvars, results, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
+                return [self._mean(equation, operands[0])]
+            return self._step(equation, operands)
+
+        return jaxprs.run(jaxpr, operands, step, self.constant)
 
     def constant(self, x: Any) -> Value:
         """Returns an array that depends on nothing."""
@@ -216,6 +207,7 @@ def means(jaxpr: Any) -> set[int]:
 
     The divisor is a number in the jaxpr, which says nothing of its axes.
     """
+    jaxpr, _ = jaxprs.opened(jaxpr)
     makers = {v: equation for equation in jaxpr.eqns for v in equation.outvars}
     found = set()
     for equation in jaxpr.eqns:
