@@ -12,7 +12,7 @@ import numpy as np
 
 import snipjax
 from snipjax import masks, training
-from snipjax._src.names import natural_order
+from snipjax._src.text import natural_order
 from snipjax.assembly import Setup
 from snipjax.training import console, distributed, loop
 

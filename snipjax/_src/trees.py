@@ -1,5 +1,6 @@
 """Names and values of pytree leaves."""
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -38,3 +39,15 @@ def placed_like(value: chex.Array, like: chex.Array) -> chex.Array:
     """
     like = jnp.asarray(like)
     return value + jax.lax.lt(like, like).astype(value.dtype)
+
+
+def sampled_like(
+    tree: chex.ArrayTree,
+    key: chex.PRNGKey,
+    sample: Callable[[chex.PRNGKey, Any], chex.Array],
+) -> chex.ArrayTree:
+    """Returns ``sample(key, leaf)`` for every leaf, each with a key of its own."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    samples = [placed_like(sample(k, x), x) for k, x in zip(keys, leaves)]
+    return jax.tree.unflatten(treedef, samples)

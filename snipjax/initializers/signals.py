@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from snipjax._src import text
+
 
 class Signal(NamedTuple):
     r"""Holds variances, densities and rank correlations; ``str`` gives a table.
@@ -47,15 +49,7 @@ class Signal(NamedTuple):
             "density (%)": _cells(100 * self.density.T, ".2f"),
             "rank correlation": _cells(self.rank_correlation, ".3f"),
         }
-        rows = [tuple(columns), *zip(*columns.values())]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        return "\n".join(
-            "  ".join(
-                [row[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
-            )
-            for row in rows
-        )
+        return text.aligned([tuple(columns), *zip(*columns.values())])
 
 
 def to_json(signal: Signal) -> dict[str, Any]:

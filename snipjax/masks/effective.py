@@ -17,8 +17,7 @@ import jax.numpy as jnp
 
 from snipjax._src import jaxprs
 from snipjax._src.types import Mask
-from snipjax.masks import counting
-from snipjax.masks.mask import check_mask, prunable_leaves
+from snipjax.masks.mask import check_mask, sparsity
 
 _PRODUCTS = {"and", "conv_general_dilated", "dot_general", "mul"}
 # Each entry of the result comes from one entry of the first operand.
@@ -149,11 +148,7 @@ def effective_sparsity(
 
     Vysogorets and Kempe, JMLR 2023, section 2.
     """
-    on_paths = [
-        leaf for _, leaf in prunable_leaves(effective(mask, apply_fn, params, inputs))
-    ]
-    total = sum(leaf.size for leaf in on_paths)
-    return 1.0 - sum(counting.counts(counting.is_true, on_paths)) / total
+    return sparsity(effective(mask, apply_fn, params, inputs))
 
 
 def _input(x: chex.Array) -> _Value:

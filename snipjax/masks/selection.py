@@ -43,17 +43,39 @@ class Hints(NamedTuple):
     are_tied: chex.Array  # whether keys are equal, so that guesses should be of these
 
 
-def largest(leaves: list[chex.Array], k: int) -> list[chex.Array]:
+def largest(
+    leaves: list[chex.Array], k: int, limits: Limits | None = None
+) -> list[chex.Array]:
     """Returns masks of the ``k`` largest entries of all leaves together.
 
     Equal entries come in the order of their flat indices, counted on from leaf to leaf;
-    -0.0 and 0.0 are equal. NaN has no place in the order: check before.
+    -0.0 and 0.0 are equal. NaN has no place in the order: check before. A leaf counts
+    within the limits, if any; its mask has all that is at or above the threshold.
 
     Example:
       >>> largest([jnp.array([3.0, 1.0]), jnp.array([2.0, 3.0])], 3)
       [Array([ True, False], dtype=bool), Array([ True,  True], dtype=bool)]
     """
-    return _largest(leaves, k, None)
+    total = sum(leaf.size for leaf in leaves)
+    if total >= 2**32:
+        raise ValueError(
+            f"{total:,} connections are more than 2**32 - 1, the most that can be "
+            "counted; prune in groups, e.g. with masks.layerwise_topk"
+        )
+    if k in (0, total):
+        return [jnp.full(leaf.shape, k == total) for leaf in leaves]
+    leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
+    stride = total // _SAMPLE
+    size = sum(len(range(0, leaf.size, max(stride, 1))) for leaf in leaves)
+    return _masks(
+        leaves,
+        np.uint32(k),
+        _sample_ranks(size, k / total),
+        limits,
+        in_pieces=counting.is_on_one_cpu(leaves),
+        is_alone=counting.is_on_one_device(leaves),
+        stride=stride if total > 2 * _SAMPLE else None,
+    )
 
 
 def largest_of_all_and_each(
@@ -79,37 +101,8 @@ def largest_of_all_and_each(
     limits = Limits(np.array(minima, np.uint32), np.array(sizes, np.uint32))
     return [
         _with_own_largest(leaf, mask, least)
-        for leaf, mask, least in zip(leaves, _largest(leaves, k, limits), minima)
+        for leaf, mask, least in zip(leaves, largest(leaves, k, limits), minima)
     ]
-
-
-def _largest(
-    leaves: list[chex.Array], k: int, limits: Limits | None
-) -> list[chex.Array]:
-    """Returns masks of the entries at or above a threshold, that together count as k.
-
-    A leaf counts within the limits, if any; its mask has all that is at or above.
-    """
-    total = sum(leaf.size for leaf in leaves)
-    if total >= 2**32:
-        raise ValueError(
-            f"{total:,} connections are more than 2**32 - 1, the most that can be "
-            "counted; prune in groups, e.g. with masks.layerwise_topk"
-        )
-    if k in (0, total):
-        return [jnp.full(leaf.shape, k == total) for leaf in leaves]
-    leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
-    stride = total // _SAMPLE
-    size = sum(len(range(0, leaf.size, max(stride, 1))) for leaf in leaves)
-    return _masks(
-        leaves,
-        np.uint32(k),
-        _sample_ranks(size, k / total),
-        limits,
-        in_pieces=counting.is_on_one_cpu(leaves),
-        is_alone=counting.is_on_one_device(leaves),
-        stride=stride if total > 2 * _SAMPLE else None,
-    )
 
 
 def _with_own_largest(leaf: chex.Array, mask: chex.Array, k: int) -> chex.Array:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from snipjax._src import trees
+from snipjax._src import text, trees
 from snipjax._src.types import Mask
 from snipjax.masks import counting
 from snipjax.masks.mask import prunable_leaves
@@ -65,7 +65,7 @@ class Summary(tuple[Row, ...]):
             )
             for row in (*self, total)
         ]
-        table = _aligned(cells)
+        table = text.aligned(cells)
         return (
             f"{table}\nnot prunable: {', '.join(self.dense)}" if self.dense else table
         )
@@ -137,14 +137,3 @@ def warn_if_disconnected(mask: Mask, *, stacklevel: int = 2) -> None:
 
 def _row(path: str, shape: tuple[int, ...], kept: int, total: int) -> Row:
     return Row(path, shape, kept, total, density=kept / total)
-
-
-def _aligned(cells: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
-        )
-        for row in cells
-    )

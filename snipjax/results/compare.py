@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from snipjax import config as configs
-from snipjax._src.names import natural_order
+from snipjax._src.text import natural_order
 from snipjax.initializers import signals
 from snipjax.io import arrays
 from snipjax.results import figures, page, reading, words

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from snipjax._src.names import natural_order
+from snipjax._src.text import natural_order
 from snipjax.build import METHODS
 from snipjax.results import published
 from snipjax.results.words import flag_value

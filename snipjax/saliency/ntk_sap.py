@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from snipjax._src import checks, trees
 from snipjax._src.types import LossFn, Scores
-from snipjax.saliency.gradient import at_least_float32
+from snipjax.saliency.gradient import at_least_float32, zeros_to_add
 
 
 def ntk_sap(
@@ -98,20 +98,16 @@ def ntk_sap(
         return jax.tree.map(jnp.add, total, gradient), None
 
     mask = jax.tree.map(lambda w: (w != 0).astype(at_least_float32(w)), params)
-    zeros = jax.tree.map(
-        lambda m: trees.placed_like(jnp.zeros(m.shape, m.dtype), m), mask
-    )
-    total, _ = jax.lax.scan(add, zeros, jax.random.split(key, num_samples))
+    keys = jax.random.split(key, num_samples)
+    total, _ = jax.lax.scan(add, zeros_to_add(mask), keys)
     return jax.tree.map(
         lambda m, t: jnp.abs(m * t / num_samples).astype(jnp.float32), mask, total
     )
 
 
 def _normal(key: chex.PRNGKey, like: chex.ArrayTree) -> chex.ArrayTree:
-    leaves, treedef = jax.tree.flatten(like)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    samples = [
-        trees.placed_like(jax.random.normal(k, jnp.shape(x), jnp.result_type(x)), x)
-        for k, x in zip(keys, leaves)
-    ]
-    return jax.tree.unflatten(treedef, samples)
+    return trees.sampled_like(
+        like,
+        key,
+        lambda key, x: jax.random.normal(key, jnp.shape(x), jnp.result_type(x)),
+    )

@@ -113,7 +113,9 @@ def hessian_diagonal(
     product = hessian_product(loss_fn, params, batch)
 
     def add(total: chex.ArrayTree, key: chex.PRNGKey) -> tuple[chex.ArrayTree, None]:
-        signs = _random_signs(key, params)
+        signs = trees.sampled_like(
+            params, key, lambda key, w: jax.random.rademacher(key, w.shape, w.dtype)
+        )
         return jax.tree.map(
             lambda t, v, hv: t + (v.astype(hv.dtype) * hv).astype(jnp.float32),
             total,
@@ -126,16 +128,6 @@ def hessian_diagonal(
     )
     total, _ = jax.lax.scan(add, zeros, keys)
     return jax.tree.map(lambda h: h / num_samples, total)
-
-
-def _random_signs(key: chex.PRNGKey, params: chex.ArrayTree) -> chex.ArrayTree:
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    signs = [
-        trees.placed_like(jax.random.rademacher(k, w.shape, w.dtype), w)
-        for k, w in zip(keys, leaves)
-    ]
-    return jax.tree.unflatten(treedef, signs)
 
 
 def _exact_diagonal(

@@ -6,9 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from snipjax._src import batches, checks, trees
+from snipjax._src import batches, checks
 from snipjax._src.types import LossFn, Scores
-from snipjax.saliency.gradient import at_least_float32
+from snipjax.saliency.gradient import at_least_float32, zeros_to_add
 from snipjax.saliency.snip import normalized
 
 
@@ -151,12 +151,7 @@ def _scores(
 
     def loss_after(mask: chex.ArrayTree) -> chex.Array:
         wide = jax.tree.map(lambda c, w: c * w.astype(c.dtype), mask, params)
-        start = (
-            wide,
-            jax.tree.map(
-                lambda w: trees.placed_like(jnp.zeros(w.shape, w.dtype), w), wide
-            ),
-        )
+        start = wide, zeros_to_add(wide)
         (wide, _), _ = jax.lax.scan(step, start, jax.tree.map(lambda x: x[:-1], parts))
         return loss_of(wide, jax.tree.map(lambda x: x[-1], parts))
 

@@ -41,13 +41,6 @@ def random(
     del loss_fn, batch
     key = checks.check_key(key, "random")
     checks.check_floating(params, "params")
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    scores = [
-        trees.placed_like(
-            jax.random.uniform(leaf_key, jnp.shape(leaf), jnp.float32),
-            leaf,
-        )
-        for leaf_key, leaf in zip(keys, leaves)
-    ]
-    return jax.tree.unflatten(treedef, scores)
+    return trees.sampled_like(
+        params, key, lambda key, w: jax.random.uniform(key, jnp.shape(w), jnp.float32)
+    )

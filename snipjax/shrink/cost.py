@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import sparse
 
 from snipjax import masks
-from snipjax._src import trees
+from snipjax._src import text, trees
 from snipjax._src.types import Mask
 from snipjax.shrink.layers import Units
 from snipjax.shrink.removal import removed
@@ -111,12 +111,12 @@ class Cost(NamedTuple):
             [field, *(_written(getattr(v, field)) for v in self.variants)]
             for field in Variant._fields[1:]
         ]
-        text = _table(rows)
+        table = text.aligned(rows)
         if not self.csr:
-            return text
+            return table
         rows = [["kernel", *Csr._fields[1:]]]
         rows += [list(map(_written, row)) for row in self.csr]
-        return f"{text}\n\n{_table(rows)}"
+        return f"{table}\n\n{text.aligned(rows)}"
 
 
 def cost(
@@ -306,14 +306,3 @@ def _written(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else value
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    )

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snipjax import masks, models, pruning, saliency
-from snipjax._src import names, trees
+from snipjax._src import text, trees
 from tests.conftest import largest_by_sorting
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore:no connection of")
@@ -38,7 +38,7 @@ def ones(shapes: Shapes) -> dict[str, np.ndarray]:
 
 def in_order(params: chex.ArrayTree) -> list[str]:
     found = [name for name, _ in trees.named_leaves(params)]
-    return sorted(found, key=names.natural_order)
+    return sorted(found, key=text.natural_order)
 
 
 def kept(densities: dict[str, float], params: dict[str, np.ndarray]) -> float:
