@@ -29,8 +29,6 @@ _SCORED_LOSS = {"inference": training.inference_loss, "batch": training.batch_lo
 
 
 class Keys(NamedTuple):
-    """The sources of randomness of an experiment's parts."""
-
     scored_init: chex.PRNGKey  # the sample that saliency is computed on
     saliency_batch: chex.PRNGKey
     criterion: chex.PRNGKey
@@ -58,7 +56,6 @@ class Setup(NamedTuple):
     whole: Any = None
 
     def placement(self, seeds: range) -> Placement:
-        """Returns the place of the networks of some seeds."""
         like = abstract_state(self)
         if self.mesh is None:
             assert self.arrays is not None
@@ -72,13 +69,11 @@ class Setup(NamedTuple):
 
 
 def algorithm(setup: Setup) -> tuple[Callable[..., Any], ...]:
-    """Returns the functions ``score``, ``start`` and ``saliency_batch`` of a setup."""
     functions = score, start, saliency_batch
     return tuple(functools.partial(function, setup) for function in functions)
 
 
 def make_keys(seed: chex.Numeric) -> Keys:
-    """Returns the keys of an experiment's parts."""
     return _split(jax.random.key(seed))
 
 

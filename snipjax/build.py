@@ -268,7 +268,6 @@ def loss(config: ConfigDict) -> Callable[..., Any]:
 
 
 def augment(config: ConfigDict) -> training.Augment | None:
-    """Returns the augmentation of preprocessed images, if there is any."""
     from snipjax import training
 
     flip, translate = config.train.flip, config.train.translate

@@ -116,7 +116,6 @@ def next_steps(workdir: Path) -> list[str]:
 
 
 def is_study(config: ConfigDict) -> bool:
-    """Returns whether a configuration is of a study, with fields of its own."""
     return "study" in config
 
 

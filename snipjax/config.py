@@ -94,7 +94,6 @@ def check_types(config: Any, table: Sequence[Field]) -> None:
 
 
 def is_large(config: ConfigDict) -> bool:
-    """Returns whether an experiment is on a mesh, or reads a stream."""
     return bool(config.mesh or config.dataset.stream)
 
 

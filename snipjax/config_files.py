@@ -8,7 +8,6 @@ DIRECTORY = Path(__file__).parent / "configs"
 
 
 def names() -> list[str]:
-    """Returns the names of the configurations that come with snipjax."""
     return sorted(path.stem for path in DIRECTORY.glob("*.py"))
 
 

@@ -124,7 +124,6 @@ class SavedWork(NamedTuple):
     progress: loop.Progress = loop.Progress()
 
     def started(self, state: TrainState) -> "SavedWork":
-        """Returns the work with the state before the first step."""
         seconds = time.monotonic() - self.since
         return self._replace(state=state, progress=loop.Progress(seconds=seconds))
 
@@ -188,7 +187,6 @@ def check_seeds(
 
 
 def all_seeds(config: ConfigDict) -> range:
-    """Returns the seeds of all networks of a run."""
     return range(config.seed, config.seed + config.seeds)
 
 

@@ -64,7 +64,6 @@ def rows_by_network(row: loop.Row) -> list[dict[str, Any]]:
 def summarize(
     setup: Setup, networks: Sequence[Mapping[str, Any]], command: str | None = None
 ) -> dict[str, Any]:
-    """Returns the result of a run."""
     config, first = setup.config, networks[0]
     params = jax.eval_shape(setup.init, jax.random.key(0), config.init.trained)[
         "params"
@@ -119,7 +118,6 @@ def summary(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def digest(params: chex.ArrayTree) -> str:
-    """Returns the SHA-256 of the parameters' bytes in tree order, as hex digits."""
     sha = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         sha.update(distributed.on_host(leaf).tobytes())
@@ -127,7 +125,6 @@ def digest(params: chex.ArrayTree) -> str:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Prints a result: the layers of a network, and the figures of all."""
     networks = result["networks"]
     if len(networks) == 1:
         layers = sorted(

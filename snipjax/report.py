@@ -8,7 +8,6 @@ from typing import Any
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the report of the command line's runs; returns the exit code."""
     parser = argparse.ArgumentParser(
         "python -m snipjax.report",
         description="Gathers runs into one HTML page and a Markdown file.",

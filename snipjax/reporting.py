@@ -131,7 +131,6 @@ def sample_scores(
 def write_masks(
     place: Placement, mask: chex.ArrayTree, session: Session, name: str = rundir.MASK
 ) -> None:
-    """Writes the mask of each network into its directory."""
     for seed, one in zip(place.seeds, place.networks(mask)):
         directory = session.output / f"seed-{seed}"
         directory.mkdir(exist_ok=True)

@@ -27,7 +27,6 @@ def _choose_of_each(
 def choose(
     config: ConfigDict, key: chex.PRNGKey, labels: chex.Array, num_classes: int
 ) -> chex.Array:
-    """Returns the indices of the examples that a configuration asks for."""
     prune = config.prune
     if prune.per_class:
         number = prune.per_class * prune.num_batches
@@ -44,7 +43,6 @@ def scorable(config: ConfigDict, labels: chex.Array) -> np.ndarray:
 
 
 def check_number(config: ConfigDict, dataset: data.Dataset) -> None:
-    """Checks that there are as many examples as a batch takes."""
     training.epoch_length(len(dataset.train), config.train.batch_size)
     size, count = config.prune.batch_size, config.prune.num_batches
     available, of_class, name = len(dataset.train), "", "batch_size"

@@ -35,7 +35,6 @@ class SmallModel(NamedTuple):
         train: bool = False,
         mutable: Any = False,
     ) -> Any:
-        """Returns what the module would, from its smaller variables."""
         call = functools.partial(self.model.apply, train=train, mutable=mutable)
         return self.removed.function(call)(_both(variables), images)
 

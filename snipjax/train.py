@@ -17,7 +17,6 @@ from snipjax import extra
 
 
 def define_flags() -> None:
-    """Defines the flags of the command line."""
     from absl import flags
     from ml_collections import config_flags
 
@@ -38,7 +37,6 @@ def define_flags() -> None:
 
 
 def main() -> NoReturn:
-    """Runs the command line of this process."""
     try:
         extra.check_installed()
     except ValueError as error:

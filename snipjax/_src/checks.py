@@ -88,7 +88,6 @@ def check_loss(loss: Any) -> None:
 def check_same_structure(
     tree: chex.ArrayTree, like: chex.ArrayTree, noun: str, like_noun: str
 ) -> None:
-    """Raises a ``ValueError`` if the two pytrees differ in structure."""
     treedef: Any = jax.tree.structure(tree)
     like_treedef: Any = jax.tree.structure(like)
     if treedef == like_treedef:
@@ -129,7 +128,6 @@ def _difference(ours: Any, theirs: Any) -> str:
 def check_same_shapes(
     tree: chex.ArrayTree, like: chex.ArrayTree, noun: str, like_noun: str
 ) -> None:
-    """Raises a ``ValueError`` if the two pytrees differ in structure or shapes."""
     check_same_structure(tree, like, noun, like_noun)
     pairs = zip(trees.named_leaves(tree), jax.tree.leaves(like))
     for (name, leaf), other in pairs:
@@ -141,7 +139,6 @@ def check_same_shapes(
 
 
 def check_positive_integer(value: Any, noun: str) -> None:
-    """Raises a ``ValueError`` unless the value is an integer of at least 1."""
     is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_integer or value < 1:
         raise ValueError(f"{noun} is {value!r}; it must be an integer of at least 1")

@@ -37,7 +37,6 @@ class Params(dict[str, chex.Array]):
 
 
 def norm(name: str, path: str) -> Layouts:
-    """Returns the layouts of a layer norm."""
     return {
         f"{name}.weight": Layout("width", (f"{path}/scale",)),
         f"{name}.bias": Layout("width", (f"{path}/bias",)),
@@ -126,7 +125,6 @@ def make_tensors(
 
 
 def flatten(params: chex.ArrayTree) -> Params:
-    """Returns params by their paths, as ``block_0/query/kernel``."""
     return Params(flax.traverse_util.flatten_dict(params, sep="/"))
 
 

@@ -333,7 +333,6 @@ def _allocated(
     prunable: Prunable,
     ratio: Callable[[tuple[int, ...]], float],
 ) -> Densities:
-    """Returns densities in the ratios of the leaves' shapes."""
     leaves = _Leaves(params, sparsity, prunable)
     return leaves.tree(leaves.filled([ratio(shape) for shape in leaves.shapes], {}))
 

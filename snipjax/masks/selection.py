@@ -35,8 +35,6 @@ _SAMPLE = 2**16
 
 
 class Hints(NamedTuple):
-    """Guesses from a sample of the keys."""
-
     first: chex.Array  # the keys to guess first
     number: chex.Array  # how many of them are of use
     levels: chex.Array  # the sample

@@ -133,7 +133,6 @@ class Layer:
 
 
 def abstract(atom: Any) -> jax.ShapeDtypeStruct:
-    """Returns the shape and dtype of a variable."""
     return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
 
 

@@ -105,7 +105,6 @@ class Network:
 
 
 def trace(problem: Problem) -> Network:
-    """Returns the network of a problem's loss, ``(params, batch) -> (loss, Aux)``."""
     return Network(problem.loss, problem.params, problem.example_batch())
 
 

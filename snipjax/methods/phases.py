@@ -190,7 +190,6 @@ class SparsePhase(Phase):
 
         @jax.jit
         def start(params: chex.ArrayTree, mask: chex.ArrayTree) -> SparseState:
-            """Returns the carry before the first step."""
             params = masks.apply(mask, params)
             return SparseState(params, optim.sparse(optimizer, mask).init(params))
 

@@ -194,7 +194,6 @@ class Outcome(NamedTuple):
 
 
 def joined(*histories: History) -> History:
-    """Returns one history of several, in their order."""
     return History(
         rows=sum((history.rows for history in histories), ()),
         prunes=sum(history.prunes for history in histories),

@@ -31,8 +31,6 @@ class Rounds(Settings):
 
 
 class Round(NamedTuple):
-    """A round of pruning: its number, the sparsity to reach, and a key of its own."""
-
     number: int
     sparsity: float
     key: chex.PRNGKey

@@ -78,8 +78,6 @@ class Posterior(NamedTuple):
 
 
 class State(NamedTuple):
-    """The carry of training."""
-
     step: chex.Array  # int32 scalar
     posterior: Posterior
     opt_state: optax.OptState
@@ -192,7 +190,6 @@ def sparse_vd(
 def initial_posterior(
     params: chex.ArrayTree, mask: chex.ArrayTree, log_variance: float
 ) -> Posterior:
-    """Returns a posterior around trained weights, with noise on the prunable ones."""
     leaves = zip(trees.named_leaves(params), jax.tree.leaves(mask))
     log_variances = {
         name: jnp.full_like(leaf, log_variance)
@@ -263,7 +260,6 @@ def noisy_loss(
 
 
 def log_alpha(mean: chex.Array, log_variance: chex.Array) -> chex.Array:
-    r"""Returns :math:`\log \alpha = \log \sigma^2 - \log \theta^2`."""
     return log_variance - jnp.log(jnp.square(mean) + _EPSILON)
 
 
@@ -286,7 +282,6 @@ def kl_from_log_alpha(log_alpha: chex.Array) -> chex.Array:
 
 
 def kl_divergence(posterior: Posterior) -> chex.Array:
-    """Returns the sum of the KL divergences of all weights with noise."""
     means = dict(trees.named_leaves(posterior.means))
     terms = [
         jnp.sum(kl_from_log_alpha(log_alpha(means[name], log_variance)))

@@ -86,8 +86,6 @@ class SWS(Settings):
 
 
 class State(NamedTuple):
-    """The carry of training."""
-
     params: chex.ArrayTree
     free: Free
     opt_state: optax.OptState

@@ -186,7 +186,6 @@ def situation(
     fraction: chex.Array,
     extra_args: dict[str, Any],
 ) -> Move:
-    """Returns the situation of a move in an update."""
     key = None if state.key is None else jax.random.fold_in(state.key, state.step)
     return Move(
         state.mask,
@@ -222,7 +221,6 @@ def fraction_schedule(
 
 
 def no_change() -> Info:
-    """Returns the information of an update without a move."""
     return Info(jnp.array(False), jnp.float32(0), jnp.int32(0), jnp.int32(0))
 
 
@@ -240,7 +238,6 @@ def unmoved(state: Any, *inputs: chex.ArrayTree) -> tuple[Mask, Info]:
 
 
 def change(old: Mask, new: Mask, fraction: chex.Array) -> Info:
-    """Returns the information of an update with a move."""
 
     def number(test: Callable[[chex.Array, chex.Array], chex.Array]) -> chex.Array:
         counts = jax.tree.map(lambda o, n: jnp.sum(test(o, n)), old, new)
@@ -251,7 +248,6 @@ def change(old: Mask, new: Mask, fraction: chex.Array) -> Info:
 
 
 def check_params(params: Any) -> None:
-    """Raises a ``ValueError`` if the update of a moving mask has no params."""
     if params is None:
         raise ValueError(
             "params is None, but a mask moves by the params; pass them: "

@@ -118,7 +118,6 @@ class Items:
         self.mask = jax.tree.map(lambda kept: kept > 0, self.sums(self._like))
 
     def sums(self, scores: Scores) -> Scores:
-        """Returns the scores of the items."""
         if self._structure is None or self.has_own_density:
             return scores
         found: list[Scores] = []
@@ -210,7 +209,6 @@ def by_leaf(
 
 
 def count(leaves: Sequence[chex.Array]) -> chex.Array:
-    """Returns the number of true entries of all leaves, uint32."""
     return functools.reduce(
         jnp.add, [jnp.sum(leaf, dtype=jnp.uint32) for leaf in leaves]
     )

@@ -26,7 +26,6 @@ from snipjax.results.words import (
 
 
 def conclusion(table: pd.DataFrame) -> list[str]:
-    """Returns sentences on all rows of a table together."""
     rows = [row for row in table.itertuples() if not math.isnan(row.error)]
     if not rows:
         return ["No run has a test error yet, so nothing can be concluded."]
@@ -46,7 +45,6 @@ def conclusion(table: pd.DataFrame) -> list[str]:
 
 
 def against_published(rows: Sequence[Row]) -> list[str]:
-    """Returns sentences that compare rows with the published figures."""
     compared = [row for row in rows if not math.isnan(row.difference)]
     if not compared:
         return ["None of the rows has a published figure to be compared with."]

@@ -48,7 +48,6 @@ def plot_curve(axes: Axes, steps: Any, values: Any, **style: Any) -> bool:
 
 
 def styles(count: int) -> list[dict[str, Any]]:
-    """Returns colors and markers of a number of lines."""
     colors: Any = COLORS
     if count > len(COLORS):
         colors = matplotlib.colormaps["turbo"]((np.arange(count) + 0.5) / count)
@@ -82,7 +81,6 @@ def set_legend(figure: Figure) -> None:
 
 
 def heights(axes: Axes) -> list[float]:
-    """Returns the vertical coordinates of all lines."""
     return [x for line in axes.lines for x in np.asarray(line.get_ydata()).tolist()]
 
 

@@ -120,7 +120,6 @@ def report(
 
 
 def about(networks: pd.DataFrame) -> str:
-    """Returns a sentence on the networks of a page, and the devices they ran on."""
     trained = words.counted(summary.count_trained(networks), "trained network")
     devices = networks.get("device", pd.Series(dtype=str)).dropna().unique()
     where = f" on {words.listed(sorted(devices))}" if len(devices) else ""
@@ -256,7 +255,6 @@ def _published_lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def properties(method: published.Method) -> dict[str, str]:
-    """Returns the properties of a method in the SNIP paper's table 1."""
     return {
         "Criterion": method.criterion,
         "Needs pretraining": method.pretraining,

@@ -27,20 +27,17 @@ class Picture(NamedTuple):
 def drawn(
     caption: str, draw: Callable[..., None], *args: Any, **kwargs: Any
 ) -> Picture:
-    """Returns a picture that a function draws."""
     file = io.BytesIO()
     draw(*args, file, **kwargs)
     return Picture(_data_uri(file.getvalue(), "svg+xml"), caption)
 
 
 def in_directory(path: Path) -> list[Picture]:
-    """Returns the PNG files of a directory."""
     files = sorted(path.glob("*.png"))
     return [Picture(_data_uri(file.read_bytes(), "png"), file.name) for file in files]
 
 
 def of_rows(table: pd.DataFrame, metrics: pd.DataFrame) -> list[Picture]:
-    """Returns pictures of the rows of a table."""
     pictures = []
     rows = list(table.itertuples())
     for group in by_network(row for row in rows if not row.random_labels):

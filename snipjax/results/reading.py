@@ -63,7 +63,6 @@ def read(*paths: Path | str) -> pd.DataFrame:
 
 
 def networks(runs: Iterable[Run]) -> pd.DataFrame:
-    """Returns the networks of runs as a table, a row for each."""
     rows = []
     for run in runs:
         of_run = dict(run.result or {})
@@ -105,7 +104,6 @@ def read_metrics(*paths: Path | str) -> pd.DataFrame:
 
 
 def metrics(runs: Iterable[Run]) -> pd.DataFrame:
-    """Returns the evaluations of runs as a table, a row for each network."""
     tables = [
         tidy(rundir.read_metrics(run.path)).assign(directory=str(run.path))
         for run in runs
@@ -138,7 +136,6 @@ def tidy(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _at(row: Mapping[str, Any], place: int) -> dict[str, Any]:
-    """Returns a line of ``metrics.jsonl`` with the values of one of its networks."""
     return {k: v[place] if isinstance(v, list) else v for k, v in row.items()}
 
 

@@ -60,7 +60,6 @@ def lines(table: pd.DataFrame) -> list[Mapping[str, str]]:
 
 
 def count_trained(networks: pd.DataFrame) -> int:
-    """Returns how many networks took a step of training."""
     return int((networks["steps"] > 0).sum()) if len(networks) else 0
 
 

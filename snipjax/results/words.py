@@ -15,12 +15,10 @@ _METHODS = {
 
 
 def plain(value: float, form: str = ".2f") -> str:
-    """Returns a number with two digits, and a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:{form}}"
 
 
 def signed(value: float) -> str:
-    """Returns a number with its sign and two digits, and a dash for NaN."""
     return plain(value, "+.2f")
 
 
@@ -77,17 +75,14 @@ def flag_value(value: Any) -> str:
 
 
 def network_name(model: str) -> str:
-    """Returns the published name of a network."""
     return published.NETWORKS.get(model, model)
 
 
 def dataset_name(dataset: str) -> str:
-    """Returns the name of a data set in prose."""
     return DATASETS.get(dataset, dataset)
 
 
 def method_name(method: str) -> str:
-    """Returns the name of a configuration's method in prose."""
     return _METHODS.get(method) or published.NAMES.get(method, method)
 
 
@@ -104,7 +99,6 @@ def label(row: Any) -> str:
 
 
 def on_data(row: Any) -> str:
-    """Returns the network and the data set of a row."""
     return f"{network_name(row.model)} on {dataset_name(row.dataset)}"
 
 

@@ -141,12 +141,10 @@ def apply_rule(equation: Any, operands: list[Axes]) -> tuple[list[Axes], list[Ax
 
 
 def is_whole(axes: Axes) -> bool:
-    """Returns whether nothing is gone."""
     return all(axis is None for axis in axes)
 
 
 def is_same(a: Axes, b: Axes) -> bool:
-    """Returns whether the same positions are gone."""
     return all(
         x is y or (x is not None and y is not None and np.array_equal(x, y))
         for x, y in zip(a, b)

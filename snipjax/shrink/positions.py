@@ -33,8 +33,6 @@ class Site(NamedTuple):
 
 
 class Verbs(Protocol):
-    """The verbs of the rules."""
-
     def fix(self, axis: Axis) -> Axis:
         """Says that no position of an axis may go."""
 
@@ -96,7 +94,6 @@ class Labels:
         self.is_of_parameters = False  # whether an operation has no others
 
     def new(self, size: int, is_zero: bool = True) -> np.ndarray:
-        """Returns codes of new labels."""
         first, self.number = self.number, self.number + size
         if self.number > len(self._parents):
             more = np.arange(len(self._parents), 2 * self.number)

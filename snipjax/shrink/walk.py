@@ -47,7 +47,6 @@ class Walk:
     repeats: int = 1
 
     def run(self, jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
-        """Returns the results of a jaxpr."""
         averages = means(jaxpr)
 
         def step(equation: Any, operands: list[Value]) -> list[Value]:

@@ -18,7 +18,6 @@ from rich.table import Column, Table
 
 
 def say(message: str) -> None:
-    """Prints a line about the progress of the work."""
     Console(highlight=False, soft_wrap=True).print(message, markup=False)
 
 
@@ -39,7 +38,6 @@ def show_table(
 
 
 def percent(value: float | None) -> str:
-    """Returns an error in percent as text, or a dash for None."""
     return "-" if value is None else f"{value:.2f}"
 
 
@@ -71,7 +69,6 @@ class TrainingProgress:
 
 @contextmanager
 def training_progress(total: int, start: int) -> Iterator[TrainingProgress]:
-    """Yields the progress display of a training run."""
     progress = Progress(
         TextColumn("training"),
         # Where a terminal is narrow, it is not the figures that are cut.

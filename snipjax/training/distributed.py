@@ -112,7 +112,6 @@ def on_host(array: chex.Array) -> np.ndarray:
 
 
 def any_of(value: bool) -> bool:
-    """Returns whether a value is true in any process."""
     return bool(np.any(_of_all(np.array(value))))
 
 

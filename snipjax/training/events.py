@@ -67,7 +67,6 @@ class WandbRun:
             )
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Sends the scalars of a step."""
         with self._errors():
             self._run.log(dict(scalars), step=step)
 

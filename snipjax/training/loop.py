@@ -217,7 +217,6 @@ def _fetched(metrics: Metrics) -> Metrics:
 
 
 def _means(metrics: Metrics) -> tuple[float, float]:
-    """Returns the mean loss and error (in percent) over networks."""
     loss, error = _fetched(metrics)
     return float(loss.mean()), 100 * float(error.mean())
 

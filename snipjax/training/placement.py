@@ -31,7 +31,6 @@ Sparse = Callable[
 def static(
     inner: optax.GradientTransformation, mask: chex.ArrayTree, key: chex.PRNGKey
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer of a network whose mask stays."""
     del key
     return optim.sparse(inner, mask)
 
@@ -53,7 +52,6 @@ class Task(NamedTuple):
     sparse: Sparse = static
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """Returns the state after one step on a prepared batch, and its metrics."""
         return train_step(
             state,
             batch,
@@ -92,10 +90,8 @@ class Placement(NamedTuple):
 
 
 def variables(state: Any) -> dict[str, chex.ArrayTree]:
-    """Returns the variables of a state: parameters and batch statistics."""
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def snapshot(state: TrainState) -> dict[str, chex.ArrayTree]:
-    """Returns a copy of the variables of a state."""
     return jax.tree.map(lambda x: jnp.array(x, copy=True), variables(state))

@@ -64,7 +64,6 @@ class Session(NamedTuple):
         return rundir.read_json(path) if distributed.any_of(path.exists()) else None
 
     def write(self, name: str, value: Any) -> None:
-        """Writes a value as a JSON file of the run."""
         rundir.write_json(self.output / name, value)
 
 

@@ -90,7 +90,6 @@ def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a value that every device has."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -142,7 +141,6 @@ def constrained(mesh: Mesh, tree: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def abstract(mesh: Mesh, tree: chex.ArrayTree) -> Any:
-    """Returns shapes, dtypes and shardings of a pytree on a mesh."""
     return jax.tree.map(
         lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
         tree,

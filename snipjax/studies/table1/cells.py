@@ -79,7 +79,6 @@ class Cell(NamedTuple):
 
     @property
     def dense(self) -> "Cell":
-        """Returns the cell of the dense network with the same seed."""
         return self._replace(method="dense", sparsity=0.0)
 
 

@@ -112,7 +112,6 @@ def rows(config: ConfigDict, workdir: Path) -> pd.DataFrame:
 
 
 def show(table: pd.DataFrame) -> None:
-    """Prints the figures of every network, method and sparsity."""
     lines = _texts([line(row) for row in table.itertuples()])
     print(lines[[name for name in _SHOWN if name in lines]].to_string(index=False))
 
