@@ -24,6 +24,7 @@ from jax import lax
 from benchmarks import timing
 from snipjax import ops
 from snipjax.ops import patches, winograd
+from snipjax.shrink.cost import times_in_turns
 
 Function = Callable[..., chex.Array]
 
@@ -148,7 +149,7 @@ def _forms(layer: Layer) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def _layer_rows(layer: Layer, repeats: int) -> Iterator[timing.Row]:
     names, functions = zip(*_forms(layer))
-    *seconds, against = timing.alternating(functions, repeats)
+    *seconds, against = times_in_turns(functions, repeats)
     for form, times in zip(names, seconds):
         yield timing.row(f"{layer.name}: {form}", "lax", times, against)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from benchmarks import networks, timing
 from snipjax import masks, models, optim, training
+from snipjax.shrink.cost import times_in_turns
 from snipjax.training import side_by_side
 
 NAME, SEEDS, STEPS, EPOCHS = "lenet_300_100", 20, 270, 20
@@ -128,7 +129,7 @@ def main() -> None:
     run = functools.partial(seconds_of_run, parser.parse_args().data_dir)
     forms = dispatches()
     functions = [forms[name]() for name in ("one alone", "as a run", "jax.vmap")]
-    one, as_run, vmapped = timing.alternating(functions, repeats=7)
+    one, as_run, vmapped = times_in_turns(functions, repeats=7)
     twenty = [SEEDS * seconds for seconds in one]
     name = f"{STEPS} steps of {SEEDS} {NAME}"
     rows = [

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from snipjax.shrink.cost import times_in_turns
 from snipjax.training import console
 
 _PACKAGES = ("snipjax", "jax", "jaxlib", "flax", "optax", "numpy", "torch")
@@ -27,24 +27,6 @@ class Row(NamedTuple):
     ratio: float  # of the medians
     spread: tuple[float, float]  # least and largest ratio of neighbours in time
     target: float | None  # at most; None where the row is for information
-
-
-def alternating(
-    functions: Sequence[Callable[[], Any]], repeats: int
-) -> list[list[float]]:
-    """Returns seconds of each function's calls, taken in turn after a warm-up.
-
-    A function's result is waited for.
-    """
-    for function in functions:
-        jax.block_until_ready(function())
-    seconds: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats):
-        for function, times in zip(functions, seconds):
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            times.append(time.perf_counter() - start)
-    return seconds
 
 
 def compare(
@@ -68,7 +50,7 @@ def compare(
     functions = [repeated(function, calls) for _, function in (measured, against)]
     times, against_times = (
         [seconds / calls for seconds in series]
-        for series in alternating(functions, repeats)
+        for series in times_in_turns(functions, repeats)
     )
     return row(measured[0], against[0], times, against_times, target)
 

@@ -283,9 +283,7 @@ def mean_loss(loss_fn: LossFn) -> LossFn:
     """
 
     def checked(params: chex.ArrayTree, batch: Any) -> chex.Array:
-        loss = loss_fn(params, batch)
-        checks.check_loss(loss)
-        return loss
+        return checks.check_loss(loss_fn(params, batch))
 
     def apart(params: chex.ArrayTree, batch: Any) -> tuple[chex.ArrayTree, Any]:
         # The barrier keeps casts of the parameters inside the loop, one at a time.

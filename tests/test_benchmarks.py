@@ -8,11 +8,12 @@ import pytest
 
 from benchmarks import scale, tables, timing
 from snipjax import masks
+from snipjax.shrink.cost import times_in_turns
 
 
 def test_functions_take_turns_after_a_warm_up() -> None:
     calls: list[str] = []
-    series = timing.alternating(
+    series = times_in_turns(
         (lambda: calls.append("a"), lambda: calls.append("b")), repeats=3
     )
     assert calls == ["a", "b"] * 4

@@ -64,8 +64,8 @@ def check_leading_axis(batch: Any) -> int:
     return int(length[0])
 
 
-def check_loss(loss: Any) -> None:
-    """Raises a ``ValueError`` for a loss that is no floating-point scalar."""
+def check_loss(loss: Any) -> chex.Array:
+    """Returns the loss, or raises a ``ValueError`` if it is no float scalar."""
     try:
         kind = jax.typeof(loss)
     except (TypeError, ValueError):
@@ -83,6 +83,7 @@ def check_loss(loss: Any) -> None:
             f"loss_fn returned dtype {kind.dtype}, which has no gradient; "
             "return a floating-point scalar"
         )
+    return loss
 
 
 def check_same_structure(

@@ -76,11 +76,9 @@ def by_group(
             )
         treedef = jax.tree.structure(scores)
         mask = jax.tree.unflatten(treedef, [jnp.array(True) for _ in names])
-        for one in {g if g in sparsities else None: None for g in found.values()}:
-            in_group = [
-                n in found and (found[n] if found[n] in sparsities else None) == one
-                for n in names
-            ]
+        groups = {n: g if g in sparsities else None for n, g in found.items()}
+        for one in dict.fromkeys(groups.values()):
+            in_group = [n in groups and groups[n] == one for n in names]
             budget = sparsity if one is None else sparsities[one]
             part = select(scores, budget, jax.tree.unflatten(treedef, in_group))
             mask = jax.tree.map(lambda m, p: p if jnp.ndim(p) else m, mask, part)

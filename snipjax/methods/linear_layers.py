@@ -122,13 +122,12 @@ class Layer:
         """Returns the number of every output's unit."""
         shape = abstract(self.eqn.outvars[0]).shape
         if self.is_convolution:
-            first, last = self.eqn.params["dimension_numbers"].out_spec[1], None
-            last = first + 1
+            dimensions = [self.eqn.params["dimension_numbers"].out_spec[1]]
         else:
             units = len(self.kernel_dimensions()[1])
             first = 0 if self.side == 0 else len(shape) - units
-            last = first + units
-        ones = [n if first <= d < last else 1 for d, n in enumerate(shape)]
+            dimensions = [*range(first, first + units)]
+        ones = [n if d in dimensions else 1 for d, n in enumerate(shape)]
         return np.broadcast_to(np.arange(math.prod(ones)).reshape(ones), shape)
 
 

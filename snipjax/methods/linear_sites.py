@@ -5,6 +5,7 @@ the sum with another parameter as its bias. A method can look at the inputs of e
 layer and replace its outputs, whatever library the loss is written with.
 """
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -222,15 +223,12 @@ class _Reader:
             new = call.layer
             moves = [(eqn.primitive.name, eqn.params) for eqn in new.moves]
             kind = (new.eqn.primitive.name, new.kernel_dimensions(), moves)
-            layer = layers.setdefault(repr((new.kernel, new.bias, kind)), new)
-            call.layer = layer
-            if layer is new:
-                for other in layers.values():
-                    for leaf in (new.kernel, new.bias):
-                        if leaf is None or other is new:
-                            continue
-                        if leaf in (other.kernel, other.bias):
-                            self.others.setdefault(leaf, "two different layers")
+            call.layer = layers.setdefault(repr((new.kernel, new.bias, kind)), new)
+        pairs = [(layer.kernel, layer.bias) for layer in layers.values()]
+        uses = collections.Counter(leaf for pair in pairs for leaf in pair)
+        for leaf, number in uses.items():
+            if number > 1 and leaf is not None:
+                self.others.setdefault(leaf, "two different layers")
         for layer in layers.values():
             name = names[layer.kernel]
             parent = name.rpartition("/")[0]

@@ -98,9 +98,8 @@ def fisher_diagonal(
     params = jax.tree.map(jnp.asarray, params)
 
     def loss_of(params: chex.ArrayTree, entry: Any) -> chex.Array:
-        loss = loss_fn(params, jax.tree.map(lambda x: jnp.expand_dims(x, 0), entry))
-        checks.check_loss(loss)
-        return loss
+        batch_of_one = jax.tree.map(lambda x: jnp.expand_dims(x, 0), entry)
+        return checks.check_loss(loss_fn(params, batch_of_one))
 
     def add(total: chex.ArrayTree, entry: Any) -> tuple[chex.ArrayTree, None]:
         gradient = jax.grad(loss_of)(params, entry)

@@ -60,9 +60,7 @@ def sensitivity(
         )
 
     def loss_of_mask(mask: chex.ArrayTree) -> chex.Array:
-        loss = loss_fn(jax.tree.map(_connect, mask, params), batch)
-        checks.check_loss(loss)
-        return loss
+        return checks.check_loss(loss_fn(jax.tree.map(_connect, mask, params), batch))
 
     # Compiled, the ones and the products with them are no arrays: XLA leaves
     # dL/dc = dL/dw * w, taken a leaf at a time.

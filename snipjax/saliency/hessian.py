@@ -39,9 +39,7 @@ def gradient_and_product(
 
     def loss_of(wide: chex.ArrayTree) -> chex.Array:
         narrow = jax.tree.map(lambda v, w: v.astype(w.dtype), wide, params)
-        loss = loss_fn(narrow, batch)
-        checks.check_loss(loss)
-        return loss
+        return checks.check_loss(loss_fn(narrow, batch))
 
     gradient = jax.grad(loss_of)
 

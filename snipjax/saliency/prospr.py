@@ -136,9 +136,7 @@ def _scores(
 
     def loss_of(wide: chex.ArrayTree, part: Any) -> chex.Array:
         narrow = jax.tree.map(lambda v, w: v.astype(w.dtype), wide, params)
-        loss = loss_fn(narrow, part)
-        checks.check_loss(loss)
-        return loss
+        return checks.check_loss(loss_fn(narrow, part))
 
     def step(carry: Any, part: Any) -> tuple[Any, None]:
         wide, velocity = carry

@@ -159,7 +159,7 @@ def cost(
     """
     found = units(apply_fn, params, *inputs)
     gone = removed(found, mask)
-    masked, everything = masks.apply(mask, params), masks.ones(params, _nothing)
+    masked, everything = masks.apply(mask, params), masks.ones(params, lambda *_: False)
     small_apply, small_params = gone.function(apply_fn), gone.params(masked)
     small = units(small_apply, small_params, *inputs)
     forms = (
@@ -201,10 +201,6 @@ class _Form(NamedTuple):
     params: chex.ArrayTree
     mask: Mask
     units: Units
-
-
-def _nothing(path: Any, leaf: Any) -> bool:
-    return False
 
 
 def _step(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,6 +249,13 @@ def seconds_in_turns(
       >>> len(seconds)
       2
     """
+    return list(map(statistics.median, times_in_turns(functions, repeats)))
+
+
+def times_in_turns(
+    functions: Sequence[Callable[[], Any]], repeats: int
+) -> list[list[float]]:
+    """Returns seconds of each function's calls, which take turns after a warm-up."""
     times: list[list[float]] = [[] for _ in functions]
     for function in functions:
         jax.block_until_ready(function())
@@ -261,7 +264,7 @@ def seconds_in_turns(
             began = time.perf_counter()
             jax.block_until_ready(function())
             found.append(time.perf_counter() - began)
-    return list(map(statistics.median, times))
+    return times
 
 
 def _variant(form: _Form, *measured: Any) -> Variant:

@@ -76,9 +76,9 @@ class Walk:
             return self._scan(params, operands)
         is_parameter = all(value.is_parameter for value in operands)
         is_constant = all(value.is_constant for value in operands)
-        results: list[Axes]
         shapes = [variable.aval.shape for variable in equation.outvars]
-        number, results = None, [(None,) * len(shape) for shape in shapes]
+        number: float | None = None
+        results: list[Axes] = [(None,) * len(shape) for shape in shapes]
         if name in RULES:
             numbers = [value.number for value in operands]
             taken = [atom.aval.shape for atom in equation.invars]

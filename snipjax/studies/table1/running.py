@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from snipjax import assembly, experiment
 from snipjax import config as configs
+from snipjax.io import arrays
 from snipjax.results import reading
 from snipjax.studies.table1 import page
 from snipjax.studies.table1.cells import (
@@ -131,9 +132,9 @@ def _check_settings(config: ConfigDict, workdir: Path, asked: list[str]) -> None
 
 def _check_finite(cell: Cell, directory: Path) -> None:
     """Raises an error for a network that diverged, so that none starts from it."""
-    with np.load(directory / f"seed-{cell.seed}" / "params.npz") as arrays:
-        if all(np.isfinite(arrays[name]).all() for name in arrays):
-            return
+    params = arrays.read_named(directory / f"seed-{cell.seed}" / rundir.PARAMS)
+    if all(np.isfinite(array).all() for array in params.values()):
+        return
     own = [name for name in configs.default().get(cell.method, {}) if "rate" in name]
     rate = "snip_learning_rate" if cell.method == "snip" else "learning_rate"
     fields = [f"{cell.method}.{name}" for name in own] or [f"{cell.network}.{rate}"]
