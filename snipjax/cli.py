@@ -70,19 +70,17 @@ def main(argv: list[str], description: str) -> int:
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        message = str(error).strip()
+        if isinstance(error, RuntimeError):
+            if "RESOURCE_EXHAUSTED" not in message:
+                raise
+            message = (
+                "the device has too little memory; lower config.train.batch_size, or "
+                f"config.seeds if it is above 1 ({message})"
+            )
         # Lines after the first may be commands to paste, which one line would spoil.
-        lines = str(error).strip().replace("\n", "\n  ")
-        print(f"train.py: {lines}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        print(
-            "train.py: the device has too little memory; lower "
-            f"config.train.batch_size, or config.seeds if it is above 1 ({error})",
-            file=sys.stderr,
-        )
+        print("train.py: " + message.replace("\n", "\n  "), file=sys.stderr)
         return 2
     return 1 if is_study(config) and outcome else 0  # its failures
 

@@ -1,21 +1,9 @@
 """The methods of the SNIP paper's table 1, on any parameters and loss.
 
 Every method is a function ``(problem, sparsity, settings, pretrained) -> Outcome`` that
-prunes a trained network and trains what it keeps.
-
-Args:
-  problem: the network, its data and its training (:class:`Problem`), the user's own.
-  sparsity: the share of all prunable connections to remove, in [0, 1).
-  settings: the method's hyperparameters, the fields of a frozen dataclass.
-  pretrained: the outcome of :func:`dense` to start from; trained first if it is None.
-
-Returns:
-  The parameters of the evaluation with the least error on validation, the mask, and the
-  history, with the rows of dense training first (:class:`Outcome`).
-
-Raises:
-  ValueError: if the sparsity is out of range, or ``pretrained`` is of another network;
-    from the settings' own constructor, if a field is out of range.
+prunes a trained network and trains what it keeps. The history has the rows of dense
+training first. The constructor of the settings raises a ``ValueError`` for a field that
+is out of range.
 
 Example:
   .. code-block:: python

@@ -1,10 +1,4 @@
-"""Dynamic network surgery: connections are pruned, and spliced back where missed.
-
-The mask T is updated while training, with a probability that decays; all weights W,
-also those it hides, follow the gradient of the loss at W * T.
-
-Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016.
-"""
+"""Dynamic network surgery: connections are pruned, and spliced back where missed."""
 
 import dataclasses
 import functools
@@ -124,7 +118,7 @@ def dns(
         settings = methods.DNS(surgery=0.5, recovery=0.25)
         params, mask, history = methods.dns(problem, 0.95, settings)
 
-    Guo, Yao, Chen, NeurIPS 2016.
+    Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016.
     """
     pretrained = start(problem, sparsity, pretrained)
     params, mask = pretrained.params, masks.ones(pretrained.params, problem.prunable)

@@ -1,11 +1,4 @@
-"""Learning-compression: pruning as a constraint, by an augmented Lagrangian.
-
-Learning trains weights w that are drawn to a sparse network theta; compression takes
-theta to be the sparse network nearest to them. As the force grows, both meet.
-
-Carreira-Perpinan, Idelbayev, "Learning-Compression Algorithms for Neural Net Pruning",
-CVPR 2018.
-"""
+"""Learning-compression: pruning as a constraint, by an augmented Lagrangian."""
 
 import dataclasses
 import functools
@@ -114,7 +107,8 @@ def lc(
         settings = methods.LC(iterations=20)
         params, mask, history = methods.lc(problem, 0.95, settings)
 
-    Carreira-Perpinan, Idelbayev, CVPR 2018.
+    Carreira-Perpinan, Idelbayev, "Learning-Compression Algorithms for Neural Net
+    Pruning", CVPR 2018.
     """
     pretrained = start(problem, sparsity, pretrained)
     steps_of_l = problem.share(settings.learning)

@@ -1,13 +1,4 @@
-"""Learning weights and connections: magnitude pruning with each layer's threshold.
-
-The threshold of a layer is a quality parameter times the standard deviation of its
-weights. The paper chooses the quality of each layer by its sensitivity, less for
-smaller layers. Here it is proportional to the logarithm of the layer's size, and as
-large as leaves the connections that the round is to have.
-
-Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural
-Networks", NeurIPS 2015.
-"""
+"""Learning weights and connections: magnitude pruning with each layer's threshold."""
 
 import dataclasses
 import functools
@@ -54,8 +45,9 @@ def lwc(
     .. math:: |w| \le q \log(1 + n_l) \, \sigma_l
 
     with the size :math:`n_l` and the standard deviation :math:`\sigma_l` of the layer.
-    The quality :math:`q` of a round is the one that keeps exactly as many connections
-    as the round is to have.
+    The paper chooses the quality of each layer by its sensitivity, less for smaller
+    layers. Here :math:`q` is the one that keeps exactly as many connections as the
+    round is to have.
 
     Args:
       problem: the network, its data and its training.
@@ -82,7 +74,8 @@ def lwc(
         settings = methods.LWC(rounds=3)
         params, mask, history = methods.lwc(problem, 0.95, settings)
 
-    Han, Pool, Tran, Dally, NeurIPS 2015.
+    Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural
+    Networks", NeurIPS 2015.
     """
     weakest = functools.partial(weakest_removed, prunable=problem.prunable)
 

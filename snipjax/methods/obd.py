@@ -1,7 +1,4 @@
-"""Optimal brain damage: a trained network loses what its curvature says it can.
-
-LeCun, Denker, Solla, "Optimal Brain Damage", NIPS 1989.
-"""
+"""Optimal brain damage: a trained network loses what its curvature says it can."""
 
 import dataclasses
 import functools

@@ -15,14 +15,7 @@ from snipjax.methods.settings import Settings, bounded
 
 @dataclasses.dataclass(frozen=True)
 class Rounds(Settings):
-    """Hyperparameters of pruning and retraining.
-
-    Attributes:
-      rounds: number of rounds.
-      retraining: steps of a round, as a share of dense training's.
-      learning_rate: learning rate of retraining, as a share of dense training's.
-      decays: number of decays of the learning rate in each round.
-    """
+    """The hyperparameters of pruning and retraining, as :class:`LWC` tells them."""
 
     rounds: int = 4
     retraining: float = 0.25

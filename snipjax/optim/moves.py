@@ -72,21 +72,14 @@ class MovingState(NamedTuple):
 class Move(NamedTuple):
     """The situation of a move.
 
-    Attributes:
-      mask: the mask so far.
-      params: the params; pruned entries are zero.
-      gradient: the gradient, of pruned entries too.
-      fraction: share of the kept connections to drop, float32.
-      key: PRNG key of this move, or None.
-      loss_fn: the extra argument ``loss_fn`` of the update, or a function that raises
-        a ``ValueError``.
-      batch: the extra argument ``batch`` of the update, or None.
+    ``loss_fn`` and ``batch`` are extra arguments of the update; without them a function
+    that raises a ``ValueError``, and None.
     """
 
     mask: Mask
-    params: chex.ArrayTree
-    gradient: chex.ArrayTree
-    fraction: chex.Array
+    params: chex.ArrayTree  # pruned entries are zero
+    gradient: chex.ArrayTree  # of pruned entries too
+    fraction: chex.Array  # of the kept connections to drop, float32
     key: chex.PRNGKey | None
     loss_fn: Any
     batch: Any
@@ -105,16 +98,9 @@ def moving(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns an optimizer whose mask moves in place of some of its steps.
 
-    Args:
-      inner: any optax transformation.
-      mask: the mask to start from.
-      moved: from a situation to the new mask, a traceable function.
-      every: number of updates from one move to the next.
-      stop: number of updates after which the mask stays.
-      fraction: share of the kept connections to drop, decaying by a cosine to zero at
-        ``stop``; or a schedule ``step -> share``.
-      key: PRNG key of the moves, or None.
-      structure: structure that the mask to start from has.
+    ``moved`` is a traceable function from a situation to the new mask. The mask to
+    start from has the ``structure``. The ``fraction`` decays by a cosine to zero at
+    ``stop``; it may also be a schedule ``step -> share``.
     """
     share = fraction_schedule(fraction, every, stop)
     masked = sparse(inner, mask)

@@ -37,17 +37,8 @@ def relocated(
     The :math:`\lfloor n \cdot fraction \rfloor` least scores among the :math:`n` kept
     connections of a leaf are dropped. As many of all that are pruned then grow, by the
     largest growth scores; a connection that was just dropped is a candidate. Ties go
-    to the lower flat index, which is kept, and grows. A NaN counts as 0.
-
-    Args:
-      mask: the mask so far.
-      scores: pytree like the mask, larger where a connection matters more.
-      growth: pytree like the mask, larger where a connection should grow.
-      fraction: share of the kept connections to drop, float32 in [0, 1].
-      structure: e.g. ``functools.partial(masks.blocks, (4, 4))``; None for
-        connections one by one.
-      layerwise: whether each leaf keeps its number of connections; otherwise all
-        leaves together do.
+    to the lower flat index, which is kept, and grows. A NaN counts as 0. If it is not
+    ``layerwise``, all leaves together keep their number of connections.
 
     Example:
       >>> mask = {"w": jnp.array([True, True, False, False])}
@@ -192,11 +183,7 @@ def by_leaf(
 ) -> Mask:
     """Returns masks that a function makes of each prunable leaf, or of all together.
 
-    Args:
-      function: from tuples with a leaf of every tree to masks.
-      mask: pytree of bools; scalar leaves are not prunable and stay as they are.
-      *trees: pytrees like the mask.
-      layerwise: whether the function sees one leaf at a time.
+    It takes a list of tuples, each with a leaf of every tree. Scalar leaves stay.
     """
     leaves, treedef = jax.tree.flatten(mask)
     columns = [leaves, *(jax.tree.leaves(tree) for tree in trees)]

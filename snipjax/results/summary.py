@@ -29,11 +29,9 @@ _LINES = 8
 def sentences(table: pd.DataFrame, repeated: int = 0, unfinished: int = 0) -> list[str]:
     """Returns a few sentences that tell the result of all rows of a table.
 
-    Args:
-      table: rows of :func:`snipjax.results.aggregate`. Networks have a column
-        ``finite`` where it is known whether their losses were.
-      repeated: number of networks that the table leaves out, since it has their seed.
-      unfinished: number of runs without a result.
+    Networks have a column ``finite`` where it is known whether their losses were.
+    ``repeated`` networks are left out of the table, since it has their seed;
+    ``unfinished`` runs have no result.
     """
     rows = list(table.itertuples())
     if not rows:
