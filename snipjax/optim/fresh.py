@@ -22,8 +22,8 @@ def fresh_where(
     each connection do too. Leaves of other shapes, such as the factors of Adafactor's
     second moments, stay.
 
-    A ``ValueError`` says if ``inner`` does not tell which leaves of its state are like a
-    parameter, as ``optax.lbfgs`` and ``optax.flatten`` do not.
+    A ``ValueError`` says if ``inner`` does not tell which leaves of its state are like
+    a parameter, as ``optax.lbfgs`` and ``optax.flatten`` do not.
 
     Example:
       >>> params = {"w": jnp.array([0.5, 0.0])}
