@@ -29,8 +29,7 @@ _NOT_LOADED = (
 
 def start(argv: list[str], description: str) -> NoReturn:
     """Runs a command line, and ends the process with its exit code."""
-    # Errors that nobody can catch, such as in threads of a read that failed.
-    sys.unraisablehook = lambda unraisable: None
+    sys.unraisablehook = show_unraisable
     try:
         exit_code = main(argv, description)
         sys.stdout.flush()
@@ -269,6 +268,12 @@ def explanation(error: Exception, like: ConfigDict) -> str:
         return f"--config: {message.strip().splitlines()[-1]}"
     name = type(error).__name__
     return message if isinstance(error, flags.Error) else f"--config: {name}: {message}"
+
+
+def show_unraisable(unraisable: Any) -> None:
+    """Prints an error that nobody can catch, but not of reads behind a failed one."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
 
 
 def show_warning(message: Warning | str, *where: Any, **more: Any) -> None:

@@ -55,19 +55,12 @@ class Scaled(NamedTuple):
 
 
 def evaluate(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the function evaluated in floats with wide exponents.
+    """Returns the function evaluated in floats, each a :class:`Scaled`.
 
     Calls within the function are followed, such as :func:`jax.jit`,
     :func:`jax.checkpoint` and functions with a derivative of their own, which is not
     used. The default of :func:`jax.lax.platform_dependent` is taken. Operations that
     are not homogeneous, like ``tanh``, and loops see plain floats.
-
-    Args:
-      function: a traceable function of pytrees.
-
-    Returns:
-      A function of the same arguments, which returns a :class:`Scaled` in place of
-      each array.
 
     Example:
       >>> power = evaluate(lambda x: x**8 * x**8)(jnp.float32(1e-30))

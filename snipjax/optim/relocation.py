@@ -93,9 +93,7 @@ def with_grown(
 class Items:
     """The connections of a mask, or its blocks or units, which move as wholes.
 
-    Attributes:
-      mask: the mask of the items; a scalar True where a leaf is not prunable.
-      has_own_density: whether the structure says by itself how many are kept.
+    Where it ``has_own_density``, the structure says by itself how many are kept.
     """
 
     def __init__(self, mask: Mask, structure: Structure | None) -> None:
