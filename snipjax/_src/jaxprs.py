@@ -60,6 +60,13 @@ def branches(equation: Any) -> Sequence[Any]:
     return found
 
 
+def loop_operands(equation: Any, operands: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Returns the constants, the state and the stacks of rows that a scan takes."""
+    first = equation.params["num_consts"]
+    last = first + equation.params["num_carry"]
+    return operands[:first], operands[first:last], operands[last:]
+
+
 def bind(equation: Any, values: Sequence[Any], **changes: Any) -> list[Any]:
     """Returns the results of an equation's primitive on some values.
 

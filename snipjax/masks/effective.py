@@ -183,7 +183,7 @@ def _run(jaxpr: Any, operands: Sequence[_Value]) -> list[_Value]:
 
 
 def _step(equation: Any, operands: list[_Value]) -> list[_Value]:
-    name, params = equation.primitive.name, equation.params
+    name = equation.primitive.name
     if all(x.is_exact for x in operands):
         is_reached = any(x.is_reached for x in operands)
         results = jaxprs.bind(equation, [x.array for x in operands])
@@ -193,7 +193,7 @@ def _step(equation: Any, operands: list[_Value]) -> list[_Value]:
     if name == "cond":
         return _cond(equation, operands)
     if name == "scan":
-        return _scan(params, operands)
+        return _scan(equation, operands)
     if name == "optimization_barrier":
         return operands
     if name == "split":
@@ -342,11 +342,10 @@ def _cond(equation: Any, operands: list[_Value]) -> list[_Value]:
     return [functools.reduce(either, values) for values in zip(*results)]
 
 
-def _scan(params: Any, operands: list[_Value]) -> list[_Value]:
+def _scan(equation: Any, operands: list[_Value]) -> list[_Value]:
     """Returns the results of a loop, one step after the other."""
-    consts = operands[: params["num_consts"]]
-    carry = operands[params["num_consts"] :][: params["num_carry"]]
-    stacks = operands[params["num_consts"] + params["num_carry"] :]
+    params = equation.params
+    consts, carry, stacks = jaxprs.loop_operands(equation, operands)
     steps = range(params["length"])
     rows = []
     for i in reversed(steps) if params["reverse"] else steps:

@@ -218,7 +218,8 @@ def _hints(sample: list[chex.Array], ranks: chex.Array) -> Hints:
         ),
         ranks,
     )
-    levels = jnp.concatenate([_keys(leaf, sample) for leaf in sample])
+    dtype = jnp.result_type(*sample)
+    levels = jnp.concatenate([counting.ordered_bits(leaf, dtype) for leaf in sample])
     are_tied = jnp.sum(levels == middle) > 1
     return Hints(
         jnp.where(are_tied, jnp.stack([middle, middle]), jnp.stack([low, high])),
@@ -273,7 +274,3 @@ def _guess(search: Search) -> chex.Array:
     bisect = (search.guesses % 4 == 3) & (search.guesses > 7)
     step = jnp.where(bisect, width // 2, interpolated)
     return search.low + jnp.clip(step, 1, width - 1)
-
-
-def _keys(x: chex.Array, leaves: list[chex.Array]) -> chex.Array:
-    return counting.ordered_bits(x, jnp.result_type(*leaves))

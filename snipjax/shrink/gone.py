@@ -110,15 +110,13 @@ def branches(equation: Any, operands: Sequence[Axes]) -> list[Axes]:
 
 def steps(equation: Any, operands: Sequence[Axes]) -> tuple[list[Axes], list[Axes]]:
     """Returns what the state of a loop, and the rows that it makes, lack."""
-    params, number = equation.params, equation.params["num_carry"]
-    consts = operands[: params["num_consts"]]
-    carry = list(operands[params["num_consts"] :][:number])
-    rows = [axes[1:] for axes in operands[params["num_consts"] + number :]]
+    consts, carry, stacks = jaxprs.loop_operands(equation, operands)
+    rows = [axes[1:] for axes in stacks]
     while True:
-        results = follow(params["jaxpr"], [*consts, *carry, *rows])
+        results = follow(equation.params["jaxpr"], [*consts, *carry, *rows])
         after = list(map(_joined, carry, results))
         if all(map(is_same, carry, after)):
-            return carry, results[number:]
+            return carry, results[len(carry) :]
         carry = after
 
 

@@ -275,17 +275,15 @@ def _custom_vjp(equation: Any, operands: list[Value]) -> list[Value]:
 
 
 def _scan(equation: Any, operands: list[Value]) -> list[Value]:
-    params, number = equation.params, equation.params["num_carry"]
-    consts = operands[: params["num_consts"]]
-    carry = operands[params["num_consts"] :][:number]
-    stacks = operands[params["num_consts"] + number :]
+    params = equation.params
+    consts, carry, stacks = jaxprs.loop_operands(equation, operands)
     gone, gone_rows = lacks.steps(equation, [value.gone for value in operands])
 
     def body(carry: Sequence[Any], row: Sequence[Any]) -> tuple[Any, Any]:
         rows = [Value(x, value.gone[1:]) for x, value in zip(row, stacks)]
         results = run(params["jaxpr"], [*consts, *_values(carry, gone), *rows])
         new = [value.without(axes) for value, axes in zip(results, gone)]
-        return new, [value.array for value in results[number:]]
+        return new, [value.array for value in results[len(new) :]]
 
     last, outputs = jax.lax.scan(
         body,

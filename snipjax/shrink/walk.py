@@ -59,11 +59,11 @@ class Walk:
     def constant(self, x: Any) -> Value:
         """Returns an array that depends on nothing."""
         shape = np.shape(x)
-        axes = tuple(self.labels.new(n, False) if n > 1 else None for n in shape)
         kinds = np.bool_, np.integer, np.floating
         dtype = jax.typeof(x).dtype
         is_number = not shape and any(jnp.issubdtype(dtype, kind) for kind in kinds)
-        return Value(axes, True, True, float(x) if is_number else None)
+        number = float(x) if is_number else None
+        return Value(self._any(shape), True, True, number)
 
     def _step(self, equation: Any, operands: list[Value]) -> list[Value]:
         name, params = equation.primitive.name, equation.params
@@ -73,7 +73,7 @@ class Walk:
             found = [self.run(b, operands[1:]) for b in jaxprs.branches(equation)]
             return [functools.reduce(self._either, values) for values in zip(*found)]
         if name == "scan":
-            return self._scan(params, operands)
+            return self._scan(equation, operands)
         is_parameter = all(value.is_parameter for value in operands)
         is_constant = all(value.is_constant for value in operands)
         shapes = [variable.aval.shape for variable in equation.outvars]
@@ -163,13 +163,11 @@ class Walk:
             self.labels.making += [axis >> 1 for axis in made if axis is not None]
         return Value(axes, is_parameter, a.is_constant and b.is_constant)
 
-    def _scan(self, params: Any, operands: list[Value]) -> list[Value]:
-        consts = operands[: params["num_consts"]]
-        carry = [  # a number is one only until the second step
-            value._replace(number=None)
-            for value in operands[params["num_consts"] :][: params["num_carry"]]
-        ]
-        stacks = operands[params["num_consts"] + params["num_carry"] :]
+    def _scan(self, equation: Any, operands: list[Value]) -> list[Value]:
+        params = equation.params
+        consts, carry, stacks = jaxprs.loop_operands(equation, operands)
+        # A number is one only until the second step.
+        carry = [value._replace(number=None) for value in carry]
         for value in stacks:
             self.labels.fix(value.axes[0])
         rows = [value._replace(axes=value.axes[1:]) for value in stacks]
