@@ -142,21 +142,13 @@ def described(setup: Setup, entries: Sequence[dict[str, Any]]) -> list[dict[str,
         f"a training step takes {1e3 * seconds['smaller']:.3g} ms, of the whole "
         f"network {1e3 * seconds['dense']:.3g} ms"
     )
-    return [
-        entry
-        | {
-            "layers": (
-                layers := [
-                    layer | {"total": totals[layer["path"]]}
-                    for layer in entry["layers"]
-                ]
-            ),
-            "sparsity": 1 - entry["kept"] / sum(layer["total"] for layer in layers),
-            "units": setup.task.model.units,
-            "step_seconds": seconds,
-        }
-        for entry in entries
-    ]
+    more = {"units": setup.task.model.units, "step_seconds": seconds}
+    result = []
+    for entry in entries:
+        layers = [layer | {"total": totals[layer["path"]]} for layer in entry["layers"]]
+        sparsity = 1 - entry["kept"] / sum(totals[layer["path"]] for layer in layers)
+        result.append(entry | {"layers": layers, "sparsity": sparsity} | more)
+    return result
 
 
 def step_seconds(setup: Setup, repeats: int = 5) -> dict[str, float]:

@@ -42,7 +42,7 @@ class Verbs(Protocol):
     def join(self, axes: Sequence[Axis], silent: Sequence[bool] | str) -> Axis:
         """Returns the axis of entries made from one of each axis."""
 
-    def contract(self, left: Axis, right: Axis, operands: tuple[int, int]) -> Axis:
+    def contract(self, left: Axis, right: Axis) -> Axis:
         """Returns the axis over which products of two operands are added up."""
 
     def total(self, axis: Axis) -> Axis:
@@ -154,13 +154,13 @@ class Labels:
             bit = np.bitwise_and.reduce(chosen) if chosen else 0
         return (first & ~1) | bit
 
-    def contract(self, left: Axis, right: Axis, operands: tuple[int, int]) -> Axis:
+    def contract(self, left: Axis, right: Axis) -> Axis:
         joined = self.join([left, right], "any")
         if joined is None or left is None or right is None:
             return None
         # A zero unit must add nothing.
         self.fix(joined[joined & 1 == 0])
-        by_left, by_right = (self.is_parameter[i] for i in operands)
+        by_left, by_right = self.is_parameter
         if not (by_left or by_right):
             self.hidden.append(joined >> 1)
         else:

@@ -97,7 +97,7 @@ def _dot_general(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
     ]
     left, right = (list(axes) for axes in operands)
     for i, j in zip(over_left, over_right):
-        left[i] = right[j] = verbs.contract(left[i], right[j], (0, 1))
+        left[i] = right[j] = verbs.contract(left[i], right[j])
     for i, j in zip(batch_left, batch_right):
         left[i] = right[j] = verbs.join([left[i], right[j]], "any")
     result = [left[i] for i in batch_left]
@@ -122,7 +122,7 @@ def _convolution(verbs: Verbs, site: Site, operands: list[Axes]) -> Both:
         for axes, i in ((images, batch), (images, channels), (kernels, out)):
             axes[i] = verbs.fix(axes[i])
     if groups == 1:
-        axis = verbs.contract(images[channels], kernels[into], (0, 1))
+        axis = verbs.contract(images[channels], kernels[into])
         images[channels] = kernels[into] = axis
     else:  # a group goes as a whole
         kernels[into] = verbs.fix(kernels[into])

@@ -19,9 +19,7 @@ _opened = itertools.count()  # directories, by all processes alike
 
 
 @contextmanager
-def open_directory(
-    directory: Path, max_to_keep: int = 2
-) -> Iterator[ocp.CheckpointManager]:
+def open_directory(directory: Path) -> Iterator[ocp.CheckpointManager]:
     """Yields the manager of a directory of checkpoints, made if it is missing.
 
     The remains of an interrupted write are removed. The end of the block waits for
@@ -29,7 +27,7 @@ def open_directory(
     or another; the checkpoint before is intact.
     """
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=max_to_keep,
+        max_to_keep=2,
         cleanup_tmp_directories=True,
         async_options=_async_options(),
     )

@@ -207,13 +207,13 @@ def meeting(name: str) -> Callable[..., None]:
     return meet
 
 
-def let_others_end(seconds: float = 3.0) -> None:
+def let_others_end() -> None:
     """Waits a moment before the first process ends because of an error.
 
     Without it the others are aborted, even while they are about to tell their error.
     """
     if jax.distributed.is_initialized() and is_first():
-        time.sleep(seconds)
+        time.sleep(3.0)
 
 
 @contextlib.contextmanager

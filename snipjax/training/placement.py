@@ -15,9 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from snipjax import optim
 from snipjax.training import loop
-from snipjax.training.losses import cross_entropy
 from snipjax.training.state import Batch, Metrics, TrainState
 from snipjax.training.step import Augment, Loss, Preprocess, Transform, train_step
 
@@ -26,13 +24,6 @@ Sparse = Callable[
     [optax.GradientTransformation, chex.ArrayTree, chex.PRNGKey],
     optax.GradientTransformationExtraArgs,
 ]
-
-
-def static(
-    inner: optax.GradientTransformation, mask: chex.ArrayTree, key: chex.PRNGKey
-) -> optax.GradientTransformationExtraArgs:
-    del key
-    return optim.sparse(inner, mask)
 
 
 class Task(NamedTuple):
@@ -46,10 +37,10 @@ class Task(NamedTuple):
     optimizer: optax.GradientTransformation
     batch_size: int
     preprocess: Preprocess
-    augment: Augment | None = None
-    loss: Loss = cross_entropy
-    transform: Transform = lambda loss_fn: loss_fn
-    sparse: Sparse = static
+    augment: Augment | None
+    loss: Loss
+    transform: Transform
+    sparse: Sparse
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return train_step(
