@@ -1,8 +1,6 @@
 """Views: the part of an image that is seen, mirrored or not.
 
-A view is a function ``(rng, (width, height)) -> Crop`` of a ``np.random.Generator``
-and the size of the image. Every crop becomes a square of the size that a stream was
-asked for.
+Every crop becomes a square of the size that a stream was asked for.
 """
 
 import math

@@ -1,11 +1,4 @@
-r"""Allocations: how shapes share a budget of connections among the leaves.
-
-An allocation is a function ``(params, sparsity, prunable) -> densities`` of shapes
-alone. ``densities`` is a pytree like ``params`` of Python floats, 1.0 where a leaf is
-not prunable. With :math:`n_l` connections in leaf :math:`l` and :math:`m` in all,
-the densities :math:`d_l` of every allocation are at most one, and
-:math:`\sum_l d_l n_l = \mathrm{round}(m (1 - sparsity))`.
-"""
+"""Allocations: how shapes share a budget of connections among the leaves."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,9 +1,4 @@
-"""Masks of connections: applying, counting and checking them.
-
-A mask has the structure of ``params``. A leaf is a bool array of the parameter's
-shape, or a scalar ``True`` where the parameter is not prunable, so that
-``jax.tree.map(jnp.multiply, mask, params)`` always works.
-"""
+"""Masks of connections: applying, counting and checking them."""
 
 import chex
 import jax
