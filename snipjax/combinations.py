@@ -36,6 +36,16 @@ def check(given: Fields, known: Fields) -> None:
     _check_moves(given, known)
 
 
+def _check_default(
+    name: str, given: Fields, known: Fields, use: str, remedy: str = ""
+) -> None:
+    if given[name] != known[name]:
+        raise ValueError(
+            f"config.{name} is {given[name]!r}, which {use}; leave it at "
+            f"{known[name]!r}{remedy}"
+        )
+
+
 def _check_large(given: Fields, known: Fields) -> None:
     is_large = given["mesh"] or given["dataset.stream"]
     if is_large and (given["seeds"] > 1 or given["vary"]):
@@ -48,13 +58,11 @@ def _check_large(given: Fields, known: Fields) -> None:
             f"method '{given['prune.method']}' trains on data in memory; leave "
             "config.mesh and config.dataset.stream at their defaults"
         )
+    use = "is not for" if is_large else "is for"
     for name in _NOT_LARGE if is_large else _LARGE:
-        if given[name] != known[name]:
-            raise ValueError(
-                f"config.{name} is {given[name]!r}, which is "
-                f"{'not ' if is_large else ''}for runs with config.mesh or "
-                f"config.dataset.stream; leave it at {known[name]!r}"
-            )
+        _check_default(
+            name, given, known, f"{use} runs with config.mesh or config.dataset.stream"
+        )
 
 
 def _check_pruning(given: Fields, known: Fields) -> None:
@@ -106,22 +114,15 @@ def _check_pruning(given: Fields, known: Fields) -> None:
 
 
 def _check_units(given: Fields, known: Fields) -> None:
-    name = "prune.keep_flops"
-    if given["prune.select"] not in build.UNITS:
-        if given[name] != known[name]:
-            raise ValueError(
-                f"config.{name} is {given[name]}, which config.prune.select="
-                f"{given['prune.select']} does not take; leave it at {known[name]}, or "
-                f"select one of {', '.join(build.UNITS)}"
-            )
+    select = given["prune.select"]
+    if select not in build.UNITS:
+        use = f"config.prune.select={select} does not take"
+        remedy = f", or select one of {', '.join(build.UNITS)}"
+        _check_default("prune.keep_flops", given, known, use, remedy)
         return
     for name in ("mesh", "dataset.stream", "optimizer.sparse.name", *_NOT_OF_UNITS):
-        if given[name] != known[name]:
-            raise ValueError(
-                f"config.{name} is {given[name]!r}, which is not for the smaller "
-                f"networks of config.prune.select={given['prune.select']}; leave it at "
-                f"{known[name]!r}"
-            )
+        use = f"is not for the smaller networks of config.prune.select={select}"
+        _check_default(name, given, known, use)
     method = given["prune.method"]
     if method in ("none", *build.RIVALS):
         raise ValueError(
@@ -140,12 +141,9 @@ def _check_moves(given: Fields, known: Fields) -> None:
     name = given[section + "name"]
     taken = {section + field for field in ("name", *MOVES.get(name, ()))}
     for field in known if name in MOVES else ():
-        is_free = field in taken or not field.startswith(section)
-        if not is_free and given[field] != known[field]:
-            raise ValueError(
-                f"config.{field} is {given[field]!r}, which config.{section}name="
-                f"{name} does not take; leave it at {known[field]!r}"
-            )
+        if field.startswith(section) and field not in taken:
+            use = f"config.{section}name={name} does not take"
+            _check_default(field, given, known, use)
     start, stop = given[section + "start"], given[section + "stop"]
     if not 0 <= start < stop <= 1:
         raise ValueError(
