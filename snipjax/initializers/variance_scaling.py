@@ -241,7 +241,7 @@ INITIALIZERS: Mapping[str, Initializer] = MappingProxyType(
         "glorot_uniform": glorot_uniform,
     }
 )
-r"""The initializers of kernels by name, the choices of ``config.model.initializer``.
+r"""The initializers of kernels by name, the choices of ``config.init``.
 
 .. math:: \mathrm{Var}[w] = 0.05^2, \quad \frac{1}{n_\mathrm{in}}, \quad
           \frac{2}{n_\mathrm{in}}, \quad \frac{2}{n_\mathrm{in} + n_\mathrm{out}} \quad
