@@ -155,17 +155,11 @@ class TestMistakes:
                     "confg.seed=1": "did you mean '--config.seed'?",
                     "prune.sparsity=0": "did you mean '--config.prune.sparsity'",
                     "process_id=0": "several processes train one network on a mesh",
-                    "config.train.momentum=0": r"did you mean 'optimizer\.momentum'",
                     "config.prune=9": "config.prune is a section; its fields",
                     "config.train.steps=1e3": r"config\.train\.steps=1e3",
-                    "config.train.flip=perhaps": r"config\.train\.flip=perhaps",
-                    "config.optimizer.momentum=1": "is 1.0; it must be < 1:",
                     "config.prune.method=snp": r"did you mean 'snip'\?",
                     "config.signal_seeds=2": "is for runs of several settings",
-                    # Several values, one of which is a mistake.
-                    "config.prune.sparsity=0.9 , 2": r"sparsity is 2\.0; it must be",
                     "config.prune.sparsity|0.9,x": r"'prune\.sparsity' cannot be x",
-                    "config.prune.sparsty=0.9,0.8": r"did you mean 'prune\.sparsity'",
                     # A space, but no quotes.
                     "config.prune.sparsity=0.9,|0.95": r"'0\.9,', with an empty value; "
                     r".* --config\.prune\.sparsity=<value>,",
@@ -185,14 +179,11 @@ class TestMistakes:
         [
             ("config.train.stesp = 9", r"no field 'stesp'; .*'train\.steps'"),
             ("config.train.steps = 9.5", r"'train\.steps' cannot be 9\.5; .* int"),
-            ("config.prune.method = 'snp'", "did you mean 'snip'"),
             ("config.unlock().stesp = 9", "no field 'stesp'"),
             ("return", "returned a NoneType, not the ConfigDict"),
-            ("config.train.steps = 2**70", r"steps is 1\d{21}; it must be <="),
             ("config.optimizer.learning_rate = 10**400", "int too large"),
             ("config.vary = (5,)", r"config\.vary has '5'; an entry is"),
             ("1 / 0", "ZeroDivisionError: division by zero"),
-            ("import nonesuch", "No module named 'nonesuch'"),
             ("if", r"SyntaxError: invalid syntax \(mine\.py, line 4\)"),
         ],
     )
@@ -205,16 +196,12 @@ class TestMistakes:
         ("flags", "pattern"),
         [
             ("model.name=nonesuch:Net", "there is no module 'nonesuch'"),
-            ("model.name=lenet_300", "did you mean 'lenet_300_100'"),
-            ("model.name=lenet_5_caffe", "the images are too small for this network"),
-            ("prune.method=json:nonesuch", "'json' has no 'nonesuch'"),
             ("prune.method=json:dumps", r"does not take \(loss_fn, params, batch"),
             (
                 "dataset.name=synthetic:9999999999999999x8x8x3/2 "
                 "--config.dataset.stream=True --config.dataset.image_size=8",
                 "Unable to allocate",
             ),
-            ("prune.method=lobs --config.lobs.block=2", "config.lobs: block is 2.0"),
         ],
     )
     def test_of_a_part_leaves_no_directory(
@@ -229,30 +216,19 @@ class TestMistakes:
         assert_one_line(train(*DIGITS, *f"--config.{flags}".split()), pattern)
         assert [*tmp_path.glob("runs/*")] == []
 
-    def test_of_a_workdir(
-        self, finished: Finished, train: Train, tmp_path: Path
-    ) -> None:
-        command = (*DIGITS, *QUICK, "--config.prune.sparsity=0.5", "--workdir")
-        file = tmp_path / "thesis.tex"
-        file.touch()
-        for workdir, pattern in (
-            (finished.workdir, r"\(prune\.sparsity: 0\.5 here, 0\.9 there\)"),
-            (file, "cannot be used"),
-            (tmp_path, r"has files but no config\.json"),
-        ):
-            assert_one_line(train(*command, workdir), pattern)
-        assert [*tmp_path.iterdir()] == [file]
-
     def test_of_a_project_is_told_before_anything_is_pruned(
         self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        class UsageError(Exception):
+            """As wandb's own, it is of no standard class."""
+
         def init(**options: Any) -> None:
-            raise RuntimeError("Invalid project name")
+            raise UsageError("No API key configured.\nUse `wandb login`.")
 
         wandb = types.SimpleNamespace(__spec__="found", init=init)
         monkeypatch.setitem(sys.modules, "wandb", wandb)
         output = train(*DIGITS, "--config.wandb=a/b", "--workdir", tmp_path / "run")
-        assert_one_line(output, r"config\.wandb is 'a/b'.*\(Invalid project name\)")
+        assert_one_line(output, r"config\.wandb is 'a/b'.*\(No API key .*login")
         assert not [*tmp_path.rglob("*.npz")]
 
     def test_with_commands_to_paste_keeps_them_on_lines_of_their_own(
@@ -276,13 +252,16 @@ def config_file(directory: Path, *lines: str) -> Path:
 
 
 class TestFinishedRun:
-    def test_has_its_files_and_pictures(self, finished: Finished) -> None:
-        result = rundir.read_json(finished.workdir / rundir.RESULT)
-        assert result["steps"] == 60
-        rows = rundir.read_metrics(finished.workdir)
-        assert [row["step"] for row in rows] == list(range(10, 61, 10))
-        pictures = {path.stem for path in finished.workdir.glob("*.png")}
+    def test_has_pictures_and_says_what_to_do_next(self, finished: Finished) -> None:
+        place = finished.workdir
+        pictures = {path.stem for path in place.glob("*.png")}
         assert pictures == {"curves", "densities", "first_layer", "saliency"}
+        for line in (
+            f"kept connections: {place / 'first_layer.png'}",
+            f"report: python -m snipjax.report {place} --out {place / 'report'}",
+            f"curves: tensorboard --logdir {place}",
+        ):
+            assert f"{line}\n" in finished.out
 
     def test_prints_densities_and_errors_without_control_characters(
         self, finished: Finished
@@ -301,13 +280,12 @@ class TestFinishedRun:
     @pytest.mark.parametrize(
         ("name", "damage"),
         [
-            ("result.json", lambda content: b"[]"),
             ("config.json", lambda content: b"{}"),
+            # Of another seed.
+            ("result.json", lambda text: text.replace(b'"seed": 0', b'"seed": 1')),
             ("seed-0/mask.npz", lambda content: content[:-40]),
             ("seed-0/mask.npz", None),
             ("seed-0/params.npz", lambda content: b""),
-            ("metrics.jsonl", lambda content: content[:-40]),
-            ("metrics.jsonl", lambda content: b"{}\n" + content),
             ("metrics.jsonl", None),
         ],
     )
@@ -327,12 +305,8 @@ class TestFinishedRun:
     @pytest.mark.parametrize(
         ("name", "text", "pattern"),
         [
-            ("data.json", "{}", "'image_shape' is missing"),
-            ("groups.json", "[[5, 1]]", "groups of seeds"),
             ("groups.json", "[[0, 99999999]]", "groups of seeds"),
-            ("networks.json", "[{}]", "'seed' is missing"),
             ("checkpoints/seeds-0-0/60/progress/metadata", "{}", "'step' is missing"),
-            ("checkpoints/seeds-0-0/60/_CHECKPOINT_METADATA", "[1]", "cannot be read"),
         ],
     )
     def test_that_was_interrupted_and_damaged_does_not_go_on(
@@ -351,29 +325,6 @@ class TestFinishedRun:
         output = train(*DIGITS, *QUICK, "--workdir", tmp_path / "run")
         assert_one_line(output, f"'{tmp_path}.*{pattern}.*remove")
 
-    def test_of_other_seeds_is_not_shown(
-        self, finished: Finished, train: Train, tmp_path: Path
-    ) -> None:
-        shutil.copytree(finished.workdir, tmp_path / "run")
-        file = tmp_path / "run" / rundir.RESULT
-        file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
-        output = train(*DIGITS, *QUICK, "--workdir", tmp_path / "run")
-        assert_one_line(output, r"result\.json' is damaged \(networks of seeds \[1\]")
-
-    def test_names_its_picture_and_what_to_do_next(self, finished: Finished) -> None:
-        place = finished.workdir
-        for line in (
-            f"kept connections: {place / 'first_layer.png'}",
-            f"report: python -m snipjax.report {place} --out {place / 'report'}",
-            f"curves: tensorboard --logdir {place}",
-        ):
-            assert f"{line}\n" in finished.out
-
-    def test_is_shown_again(self, finished: Finished, train: Train) -> None:
-        output = train(*DIGITS, *QUICK, "--workdir", finished.workdir)
-        assert (output.exit_code, output.err) == (0, "")
-        assert f"finished before, in {finished.workdir}" in output.out
-
     def test_is_under_runs_by_its_name(
         self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -384,35 +335,21 @@ class TestFinishedRun:
         assert "everything is in runs/digits_lenet300-snip-0.5-seed3" in output.out
 
 
-@pytest.mark.parametrize(
-    ("file", "parts", "parameters"),
-    [
-        (
-            "own_model_and_criterion",
-            {"model.name": "Net", "prune.method": "criterion"},
-            65 * 64 + 65 * 10,
-        ),
-        (
-            "own_data_and_loss",
-            {"dataset.name": "load", "train.loss": "smoothed"},
-            65 * 300 + 301 * 100 + 101 * 2,
-        ),
-    ],
-)
 def test_examples_run_by_import_path(
-    file: str,
-    parts: dict[str, str],
-    parameters: int,
-    train: Train,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT / "examples")
-    flags = [f"--config.{field}={file}:{name}" for field, name in parts.items()]
+    parts = {
+        "model.name": "own_model_and_criterion:Net",
+        "prune.method": "own_model_and_criterion:criterion",
+        "dataset.name": "own_data_and_loss:load",
+        "train.loss": "own_data_and_loss:smoothed",
+    }
+    flags = [f"--config.{field}={path}" for field, path in parts.items()]
     output = train(*DIGITS, *flags, "--config.train.steps=0", "--workdir", tmp_path)
     assert (output.exit_code, output.err) == (0, "")
     result = rundir.read_json(tmp_path / rundir.RESULT)
-    assert result["parameters"] == parameters
+    assert result["parameters"] == 65 * 64 + 65 * 2
     assert result["summary"]["kept"] == round(0.1 * result["prunable"])
 
 
@@ -564,53 +501,17 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-class TestKilled:
-    def test_in_the_middle_of_a_run(
-        self, finished: Finished, program: Program, train: Train, tmp_path: Path
-    ) -> None:
-        command = (*DIGITS, *QUICK, "--workdir", tmp_path / "run")
-        script = ("-c", KILLED_AT, 120, tmp_path / "run")
-        assert program.run(*command, script=script).exit_code == -signal.SIGKILL
-        assert_resumes(train, command, finished)
-
-    @pytest.mark.slow
-    def test_all_over_a_run(
-        self, finished: Finished, program: Program, train: Train, tmp_path: Path
-    ) -> None:
-        for moment in itertools.count(1, 8):
-            workdir = tmp_path / f"run-{moment}"
-            command = (*DIGITS, *QUICK, "--workdir", workdir)
-            script = ("-c", KILLED_AT, moment, workdir)
-            output = program.run(*command, script=script)
-            if output.exit_code == 0:
-                break
-            assert output.exit_code == -signal.SIGKILL
-            assert_resumes(train, command, finished)
-        assert moment > 100
-
-
-# Runs a program whose disk is full once it writes a checkpoint: files cannot grow
-# beyond some bytes.
-LIMITED = """
-import os, resource, runpy, sys
-limits = int(sys.argv[1]), resource.RLIM_INFINITY
-def limit(event, arguments):
-    if event in ("open", "os.mkdir") and "checkpoint-tmp" in str(arguments[0]):
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-sys.addaudithook(limit)
-sys.argv = sys.argv[2:]
-sys.path[0] = os.path.dirname(sys.argv[0])
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+def test_a_run_that_is_killed_anywhere_goes_on(
     finished: Finished, program: Program, train: Train, tmp_path: Path
 ) -> None:
-    command = (*DIGITS, *QUICK, "--workdir", tmp_path)
-    output = program.run(*command, script=("-c", LIMITED, 12_000))
-    assert output.exit_code == 2
-    error = output.err.splitlines()[-1]
-    assert re.match("train.py: a checkpoint cannot be written in .*File too", error)
-    assert_resumes(train, command, finished)
+    for moment in itertools.count(1, 8):
+        workdir = tmp_path / f"run-{moment}"
+        command = (*DIGITS, *QUICK, "--workdir", workdir)
+        script = ("-c", KILLED_AT, moment, workdir)
+        output = program.run(*command, script=script)
+        if output.exit_code == 0:
+            break
+        assert output.exit_code == -signal.SIGKILL
+        assert_resumes(train, command, finished)
+    assert moment > 100

@@ -67,22 +67,6 @@ class TestWandb:
         ]
         assert read_events(tmp_path / "tensorboard") == {10: {"train/loss": 0.5}}
 
-    def test_that_refuses_is_a_mistake_in_the_configuration(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        class UsageError(Exception):
-            """As wandb's own, it is of no standard class."""
-
-        def init(**options: Any) -> None:
-            raise UsageError("No API key configured.\nUse `wandb login`.")
-
-        monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-        with (
-            pytest.raises(ValueError, match=r"wandb is 'sparse'.*\(No API key.*login"),
-            events.wandb_runs("sparse", tmp_path, {}),
-        ):
-            pass
-
     def test_that_is_missing_is_said_at_the_start(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
