@@ -1,12 +1,9 @@
 """A run directory holds everything, and interruptions leave no trace in it."""
 
-import contextlib
-import functools
 import hashlib
 import json
 import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from snipjax import build, experiment, io, masks, pruning, reporting
+from snipjax import build, experiment, io, masks, pruning
 from snipjax import config as configs
 from snipjax.training import console, loop, rundir
 from tests.runs import (
@@ -174,6 +171,7 @@ class TestRunDirectory:
         assert experiment.run(finished.config, finished.workdir) == finished.result
         assert {p: p.stat().st_mtime_ns for p in finished.workdir.rglob("*")} == before
         output = capsys.readouterr().out
+        assert f"finished before, in {finished.workdir}" in output
         assert "5,061" in output
         assert f"{finished.network['test_error']:.2f}" in output
 
@@ -219,50 +217,35 @@ def check_same(run: Finished, expected: Finished) -> None:
             np.testing.assert_array_equal(arrays[path], leaf)
 
 
-class TestResuming:
-    def test_a_second_signal_stops_at_once(
-        self, finished: Finished, signal_at: Callable[..., None], tmp_path: Path
-    ) -> None:
-        signal_at(30, signal.SIGINT, signal.SIGINT)
-        handler = signal.getsignal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            experiment.run(finished.config, tmp_path)
-        assert signal.getsignal(signal.SIGINT) == handler
-        signal_at(-1)
-        check_same(finished_run(finished.config, tmp_path), finished)
+def test_after_a_power_failure_and_a_second_signal_leaves_no_trace(
+    finished: Finished,
+    signal_at: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    append = rundir.append_metrics
 
-    def test_a_signal_before_training_stops_though_its_exception_gets_lost(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def report(*arguments: Any) -> None:
-            with contextlib.suppress(KeyboardInterrupt):  # as a callback of JAX does
-                os.kill(os.getpid(), signal.SIGTERM)
-                signal.getsignal(signal.SIGTERM)
+    def append_until_power_fails(workdir: Path, row: dict[str, Any]) -> None:
+        append(workdir, row)
+        if row["step"] == 10:  # before the first checkpoint of training
+            with (workdir / rundir.METRICS).open("a") as file:
+                file.write('{"step": 4')
+            raise RuntimeError("power failure")
 
-        monkeypatch.setattr(reporting, "report_pruning", report)
-        with pytest.raises(KeyboardInterrupt):
-            experiment.run(quick(), tmp_path)
-        assert rundir.read_metrics(tmp_path) == []
-
-    def test_after_a_power_failure_leaves_no_trace_and_prunes_nothing_again(
-        self, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        append = rundir.append_metrics
-
-        def append_until_power_fails(workdir: Path, row: dict[str, Any]) -> None:
-            append(workdir, row)
-            if row["step"] == 10:  # before the first checkpoint of training
-                with (workdir / rundir.METRICS).open("a") as file:
-                    file.write('{"step": 4')
-                raise RuntimeError("power failure")
-
-        monkeypatch.setattr(rundir, "append_metrics", append_until_power_fails)
-        with pytest.raises(RuntimeError, match="power failure"):
-            experiment.run(finished.config, tmp_path)
-        monkeypatch.undo()
-        monkeypatch.setattr(pruning, "score_and_mask", None)
-        (tmp_path / "seed-0" / rundir.MASK).unlink()  # it is in the checkpoint too
-        check_same(finished_run(finished.config, tmp_path), finished)
+    monkeypatch.setattr(rundir, "append_metrics", append_until_power_fails)
+    with pytest.raises(RuntimeError, match="power failure"):
+        experiment.run(finished.config, tmp_path)
+    monkeypatch.undo()
+    # Nothing is pruned again, for the mask is in the checkpoint too.
+    monkeypatch.setattr(pruning, "score_and_mask", None)
+    (tmp_path / "seed-0" / rundir.MASK).unlink()
+    signal_at(30, signal.SIGINT, signal.SIGINT)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(finished.config, tmp_path)
+    assert signal.getsignal(signal.SIGINT) == handler
+    signal_at(-1)
+    check_same(finished_run(finished.config, tmp_path), finished)
 
 
 class Normalized(nn.Module):
@@ -304,50 +287,21 @@ def test_a_signal_leaves_no_trace_in_batch_norm_and_augmentation_either(
     run.check_best(0, nested(run.arrays("batch_stats.npz")))
 
 
-class TestWhatGoesWrong:
-    def test_a_loss_that_is_not_finite_is_said_once_and_the_run_completes(
-        self, tmp_path: Path
-    ) -> None:
-        with pytest.warns(UserWarning, match="the loss is not finite") as warnings:
-            result = experiment.run(quick(learning_rate=1e9), tmp_path)
-        said = [w for w in warnings if "not finite" in str(w.message)]
-        assert len(said) == 1
-        assert result["steps"] == 40
-
-        def refuse(constant: str) -> None:
-            raise AssertionError(f"{constant} is not JSON")
-
-        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-        for text in ((tmp_path / "result.json").read_text(), *lines):
-            json.loads(text, parse_constant=refuse)
-        assert rundir.read_metrics(tmp_path)[-1]["train_loss"] == [None]
-
-    @pytest.mark.parametrize(
-        ("section", "name", "value", "message"),
-        [
-            ("model", "name", "lenet", "unknown model 'lenet'"),
-            ("model", "name", "vgg_d", "images are too small for this network"),
-            ("dataset", "name", "dgits", "There is no dataset 'dgits'"),
-            ("train", "batch_size", 2000, "only 1294 training examples"),
-            ("prune", "batch_size", 2000, "only 1294 training examples"),
-            ("prune", "sparsity", 1.0, "sparsity is 1.0"),
-        ],
-    )
-    def test_a_mistake_does_not_take_the_directory(
-        self, section: str, name: str, value: Any, message: str, tmp_path: Path
-    ) -> None:
-        config = quick(steps=0)
-        config[section][name] = value
-        with pytest.raises(ValueError, match=message):
-            experiment.run(config, tmp_path, data_dir=str(tmp_path / "none"))
-        with experiment.opened(quick(steps=0), tmp_path):
-            pass
-
-
-def test_runs_outside_of_the_main_thread(tmp_path: Path) -> None:
-    results = []
-    run = functools.partial(experiment.run, quick(steps=2), tmp_path, command="snip")
-    thread = threading.Thread(target=lambda: results.append(run()))
-    thread.start()
-    thread.join()
-    assert (results[0]["steps"], results[0]["command"]) == (2, "snip")
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("model", "name", "vgg_d", "images are too small for this network"),
+        ("dataset", "name", "dgits", "There is no dataset 'dgits'"),
+        ("train", "batch_size", 2000, "only 1294 training examples"),
+        ("prune", "batch_size", 2000, "only 1294 training examples"),
+    ],
+)
+def test_a_mistake_does_not_take_the_directory(
+    section: str, name: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    config = quick(steps=0)
+    config[section][name] = value
+    with pytest.raises(ValueError, match=message):
+        experiment.run(config, tmp_path, data_dir=str(tmp_path / "none"))
+    with experiment.opened(quick(steps=0), tmp_path):
+        pass
