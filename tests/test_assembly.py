@@ -86,28 +86,6 @@ def test_magnitude_without_a_fresh_sample() -> None:
     assert all(network.mask[f"Dense_{i}/bias"].shape == () for i in range(3))
 
 
-def test_random_layerwise() -> None:
-    mask = pruned(quick(method="random", select="layerwise")).mask
-    for keep in mask.values():
-        assert keep.sum() == round(keep.size * (1 - 0.9))
-    # Of 64 binomial counts with mean 30 and deviation 5.2, none is 5 of those off.
-    counts = mask["Dense_0/kernel"].sum(axis=1)
-    assert np.all(np.abs(counts - 30) < 26)
-    assert len(set(counts)) > 5
-
-
-def test_excluded_layers_stay_dense_and_none_falls_below_a_minimum() -> None:
-    config = quick(
-        sparsity=0.995, prunable="kernels", exclude=("Dense_2/*",), min_density=0.0049
-    )
-    mask = pruned(config).mask
-    assert mask["Dense_2/kernel"].shape == ()
-    first, second = (mask[f"Dense_{i}/kernel"].sum() for i in range(2))
-    assert first >= 0.0049 * 64 * 300
-    assert second >= 0.0049 * 300 * 100
-    assert first + second == round(0.005 * (64 * 300 + 300 * 100))
-
-
 def test_none_keeps_everything() -> None:
     assert all(keep.all() for keep in pruned(quick(method="none")).mask.values())
 
@@ -123,12 +101,6 @@ def test_the_scored_and_the_trained_sample_have_initializers_of_their_own() -> N
     assert np.std(he["Dense_0/kernel"]) == pytest.approx(np.sqrt(2 / 64), rel=0.02)
     for name, keep in top(jax.tree.map(np.abs, he), kept=5061).items():
         np.testing.assert_array_equal(network.mask[name], keep)
-
-
-def test_rounds_over_several_batches() -> None:
-    mask = pruned(quick(rounds=2, num_batches=3, sparsity=0.97)).mask
-    kept = sum(int(keep.sum()) for keep in mask.values())
-    assert kept == round(0.03 * (WEIGHTS + BIASES))
 
 
 def test_saliency_may_be_of_one_class_that_has_examples() -> None:

@@ -81,11 +81,10 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A module of a user, in the directory that a command is run from."""
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "broken.py").write_text("import nonesuch")
-    (tmp_path / "failing.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield "mine"
-    for name in ("mine", "broken", "failing"):
+    for name in ("mine", "broken"):
         sys.modules.pop(name, None)
 
 
@@ -100,10 +99,15 @@ def config_with(**values: Any) -> ConfigDict:
 
 def after_steps(optimizer: optax.GradientTransformation, steps: int) -> chex.ArrayTree:
     """Parameters after steps down the half of the squared norm."""
+
+    @jax.jit
+    def step(params: chex.ArrayTree, state: Any) -> Any:
+        updates, state = optimizer.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
     params, state = PARAMS, optimizer.init(PARAMS)
     for _ in range(steps):
-        updates, state = optimizer.update(params, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state)
     return params
 
 
@@ -147,8 +151,6 @@ class TestNames:
         config = config_with(model__name="lenet_5_caffe", model__dtype="bfloat16")
         expected = models.create("lenet_5_caffe", 3, dtype=jnp.dtype("bfloat16"))
         assert build.model(config, 3) == expected
-        with pytest.raises(ValueError, match="did you mean 'lenet_300_100'"):
-            build.model(config_with(model__name="lenet_300"), 3)
 
     def test_a_prunable_predicate_leaves_patterns_out(self) -> None:
         config = config_with(prune__prunable="kernels", prune__exclude=("head/*",))
@@ -266,10 +268,10 @@ class TestOptimizer:
             optimizer__decay_every=2,
             train__steps=4,
         )
-        found = [float(build.schedule(config)(step)) for step in range(5)]
-        np.testing.assert_allclose(found, rates, atol=1e-4)
+        steps = jnp.arange(5)
+        np.testing.assert_allclose(build.schedule(config)(steps), rates, atol=1e-4)
         config.optimizer.warmup_steps = 4
-        found = [float(build.schedule(config)(step)) for step in range(5)]
+        found = build.schedule(config)(steps)
         ramp = np.array([0.25, 0.5, 0.75, 1.0, 1.0])
         np.testing.assert_allclose(found, ramp * rates, atol=1e-4)
 
@@ -313,13 +315,10 @@ class TestImportPaths:
         ("field", "path", "message"),
         [
             ("model.name", "nonesuch:Net", "there is no module 'nonesuch' in /"),
-            ("model.name", "mine.nets:Net", "importing 'mine.nets' failed|no module"),
             ("model.name", "mine:Nett", "'mine' has no 'Nett'; did you mean 'Net'"),
             ("model.name", "mine:not_a_net", "makes a int; it must make a flax"),
             ("model.name", "mine:of_two", r"does not take \(num_classes=\.\.\.\)"),
-            ("model.name", "mine:MINE", "has no 'MINE'"),
             ("model.name", "broken:Net", "failed: .*No module named 'nonesuch'"),
-            ("model.name", "failing:Net", "failed: ZeroDivisionError"),
             ("prune.method", "math:pi", r"a float; it must be a function of \(loss_fn"),
             ("prune.method", "mine:without_key", "unexpected keyword argument 'key'"),
             ("train.loss", "mine:nothing", r"does not take \(logits, labels\)"),
