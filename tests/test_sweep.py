@@ -13,12 +13,8 @@ from snipjax.training import rundir
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
-GRID = ("prune.sparsity=0.9,0.98", "prune.method=snip,random")
-NAMES = [
-    f"prune.sparsity={sparsity} prune.method={method}"
-    for sparsity in ("0.9", "0.98")
-    for method in ("snip", "random")
-]
+GRID = ("prune.sparsity=0.9,0.98",)
+NAMES = ["prune.sparsity=0.9", "prune.sparsity=0.98"]
 Results = dict[str, dict[str, Any]]
 
 
@@ -41,13 +37,12 @@ def test_there_is_a_run_for_each_combination(finished: tuple[Path, Results]) -> 
     workdir, results = finished
     assert list(results) == NAMES
     kept = [result["summary"]["kept"] for result in results.values()]
-    assert kept == [5061, 5061, 1012, 1012]
+    assert kept == [5061, 1012]
     for name, result in results.items():
-        directory = workdir / name.replace(" ", "_")
-        assert rundir.read_json(directory / rundir.RESULT) == result
+        assert rundir.read_json(workdir / name / rundir.RESULT) == result
         assert result["command"] == "python train.py"
-        written = rundir.read_json(directory / rundir.CONFIG)
-        assert f"prune.method={written['prune']['method']}" in name
+        written = rundir.read_json(workdir / name / rundir.CONFIG)
+        assert name == f"prune.sparsity={written['prune']['sparsity']}"
         assert written["vary"] == []
     written = rundir.read_json(workdir / rundir.CONFIG)
     assert written["vary"] == list(GRID)
@@ -64,7 +59,7 @@ def test_the_same_call_runs_only_what_is_missing(
         return begin(config, data_dir, session)
 
     monkeypatch.setattr(experiment, "begin", noted)
-    lost = workdir / NAMES[2].replace(" ", "_")
+    lost = workdir / NAMES[1]
     (lost / rundir.RESULT).unlink()
     assert sweep.run_all(quick(*GRID), workdir)[NAMES[0]] == results[NAMES[0]]
     assert begun == [lost.name]
@@ -72,7 +67,7 @@ def test_the_same_call_runs_only_what_is_missing(
 
 def test_another_grid_is_refused(finished: tuple[Path, Results]) -> None:
     with pytest.raises(ValueError, match="another configuration"):
-        sweep.run_all(quick("prune.sparsity=0.9"), finished[0])
+        sweep.run_all(quick("prune.sparsity=0.9,0.95"), finished[0])
 
 
 def test_a_sweep_is_used_by_one_process(finished: tuple[Path, Results]) -> None:
@@ -125,7 +120,6 @@ def test_a_signal_is_that_of_the_initialization() -> None:
     [
         ((), r"vary is empty; use snipjax\.experiment\.run"),
         (("prune.batch_size=1,100000",), r"prune\.batch_size"),
-        (("prune.batch_class=0,10",), r"prune\.batch_class"),
         (("prune.sparsity=0.9,1.5",), r"sparsity is 1\.5"),
         (("model.name=lenet_300_100,lenet",), "did you mean"),
     ],
