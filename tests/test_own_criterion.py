@@ -1,8 +1,6 @@
 """Every criterion, one's own too, runs by its name wherever the networks are."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ from ml_collections import ConfigDict
 
 from snipjax import assembly, build, experiment, pruning
 from snipjax.training import rundir
-from tests import devices, runs
+from tests import conftest, runs
 
 pytestmark = pytest.mark.usefixtures("compile_once")
-ROOT = Path(__file__).parents[1]
 
 
 def gradient_norm(
@@ -39,8 +36,7 @@ def own(**fields: Any) -> ConfigDict:
 
 
 PLACES: dict[str, dict[str, Any]] = {
-    "one network": {"steps": 2, "num_batches": 2, "rounds": 3},
-    "four seeds at once": {"seeds": 4, "num_batches": 2, "rounds": 3},
+    "seeds at once": {"steps": 2, "seeds": 2, "num_batches": 2, "rounds": 3},
     "a mesh": {"steps": 2, "num_batches": 2, "mesh": "data=4,model=2", "rounds": 3},
 }
 
@@ -88,9 +84,8 @@ def check(place: str, workdir: Path) -> None:
             assert (mask[name] != keep).sum() <= 4, name
 
 
-@pytest.mark.parametrize("place", [name for name in PLACES if name != "a mesh"])
-def test_runs_by_name(place: str, tmp_path: Path) -> None:
-    check(place, tmp_path)
+def test_runs_by_name_with_seeds_at_once(tmp_path: Path) -> None:
+    check("seeds at once", tmp_path)
     config = json.loads((tmp_path / rundir.CONFIG).read_text())
     assert config["prune"]["method"] == f"{__name__}:gradient_norm"
 
@@ -124,7 +119,6 @@ def by_outputs(
 
 
 EVERY = [*build.CRITERIA, f"{__name__}:by_outputs"]
-FEW = ("synflow", "ntk_sap")  # which are offered the most
 
 
 def small(method: str, **fields: Any) -> assembly.Setup:
@@ -152,7 +146,7 @@ def check_count(masks: list[np.ndarray]) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "ntk_sap" else pytest.mark.slow)
         for name in EVERY
     ],
 )
@@ -170,25 +164,9 @@ def check_on_a_mesh(*methods: str) -> None:
         check_count([*mask.values()])
 
 
-def on_eight_devices(statement: str, *arguments: Any) -> None:
-    program = f"""
-import sys
-from pathlib import Path
-from tests import test_own_criterion
-{statement}
-"""
-    subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env=devices(8),
-        cwd=ROOT,
-        check=True,
-    )
-
-
-def test_runs_by_name_on_a_mesh_of_eight_devices(tmp_path: Path) -> None:
-    on_eight_devices("test_own_criterion.check('a mesh', Path(sys.argv[1]))", tmp_path)
-
-
 @pytest.mark.slow
 def test_every_criterion_on_a_mesh_of_eight_devices() -> None:
-    on_eight_devices("test_own_criterion.check_on_a_mesh(*test_own_criterion.EVERY)")
+    conftest.on_eight_devices(
+        "from tests.test_own_criterion import EVERY, check_on_a_mesh\n"
+        "check_on_a_mesh(*EVERY)"
+    )

@@ -7,13 +7,13 @@ from pathlib import Path
 from tests import devices
 
 
-def check(name: str, marked: str = "not slow") -> None:
-    """Runs the tests of a file beside this one, and shows what fails of them."""
+def check(*names: str, marked: str = "not slow") -> None:
+    """Runs the tests of files beside this one, and shows what fails of them."""
     tests = Path(__file__).parent
     root = tests.parents[1]
     options = ["-q", "-x", "--no-header", "-m", marked]
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, tests / name],
+        [sys.executable, "-m", "pytest", *options, *(tests / name for name in names)],
         env=devices(8),
         cwd=root,
         capture_output=True,

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from benchmarks.collectives import collectives
 from snipjax import assembly
 from snipjax.training import rundir
-from tests import runs
+from tests import runs, test_own_criterion
 from tests.runs import Finished, finished_run, interrupted
 from tests.training import mesh_programs
 
@@ -72,6 +72,10 @@ def test_goes_on_on_any_mesh_and_bit_for_bit_on_the_same(
         assert again.digests == on_eight.digests
         for name, param in again.params().items():
             np.testing.assert_array_equal(param, on_eight.params()[name])
+
+
+def test_a_criterion_of_ones_own_runs_by_name(tmp_path: Path) -> None:
+    test_own_criterion.check("a mesh", tmp_path)
 
 
 @pytest.mark.slow
@@ -156,9 +160,7 @@ def test_pruning_does_not_have_all_parameters_on_one_device(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "fields", [{"num_batches": 2}, {"rounds": 2}, {"method": "random"}, {"remat": True}]
-)
+@pytest.mark.parametrize("fields", [{"method": "random"}, {"remat": True}])
 def test_choices_of_a_configuration(fields: dict[str, Any], tmp_path: Path) -> None:
     ours, theirs = (
         finished_run(on_mesh(mesh, steps=2, **fields), tmp_path / mesh)

@@ -1,7 +1,6 @@
-"""Sharding on eight devices (test_sharding.py)."""
+"""Sharding on eight devices (test_on_mesh.py)."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -10,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks.collectives import bytes_per_device, collectives
+from benchmarks.collectives import collectives
 from snipjax import masks, optim, saliency, shrink, training
 from snipjax.training import Batch, distributed, sharding
 from tests.conftest import largest_by_sorting
@@ -50,6 +49,12 @@ def test_a_mesh_takes_the_devices_asked_for() -> None:
     assert dict(sharding.make_mesh().shape) == {"data": 8, "model": 1}
     with pytest.raises(ValueError, match=r"asks for 16.*_device_count=16"):
         sharding.make_mesh({"data": 8, "model": 2})
+
+
+def test_a_mesh_must_divide_batches() -> None:
+    sharding.check_divides(MESH, 104, "train.batch_size")
+    with pytest.raises(ValueError, match=r"train\.batch_size is 100.*e\.g\. 104"):
+        sharding.check_divides(MESH, 100, "train.batch_size")
 
 
 class TestRule:
@@ -186,52 +191,6 @@ class TestFullySharded:
         chex.assert_trees_all_close(
             (ours[1:3], our_metrics), (expected[1:3], metrics), rtol=1e-4, atol=1e-5
         )
-
-
-RING = [(i, (i + 1) % 8) for i in range(8)]
-EXCHANGES: list[Any] = [
-    # A function of one array, its specs, and all that is known of its exchange: kind,
-    # shape, bytes, devices in a group, bytes that each sends.
-    (jax.lax.psum, "x", {}, P("x"), P(), ("all-reduce", (8, 8), 256, 2), 256.0),
-    (jax.lax.psum, "y", {}, P(), P(), ("all-reduce", (16, 8), 512, 4), 768.0),
-    (
-        *(jax.lax.all_gather, "y", {"tiled": True}, P("y"), P()),
-        *(("all-gather", (16, 8), 512, 4), 384.0),
-    ),
-    (
-        *(jax.lax.psum_scatter, "x", {"tiled": True}, P(), P("x")),
-        *(("reduce-scatter", (8, 8), 512, 2), 256.0),
-    ),
-    (
-        *(jax.lax.ppermute, ("x", "y"), {"perm": RING}, P(("x", "y")), P(("x", "y"))),
-        *(("collective-permute", (2, 8), 64, 8), 64.0),
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("function", "axis", "options", "given", "returned", "expected", "sent"), EXCHANGES
-)
-def test_the_exchange_of_a_program_is_read(
-    function: Callable[..., Any],
-    axis: Any,
-    options: dict[str, Any],
-    given: P,
-    returned: P,
-    expected: Any,
-    sent: float,
-) -> None:
-    mapped = jax.shard_map(
-        functools.partial(function, axis_name=axis, **options),
-        mesh=Mesh(np.array(jax.devices()).reshape(2, 4), ("x", "y")),
-        in_specs=given,
-        out_specs=returned,
-        check_vma=False,
-    )
-    array = jax.ShapeDtypeStruct((16, 8), jnp.float32)
-    (found,) = collectives(jax.jit(mapped).lower(array).compile())
-    assert (found.kind, found.shape, found.bytes, found.group_size) == expected
-    assert bytes_per_device([found]) == sent
 
 
 def test_an_array_does_not_keep_its_copy_on_the_host() -> None:
