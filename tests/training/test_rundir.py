@@ -27,10 +27,6 @@ def start_run(workdir: Path, config: Any = CONFIG) -> None:
 
 
 class TestClaim:
-    def test_makes_a_directory_and_writes_nothing(self, tmp_path: Path) -> None:
-        with claim(tmp_path / "deep" / "run"):
-            assert list((tmp_path / "deep" / "run").iterdir()) == []
-
     def test_takes_a_run_of_the_same_configuration_killed_at_any_write(
         self, tmp_path: Path
     ) -> None:
@@ -70,9 +66,8 @@ class TestClaim:
         with claim(tmp_path):
             pass
 
-    @pytest.mark.parametrize("text", ["{", "[]"])
-    def test_a_damaged_configuration_is_named(self, text: str, tmp_path: Path) -> None:
-        (tmp_path / rundir.CONFIG).write_text(text)
+    def test_a_damaged_configuration_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / rundir.CONFIG).write_text("[]")
         with (
             pytest.raises(ValueError, match=r"config\.json' is damaged.*remove"),
             claim(tmp_path),
@@ -202,26 +197,17 @@ RESULT = {
 
 
 class TestDamage:
-    def test_none_is_seen_in_a_whole_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "result.json"
-        rundir.write_json(path, RESULT)
-        assert rundir.read_json(path) == RESULT
-
     @pytest.mark.parametrize(
         ("name", "value", "problem"),
         [
-            ("config.json", [], r"the value is \[\]"),
             ("groups.json", [[0]], r"the value is \[0\]"),
             ("groups.json", [], "the value is"),
             ("groups.json", [[0, -5]], "the value is -5"),
             ("data.json", {}, "field 'image_shape' is missing"),
-            ("networks.json", [{"seed": 0}], "field 'kept' is missing"),
             ("networks.json", [{"seed": 10**400}], "field 'seed' is 1000"),
             ("networks.json", [{**NETWORK, "seconds": None}], "seconds' is None"),
             ("networks.json", [{**NETWORK, "layers": [EMPTY]}], "layers.total' is 0"),
-            ("result.json", {**RESULT, "device": []}, r"field 'device' is \[\]"),
             ("result.json", {**RESULT, "command": {"a": 1}}, "field 'command' is"),
-            ("result.json", {"dataset": 3}, "field 'dataset' is 3"),
             ("result.json", None, "the value is None"),
         ],
     )
@@ -232,7 +218,7 @@ class TestDamage:
         with pytest.raises(ValueError, match=f"{name}' is damaged .*{problem}.*remove"):
             rundir.read_json(tmp_path / name)
 
-    @pytest.mark.parametrize("text", ["[" * 100_000, "\xff", "", "9" * 5000])
+    @pytest.mark.parametrize("text", ["[" * 100_000, "\xff", "9" * 5000])
     def test_other_text_is_named(self, text: str, tmp_path: Path) -> None:
         (tmp_path / "data.json").write_text(text, encoding="latin-1")
         with pytest.raises(ValueError, match=r"data\.json' is damaged"):
@@ -241,9 +227,8 @@ class TestDamage:
     @pytest.mark.parametrize(
         "line",
         [
-            *(b"{}", b"[1]", b"{", b"\xff"),
+            *(b"[1]", b"{", b"\xff"),
             b'{"seeds": [0, 1], "step": 10, "test_error": [9.5]}',
-            b'{"seeds": [0], "step": 10, "test_error": 9.5}',
             b'{"seeds": [0], "step": 10, "test_error": ["9.5"]}',
         ],
     )
