@@ -9,25 +9,14 @@ import pytest
 
 from snipjax import masks
 from snipjax.methods import DNS, dns
-from snipjax.methods.dns import loses_any, mean_and_scale, spliced, update_chance
+from snipjax.methods.dns import mean_and_scale, spliced, update_chance
 from tests.methods import softmax_regression
 
 prunable = masks.weights_and_biases
 
 
-def test_a_hidden_connection_comes_back_above_b_only() -> None:
-    # Of w = 1.0, kept, and two hidden ones; c is such that two remain.
-    mean, scale, params, mask = (
-        {"w": jnp.array(x)} for x in (0.0, 1.0, [1.0, 1.2, 1.3], [True, False, False])
-    )
-    options = {"prunable": prunable, "lower": 0.9, "upper": 1.1}
-    kept = spliced(mean, scale, params, mask, sparsity=1 / 3, **options)
-    # The quotients are 1.11, 1.09 and 1.18, so that b = 1.1 * 1.11 = 1.22 > 1.2.
-    assert kept["w"].tolist() == [True, False, True]
-
-
 @pytest.mark.parametrize(
-    ("sparsity", "lower", "upper"), [(0.25, 0.9, 1.1), (0.9, 0.9, 1.1), (0.6, 0.5, 1.4)]
+    ("sparsity", "lower", "upper"), [(0.9, 0.9, 1.1), (0.6, 0.5, 1.4)]
 )
 def test_the_rule_is_the_papers_with_one_c_for_all_layers(
     sparsity: float, lower: float, upper: float
@@ -70,13 +59,6 @@ def test_thresholds_are_of_the_magnitudes_of_a_layer_by_hand() -> None:
     np.testing.assert_allclose(jax.tree.leaves(scale), expected, rtol=1e-6)
 
 
-def test_updates_that_remove_are_told_from_those_that_only_splice() -> None:
-    before = {"w": jnp.array([True, False]), "b": jnp.array(True)}
-    for after, loses in (([1, 0], 0), ([1, 1], 0), ([0, 1], 1)):
-        after = {**before, "w": jnp.array(after, bool)}
-        assert int(loses_any(before, after)) == loses
-
-
 def test_updates_become_rare_as_the_power_of_a_share_of_the_steps() -> None:
     settings = DNS(gamma=3.0, power=2.0)
     chances = [update_chance(time, settings) for time in (0, 1 / 3, 1)]
@@ -86,15 +68,22 @@ def test_updates_become_rare_as_the_power_of_a_share_of_the_steps() -> None:
 START = np.array([[1.0, -0.9], [-0.5, 0.2]])
 
 
-@pytest.mark.parametrize("is_updated", [True, False])
+# The mask changes at any step, by chance at the first alone, or within no wide margins.
+@pytest.mark.parametrize(
+    ("gamma", "lower", "upper", "is_updated"),
+    [(0.0, 1.0, 1.0, True), (1e9, 1.0, 1.0, False), (0.0, 0.1, 9.0, False)],
+)
 def test_hidden_weights_follow_the_gradient_of_the_masked_network(
-    is_updated: bool,
+    gamma: float, lower: float, upper: float, is_updated: bool
 ) -> None:
     """Two steps of surgery and one of recovery, against NumPy."""
-    # By chance the mask is updated at the first step alone, or at every step.
-    gamma = 0.0 if is_updated else 1e9
     settings = DNS(
-        surgery=2.0, recovery=1.0, gamma=gamma, lower=1.0, upper=1.0, learning_rate=1.0
+        surgery=2.0,
+        recovery=1.0,
+        gamma=gamma,
+        lower=lower,
+        upper=upper,
+        learning_rate=1.0,
     )
     problem = softmax_regression.problem(steps=1, learning_rate=6.0)
     start = softmax_regression.pretrained(START)
@@ -117,16 +106,3 @@ def test_hidden_weights_follow_the_gradient_of_the_masked_network(
     np.testing.assert_allclose(params["w"], weights, atol=1e-4)
     np.testing.assert_array_equal(mask["w"], keep)
     assert history.prunes == 1 + is_updated
-
-
-def test_within_wide_margins_nothing_changes_after_the_first_update() -> None:
-    # Either margin of the paper would have connections change places here.
-    settings = DNS(
-        surgery=1.0, recovery=0.1, gamma=0.0, lower=0.3, upper=4.0, learning_rate=1.0
-    )
-    start = softmax_regression.pretrained()
-    problem = softmax_regression.problem(steps=8)
-    _, mask, history = dns(problem, 0.5, settings, start)
-    assert history.prunes == 1
-    expected = np.abs(softmax_regression.WEIGHTS) > 0.85
-    np.testing.assert_array_equal(mask["w"], expected)

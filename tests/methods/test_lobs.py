@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from snipjax import masks
-from snipjax.methods import LOBS, History, Outcome, Problem, lobs
-from snipjax.methods.linear_sites import Network, Site
+from snipjax.methods import LOBS, History, Outcome, lobs
+from snipjax.methods.linear_sites import Network
 from snipjax.methods.lobs import (
     layer_hessians,
     operate,
@@ -35,25 +35,15 @@ class Small(nn.Module):
         return nn.Dense(3)(x)
 
 
+@pytest.fixture(scope="module")
 def small() -> tuple[Network, chex.ArrayTree, chex.Array]:
     images = jax.random.normal(jax.random.key(1), (6, 5, 5, 1))
-    params = Small().init(jax.random.key(2), images)["params"]
+    params = jax.jit(Small().init)(jax.random.key(2), images)["params"]
 
     def loss_fn(params: chex.ArrayTree, images: chex.Array) -> chex.Array:
         return jnp.sum(jax.nn.log_softmax(Small().apply({"params": params}, images)))
 
     return Network(loss_fn, params, images), params, images
-
-
-def intermediates(
-    params: chex.ArrayTree, images: chex.Array
-) -> tuple[chex.Array, chex.Array]:
-    """The outputs of the convolution and of the first dense layer."""
-    _, state = Small().apply(
-        {"params": params}, images, capture_intermediates=True, mutable="intermediates"
-    )
-    called = state["intermediates"]
-    return called["Conv_0"]["__call__"][0], called["Dense_0"]["__call__"][0]
 
 
 def least_squares(inputs: int, units: int, kept: float) -> tuple[np.ndarray, ...]:
@@ -76,35 +66,6 @@ def cost(hessian: np.ndarray, change: np.ndarray) -> float:
     return 0.5 * change @ hessian @ change
 
 
-def test_the_hessian_gives_the_squared_error_of_the_output() -> None:
-    network, params, images = small()
-    assert [layer.name for layer in network.layers] == ["Conv_0", "Dense_0", "Dense_1"]
-    other = jax.tree.map(
-        lambda w: w + jnp.cos(jnp.arange(w.size)).reshape(w.shape), params
-    )
-    leaves = jax.tree.leaves(other)
-
-    @jax.jit
-    def hessians_and_squares(params: chex.ArrayTree) -> Any:
-        squares = []
-
-        def at(site: Site) -> chex.Array:
-            numbers = site.layer.kernel, site.layer.bias
-            weights = [leaves[number] for number in numbers if number is not None]
-            changed = site.apply(site.inputs, *weights)
-            squares.append(jnp.sum((changed - site.outputs) ** 2) / len(images))
-            return site.outputs
-
-        network(params, images, at)
-        return layer_hessians(network, params, images), squares
-
-    hessians, squares = hessians_and_squares(params)
-    for layer, hessian, expected in zip(network.layers, hessians, squares):
-        change = layer.matrix(other) - layer.matrix(params)
-        actual = jnp.sum(change * (hessian @ change))
-        assert float(actual) == pytest.approx(float(expected), rel=1e-4)
-
-
 def test_a_shared_layer_has_the_inputs_of_all_its_calls() -> None:
     def loss_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
         return jnp.sum(x @ params["w"] @ params["w"])
@@ -116,7 +77,30 @@ def test_a_shared_layer_has_the_inputs_of_all_its_calls() -> None:
     np.testing.assert_allclose(hessian, (x.T @ x + y.T @ y) / 5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("kept", "size"), [(0.4, 12), (0.4, 9), (1.1, None)])
+def test_gains_and_outputs_of_a_network_of_two_heads() -> None:
+    def loss_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
+        hidden = x @ params["a"]
+        return jnp.sum(hidden @ params["b"]) + jnp.sum(hidden @ params["c"])
+
+    x = jnp.ones((5, 2))
+    params = {
+        "a": jnp.ones((2, 2)),
+        "b": jnp.array([[3.0], [1.0]]),
+        "c": jnp.array([[1.0], [4.0]]),
+    }
+    network = Network(loss_fn, params, x)
+    first, second = outputs(network, params, x)
+    np.testing.assert_array_equal(
+        np.stack([first, second]), [[[8.0]] * 5, [[10.0]] * 5]
+    )
+    gains = jax.jit(jax.vmap(lambda key: output_gains(network, params, x, key)))
+    of_hidden, *of_heads = map(np.asarray, gains(jax.random.split(KEY, 2000)))
+    # Of the squares of the Jacobian of two outputs, by two hidden units.
+    assert of_hidden.mean() == pytest.approx((9 + 1 + 1 + 16) / 2, rel=0.05)
+    assert np.all(np.stack(of_heads) == 1.0)
+
+
+@pytest.mark.parametrize(("kept", "size"), [(0.4, 9), (1.1, None)])
 def test_weights_are_least_squares_and_sensitivities_the_costs_of_one_less(
     kept: float, size: int | None
 ) -> None:
@@ -139,88 +123,26 @@ def test_weights_are_least_squares_and_sensitivities_the_costs_of_one_less(
             assert sensitivity == pytest.approx(added, rel=1e-2, abs=1e-4)
 
 
-@pytest.mark.slow
-def test_the_gain_is_the_mean_square_of_the_jacobian() -> None:
-    network, params, images = small()
-    conv, hidden = intermediates(params, images)
-
-    def after_hidden(z: chex.Array) -> chex.Array:
-        return nn.Dense(3).apply({"params": params["Dense_1"]}, nn.relu(z))
-
-    def after_conv(z: chex.Array) -> chex.Array:
-        z = nn.max_pool(z, (2, 2), (2, 2)).reshape(-1)
-        return after_hidden(z @ params["Dense_0"]["kernel"])
-
-    def mean_square(function: Any, z: chex.Array) -> float:
-        jacobians = jax.vmap(jax.jacobian(function))(z)
-        return float(jnp.sum(jacobians**2) / z.size)
+def test_the_bound_of_the_output_holds(small: Any) -> None:
+    network, params, images = small
+    hessians = jax.jit(lambda p: layer_hessians(network, p, images))(params)
+    output = jax.jit(lambda params: outputs(network, params, images)[0])
 
     @jax.jit
-    def gains(keys: chex.PRNGKey) -> list[chex.Array]:
-        return jax.vmap(lambda key: output_gains(network, params, images, key))(keys)
-
-    of_conv, of_hidden, of_last = gains(jax.random.split(KEY, 1000))
-    assert np.all(np.asarray(of_last) == 1.0)
-    expected = mean_square(after_hidden, hidden)
-    assert float(of_hidden.mean()) == pytest.approx(expected, rel=0.1)
-    expected = mean_square(after_conv, conv)
-    assert float(of_conv.mean()) == pytest.approx(expected, rel=0.1)
-
-
-def test_a_network_of_two_heads_has_two_outputs() -> None:
-    def loss_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
-        hidden = x @ params["a"]
-        return jnp.sum(hidden @ params["b"]) + jnp.sum(hidden @ params["c"])
-
-    x = jnp.ones((5, 2))
-    params = {
-        "a": jnp.ones((2, 2)),
-        "b": jnp.array([[3.0], [0.0]]),
-        "c": jnp.array([[0.0], [4.0]]),
-    }
-    network = Network(loss_fn, params, x)
-    first, second = outputs(network, params, x)
-    np.testing.assert_array_equal(
-        jnp.stack([first, second]), [[[6.0]] * 5, [[8.0]] * 5]
-    )
-    # Each hidden unit is seen by one head: (9 + 16) / 2.
-    assert [float(g) for g in output_gains(network, params, x, KEY)] == [12.5, 1.0, 1.0]
-
-
-def test_the_bound_of_the_output_holds() -> None:
-    network, params, images = small()
-    hessians = layer_hessians(network, params, images)
-    (logits,) = outputs(network, params, images)
-    for seed in range(10):
-        keys = iter(jax.random.split(jax.random.key(seed), 8))
-        pruned = jax.tree.map(
-            lambda w: w * jax.random.bernoulli(next(keys), 0.5, w.shape),  # noqa: B023
-            params,
-        )
+    def bound(pruned: chex.ArrayTree) -> chex.Array:
         bounds = []
         for layer, hessian in zip(network.layers, hessians):
             d = layer.matrix(pruned) - layer.matrix(params)
             bounds.append(jnp.sqrt(jnp.sum(d * (hessian @ d))))
-        (changed,) = outputs(network, pruned, images)
-        error = jnp.sqrt(jnp.mean(jnp.sum((changed - logits) ** 2, axis=-1)))
-        assert 0 < error <= output_bound(network.layers, pruned, bounds)
+        return output_bound(network.layers, pruned, bounds)
+
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        pruned = jax.tree.map(lambda w: w * (rng.random(w.shape) < 0.5), params)
+        change = np.square(output(pruned) - output(params))
+        assert 0 < np.sqrt(np.mean(np.sum(change, axis=-1))) <= bound(pruned)
     only_last = [jnp.zeros(()), jnp.zeros(()), 0.5]
     assert output_bound(network.layers, params, only_last) == 0.5
-
-
-@pytest.mark.slow
-def test_the_history_has_the_errors_of_layers_and_output_below_their_bounds(
-    regression: Problem, trained: Outcome
-) -> None:
-    settings = LOBS(rounds=2, num_batches=4, block=0.6)
-    history = lobs(regression, 0.9, settings, trained).history
-    assert history.prunes == 4  # two blocks of 60% in each round
-    rows = [row for row in history.rows if row["phase"].startswith("prune")]
-    names = ["layer_{}/layers/0", "layer_{}/layers/1", "output_{}"]
-    for row in rows:
-        for name in names:
-            assert 0 <= row[name.format("error")] <= row[name.format("bound")]
-        assert row["output_error"] > 0
 
 
 def test_the_update_is_the_least_squares_solution_without_the_cheapest_weight() -> None:

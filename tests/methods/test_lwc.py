@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from snipjax import masks
 from snipjax.methods import LWC, layers, lwc
@@ -30,14 +29,6 @@ def removed(params: Any, sparsity: float, mask: Any = None) -> Any:
     return remove(params, mask, sparsity=sparsity, prunable=prunable)
 
 
-def test_the_thresholds_are_the_quality_times_each_layers_deviation() -> None:
-    # With std(a) = sqrt(20.5 / 6) = 1.85 and std(b) ten times that, a quality between
-    # 1 / 1.85 and 3 / 1.85 keeps the 3s and the 30s, though 10 > 3.
-    for layer in removed(two_layers(), 8 / 12).values():
-        assert layer["kernel"].tolist() == [[False, False], [True, True]]
-        assert layer["bias"].tolist() == [False, False]
-
-
 def test_the_quality_of_a_layer_grows_with_the_logarithm_of_its_size() -> None:
     few = np.array([1.0, -1.0, 0.0], np.float32)
     # Alike in deviation; of 15 and 3 weights, so that a threshold is twice the other.
@@ -47,18 +38,6 @@ def test_the_quality_of_a_layer_grows_with_the_logarithm_of_its_size() -> None:
     # 3 / log 16 = 1.08 and 1.9 / log 4 = 1.37 times the deviations, about equal.
     assert mask["b"]["w"].tolist() == [True, True, False]
     assert np.flatnonzero(mask["a"]["w"]).tolist() == [0]
-
-
-def test_the_size_of_a_layer_is_that_of_its_prunable_leaves() -> None:
-    mask = {
-        "a": {"kernel": jnp.zeros((3, 2), bool), "bias": jnp.ones(1, bool)},
-        "b": {"kernel": jnp.ones((8, 7), bool), "bias": jnp.ones(7, bool)},
-        "c": {"kernel": jnp.ones((2, 2), bool), "bias": jnp.array(True)},
-    }
-    sizes = layers.log_size(mask)
-    for layer, expected in (("a", 8), ("b", 64), ("c", 5)):
-        for leaf in sizes[layer].values():
-            np.testing.assert_allclose(leaf, np.log(expected), rtol=1e-6)
 
 
 def test_mean_and_deviation_are_over_what_a_layer_keeps() -> None:
@@ -80,20 +59,24 @@ def test_mean_and_deviation_are_over_what_a_layer_keeps() -> None:
     assert float(std["a"]["w"]) == float(std["b"]["w"]) == 1.0
 
 
-@pytest.mark.parametrize("sparsity", [0.3, 0.9])
-def test_one_quality_for_all_layers_leaves_exactly_as_many(sparsity: float) -> None:
+def test_one_quality_for_all_layers_leaves_exactly_as_many() -> None:
     rng = np.random.default_rng(0)
+    shapes = {"kernel": (10, 10), "bias": (10,)}
     params = {
-        name: {"kernel": jnp.asarray(scale * rng.normal(size=(10, 10)), jnp.float32)}
-        for name, scale in (("a", 0.1), ("b", 7.0))
+        layer: {
+            name: np.float32(scale * rng.normal(size=shape))
+            for name, shape in shapes.items()
+        }
+        for layer, scale in (("a", 0.1), ("b", 7.0))
     }
-    mask = removed(params, sparsity)
+    mask = removed(params, 0.9)
     kept, gone = [], []
-    for name in params:
-        quality = np.abs(params[name]["kernel"]) / np.std(params[name]["kernel"])
-        keep = np.asarray(mask[name]["kernel"])
+    for layer in params:
+        weights = np.concatenate([params[layer][name].ravel() for name in shapes])
+        keep = np.concatenate([np.ravel(mask[layer][name]) for name in shapes])
+        quality = np.abs(weights) / np.std(weights)
         kept, gone = [*kept, *quality[keep]], [*gone, *quality[~keep]]
-    assert len(kept) == round(200 * (1 - sparsity))
+    assert len(kept) == 22
     assert min(kept) > max(gone)
 
 

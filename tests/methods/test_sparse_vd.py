@@ -54,19 +54,12 @@ def test_the_kl_term_is_the_sum_over_leaves_with_noise_and_stays_finite() -> Non
     terms = [kl_from_log_alpha(log_alpha(*pair)) for pair in ((1.0, 0.5), (2.0, -1.0))]
     np.testing.assert_allclose(kl_divergence(posterior), sum(terms), rtol=1e-6)
     extreme = Posterior({"w": jnp.zeros(2)}, {"w": jnp.array([80.0, -80.0])})
-    chex.assert_tree_all_finite(jax.value_and_grad(kl_divergence)(extreme))
+    chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(kl_divergence))(extreme))
 
 
-LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-    "dense": (nn.Dense(3), (2, 4)),
-    "convolution in groups": (nn.Conv(2, (2, 2), feature_group_count=2), (2, 2, 2, 2)),
-}
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_outputs_have_the_moments_of_drawn_weights(name: str) -> None:
-    layer, shape = LAYERS[name]
-    images = jax.random.normal(jax.random.key(0), shape)
+def test_outputs_have_the_moments_of_drawn_weights() -> None:
+    layer = nn.Conv(2, (2, 2), feature_group_count=2)
+    images = jax.random.normal(jax.random.key(0), (2, 2, 2, 2))
     params = jax.jit(layer.init)(jax.random.key(1), images)["params"]
     keys = jax.random.split(jax.random.key(2), 8192)
     network = Network(lambda p, x: layer.apply({"params": p}, x), params, images)
@@ -87,14 +80,12 @@ def test_outputs_have_the_moments_of_drawn_weights(name: str) -> None:
     def with_drawn_outputs(key: chex.PRNGKey) -> chex.Array:
         return noisy_loss(network, Posterior(params, log_variances), images, key)
 
-    expected, actual = (
-        jax.jit(with_drawn_weights)(keys),
-        jax.jit(with_drawn_outputs)(keys),
-    )
-    std = jnp.std(expected, axis=0)
-    error = jnp.abs(jnp.mean(actual, axis=0) - jnp.mean(expected, axis=0))
-    assert jnp.max(error / std) < 0.06  # of 4 standard errors and more
-    np.testing.assert_allclose(jnp.std(actual, axis=0), std, rtol=0.06)
+    expected = np.asarray(jax.jit(with_drawn_weights)(keys))
+    actual = np.asarray(jax.jit(with_drawn_outputs)(keys))
+    std = expected.std(axis=0)
+    error = np.abs(actual.mean(axis=0) - expected.mean(axis=0))
+    assert np.max(error / std) < 0.06  # of 4 standard errors and more
+    np.testing.assert_allclose(actual.std(axis=0), std, rtol=0.06)
 
 
 def shared(params: chex.ArrayTree, x: chex.Array) -> chex.Array:

@@ -8,11 +8,7 @@ import pytest
 from scipy import special, stats
 
 from snipjax.methods import SWS, sws
-from snipjax.methods.mixtures import (
-    Mixture,
-    log_odds,
-    negative_log_prior,
-)
+from snipjax.methods.mixtures import Mixture, log_odds, negative_log_prior
 from snipjax.methods.quantization import (
     bits_per_weight,
     huffman_bits,
@@ -37,7 +33,7 @@ def joint(weights: np.ndarray) -> np.ndarray:
     return np.exp(log_proportions) * densities
 
 
-@pytest.mark.parametrize("size", [7, 8192, 9000])
+@pytest.mark.parametrize("size", [7, 9000])
 def test_negative_log_prior_is_the_sum_over_weights_and_pulls_to_the_means(
     size: int,
 ) -> None:
@@ -97,17 +93,10 @@ def test_bits_are_of_two_codes_and_a_codebook() -> None:
         bits_per_weight({"w": jnp.ones(2)}, {"w": jnp.array(True)}, MIXTURE)
 
 
-def test_a_huffman_code_is_within_a_bit_of_the_entropy() -> None:
-    rng = np.random.default_rng(0)
-    for counts in rng.integers(1, 50, (20, 6)):
-        entropy = special.entr(counts / counts.sum()).sum() / np.log(2)
-        bits = huffman_bits(np.repeat(np.arange(6), counts).tolist()) / counts.sum()
-        assert entropy <= bits + 1e-9 <= entropy + 1
-
-
-@pytest.mark.parametrize(("symbols", "bits"), [("", 0), ("aaa", 3), ("abcd", 8)])
-def test_huffman_codes_by_hand(symbols: str, bits: int) -> None:
-    assert huffman_bits(symbols) == bits
+def test_huffman_codes_by_hand() -> None:
+    # Of the last, a has one bit, b two, c and d three.
+    for symbols, bits in (("", 0), ("aaa", 3), ("abcd", 8), ("aaaaabbbccd", 20)):
+        assert huffman_bits(symbols) == bits
 
 
 def test_steps_go_down_the_loss_and_the_prior_of_weights_and_precisions(
