@@ -156,23 +156,14 @@ class TestFields:
             configs.validate(config)
 
 
-class TestBuild:
-    def test_a_name_and_its_settings(self) -> None:
-        config = moving("rigl", fraction=0.2)
-        mask = {"w": np.ones((2, 2), bool)}
-        optimizer = build.sparse(config)(build.optimizer(config), mask, None)
-        state = optimizer.init({"w": np.ones((2, 2), np.float32)})
-        assert isinstance(state, optim.MovingState)
-        assert build.last_move(config) == 28
-        assert build.last_move(moving("static")) == 0
-
-    def test_an_import_path(self, tmp_path: Path) -> None:
-        config = moving(f"{__name__}:own")
-        configs.validate(config)
-        make = functools.partial(build.sparse(config), build.optimizer(config))
-        state = make({"w": np.ones((2, 2), bool)}, jax.random.key(3)).init(
-            {"w": np.ones((2, 2), np.float32)}
-        )
-        assert state.key == jax.random.key(3)
-        with pytest.raises(ValueError, match=r"optimizer\.sparse\.name is 'math:pi'"):
-            build.sparse(moving("math:pi"))
+def test_an_optimizer_by_its_import_path() -> None:
+    config = moving(f"{__name__}:own")
+    configs.validate(config)
+    assert build.last_move(config) == 28
+    make = functools.partial(build.sparse(config), build.optimizer(config))
+    state = make({"w": np.ones((2, 2), bool)}, jax.random.key(3)).init(
+        {"w": np.ones((2, 2), np.float32)}
+    )
+    assert state.key == jax.random.key(3)
+    with pytest.raises(ValueError, match=r"optimizer\.sparse\.name is 'math:pi'"):
+        build.sparse(moving("math:pi"))
