@@ -46,35 +46,28 @@ def test_every_row_is_the_whole_protocol(row: str) -> None:
     assert row.replace(".", "").replace("_", "").isalnum()
 
 
-class TestRun:
-    """A command in the time there is."""
-
-    def test_it_is_interrupted_when_the_time_is_over(self, tmp_path: Path) -> None:
-        # In a background job of a shell, processes do not hear of it by themselves.
-        hears = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-        waits = "try: time.sleep(60)\nexcept KeyboardInterrupt: pass"
-        program = f"import signal, time\n{hears}\n{waits}"
-        start = time.monotonic()
-        command = [sys.executable, "-c", program]
-        assert paper.run(command, 1.0, tmp_path / "log") == "unfinished"
-        assert time.monotonic() - start < 30
-
-    def test_it_is_killed_if_it_does_not_hear(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(paper, "MOST_SECONDS_TO_END", 0.5)
-        deaf = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        command = [sys.executable, "-c", f"{deaf}time.sleep(60)"]
-        start = time.monotonic()
+def test_a_command_ends_when_the_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a background job of a shell, processes do not hear of it by themselves.
+    hears = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    waits = "try: time.sleep(60)\nexcept KeyboardInterrupt: pass"
+    deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    start = time.monotonic()
+    for program in (f"{hears}\n{waits}", f"{deaf}\ntime.sleep(60)"):
+        command = [sys.executable, "-c", f"import signal, time\n{program}"]
         assert paper.run(command, 1.0, tmp_path / "log") == "unfinished"
         assert time.monotonic() - start < 50
+        # The other does not hear, and is killed.
+        monkeypatch.setattr(paper, "MOST_SECONDS_TO_END", 0.5)
 
-    def test_a_failure_has_its_last_line(self, tmp_path: Path) -> None:
-        command = [sys.executable, "-c", "import sys; sys.exit('no memory\\n')"]
-        log = tmp_path / "log"
-        assert paper.run(command, 60.0, log) == "failed, 1: no memory"
-        command = [sys.executable, "-c", "import os; assert os.environ['A'] == 'b'"]
-        assert paper.run(command, 60.0, log, {"A": "b"}) == "finished"
+
+def test_a_failure_has_its_last_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('no memory\\n')"]
+    log = tmp_path / "log"
+    assert paper.run(command, 60.0, log) == "failed, 1: no memory"
+    command = [sys.executable, "-c", "import os; assert os.environ['A'] == 'b'"]
+    assert paper.run(command, 60.0, log, {"A": "b"}) == "finished"
 
 
 def test_a_row_that_fails_costs_the_others_nothing(

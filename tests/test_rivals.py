@@ -128,12 +128,6 @@ def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return finished_run(config, tmp_path_factory.mktemp("runs") / "dense")
 
 
-@pytest.fixture(scope="module")
-def finished(dense_run: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    config = quick(pretrained=str(dense_run.workdir))
-    return finished_run(config, tmp_path_factory.mktemp("runs") / "lwc")
-
-
 def test_without_pruning_or_training_there_is_an_evaluation(
     dense_run: Finished,
 ) -> None:
@@ -142,36 +136,32 @@ def test_without_pruning_or_training_there_is_an_evaluation(
         assert 50 < entry["test_error"] <= 100
 
 
-class TestRun:
-    def test_starts_from_the_network_of_its_seed(self, finished: Finished) -> None:
-        networks = finished.result["networks"]
-        assert [entry["seed"] for entry in networks] == [0, 1]
-        for entry in networks:
-            assert entry["kept"] == 5061
-            assert (entry["steps"], entry["prunes"]) == (2, 1)
-            params = finished.params(entry["seed"])
-            for name, keep in finished.mask(entry["seed"]).items():
-                assert not params[name][~keep].any()
-            finished.check_best(entry["seed"], {})
-        for seed, row in enumerate(finished.metrics):
-            assert (row["seeds"], row["step"]) == ([seed], 2)
-            assert "retrain" in row["phase"]
-            assert row["sparsity"] == [pytest.approx(0.9, abs=1e-4)]
-            assert row["test_error"][0] >= 0
+def test_an_interrupted_run_begins_again_from_the_networks_of_its_seeds(
+    dense_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
 
-    def test_interrupted_it_begins_again(
-        self, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def killed(*args: Any, **options: Any) -> Any:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(records, "network", killed)
-        with pytest.raises(KeyboardInterrupt):
-            experiment.run(finished.config, tmp_path)
-        monkeypatch.undo()
-        again = finished_run(finished.config, tmp_path)
-        assert again.digests == finished.digests
-        assert [row["seeds"] for row in again.metrics] == [[0], [1]]
+    config = quick(pretrained=str(dense_run.workdir))
+    monkeypatch.setattr(records, "network", killed)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(config, tmp_path)
+    monkeypatch.undo()
+    finished = finished_run(config, tmp_path)
+    networks = finished.result["networks"]
+    assert [entry["seed"] for entry in networks] == [0, 1]
+    for entry in networks:
+        assert entry["kept"] == 5061
+        assert (entry["steps"], entry["prunes"]) == (2, 1)
+        params = finished.params(entry["seed"])
+        for name, keep in finished.mask(entry["seed"]).items():
+            assert not params[name][~keep].any()
+        finished.check_best(entry["seed"], {})
+    assert [row["seeds"] for row in finished.metrics] == [[0], [1]]
+    for row in finished.metrics:
+        assert (row["phase"], row["step"]) == ("retrain 1", 2)
+        assert row["sparsity"] == [pytest.approx(0.9, abs=1e-4)]
+        assert row["test_error"][0] >= 0
 
 
 @pytest.mark.parametrize(
