@@ -1,6 +1,5 @@
-"""The paper's networks have the published sizes, and are what it describes."""
+"""The networks have the published sizes, and are what the papers describe."""
 
-import functools
 from typing import Any
 
 import chex
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from snipjax import masks, models
-from snipjax.models import recurrent, wide_resnet
+from snipjax.models import alexnet, recurrent, vgg, wide_resnet
 from tests.models.equations import (
     batch_normed,
     convolved,
@@ -22,7 +21,7 @@ from tests.models.equations import (
 )
 from tests.ops.agreement import quickly_compiled
 
-MNIST, CIFAR = (1, 28, 28, 1), (1, 32, 32, 3)
+MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
 
 
 def weights_and_biases(*layers: tuple[int, int, int]) -> int:
@@ -59,51 +58,29 @@ def wide_resnet_size(blocks: int, width: int) -> int:
     return weights_and_biases(*layers, (1, inputs, 10))
 
 
-def resnet_size(blocks: int) -> int:
-    """Of three groups of blocks of 16, 32 and 64 channels, without any bias but one."""
-    kernels = 9 * 3 * 16 + 64 * 10 + 16 * 32 + 32 * 64  # the last two are shortcuts
-    for inputs, channels in ((16, 16), (16, 32), (32, 64)):
-        kernels += 9 * channels * (inputs + (2 * blocks - 1) * channels)
-    return kernels + 10
-
-
 def recurrent_size(products: int, biases: int, units: int) -> int:
     """Of a cell of so many matrices and biases, between two dense layers."""
     dense = weights_and_biases((1, 28, units), (1, units, 10))
     return dense + products * units**2 + biases * units
 
 
-# The LeNets' are in Lee et al., ICLR 2019, table 1; the VGGs' of one dense layer and
-# ResNet-18's are the counts of pytorch-cifar, less the parameters of batch norm.
-PARAMETERS = {
-    "lenet_300_100": (MNIST, 266_610),
-    "lenet_5_caffe": (MNIST, 431_080),
-    "vgg_c": (
-        CIFAR,
-        weights_and_biases(*FIRST_BLOCKS, *last_blocks(1), DENSE[0], *DENSE),
-    ),
-    "vgg_d": (
-        CIFAR,
-        weights_and_biases(*FIRST_BLOCKS, *last_blocks(3), DENSE[0], *DENSE),
-    ),
-    "vgg_like": (CIFAR, weights_and_biases(*FIRST_BLOCKS, *last_blocks(3), *DENSE)),
-    "vgg_11_bn": (CIFAR, 9_231_114 - 2 * 2752),
-    "vgg_16_bn": (CIFAR, 14_728_266 - 2 * 4224),
-    "vgg_19_bn": (CIFAR, 20_040_522 - 2 * 5504),
-    "alexnet_s": (CIFAR, alexnet_size(1024)),
-    "alexnet_b": (CIFAR, alexnet_size(2048)),
-    "wrn_16_8": (CIFAR, wide_resnet_size(2, 8)),
-    "wrn_16_10": (CIFAR, wide_resnet_size(2, 10)),
-    "wrn_22_2": (CIFAR, wide_resnet_size(3, 2)),
-    "wrn_22_8": (CIFAR, wide_resnet_size(3, 8)),
-    "resnet_18_cifar": (CIFAR, 11_173_962 - 2 * 4800),
-    "resnet_20": (CIFAR, resnet_size(3)),
-    "resnet_32": (CIFAR, resnet_size(5)),
-    "resnet_56": (CIFAR, resnet_size(9)),
-    "lstm_s": (MNIST, recurrent_size(8, 4, 128)),
-    "lstm_b": (MNIST, recurrent_size(8, 4, 256)),
-    "gru_s": (MNIST, recurrent_size(6, 3, 128)),
-    "gru_b": (MNIST, recurrent_size(6, 3, 256)),
+# The LeNets' weights and biases are in Lee et al., ICLR 2019, table 1.
+WEIGHTS_AND_BIASES = {
+    "lenet_300_100": 266_610,
+    "lenet_5_caffe": 431_080,
+    "vgg_c": weights_and_biases(*FIRST_BLOCKS, *last_blocks(1), DENSE[0], *DENSE),
+    "vgg_d": weights_and_biases(*FIRST_BLOCKS, *last_blocks(3), DENSE[0], *DENSE),
+    "vgg_like": weights_and_biases(*FIRST_BLOCKS, *last_blocks(3), *DENSE),
+    "alexnet_s": alexnet_size(1024),
+    "alexnet_b": alexnet_size(2048),
+    "wrn_16_8": wide_resnet_size(2, 8),
+    "wrn_16_10": wide_resnet_size(2, 10),
+    "wrn_22_2": wide_resnet_size(3, 2),
+    "wrn_22_8": wide_resnet_size(3, 8),
+    "lstm_s": recurrent_size(8, 4, 128),
+    "lstm_b": recurrent_size(8, 4, 256),
+    "gru_s": recurrent_size(6, 3, 128),
+    "gru_b": recurrent_size(6, 3, 256),
 }
 # In table 2: sparsity, parameters and connections kept, as printed. WRN-16-8's
 # 11.0m are printed as 10.0m, of which 548k would be more than 5%.
@@ -121,35 +98,69 @@ KEPT = {
     "gru_s": (0.95, "104k", "5.2k"),
     "gru_b": (0.95, "404k", "20.2k"),
 }
-# The number of batch norms and of convolutions.
-LAYERS = {
-    "lenet_300_100": (0, 0),
-    "lenet_5_caffe": (0, 2),
-    "vgg_c": (15, 13),
-    "vgg_d": (15, 13),
-    "vgg_like": (14, 13),
-    "vgg_11_bn": (8, 8),
-    "vgg_16_bn": (13, 13),
-    "vgg_19_bn": (16, 16),
-    "alexnet_s": (7, 5),
-    "alexnet_b": (7, 5),
-    "wrn_16_8": (13, 1 + 12 + 3),
-    "wrn_16_10": (13, 1 + 12 + 3),
-    "wrn_22_2": (19, 1 + 18 + 3),
-    "wrn_22_8": (19, 1 + 18 + 3),
-    "resnet_18_cifar": (20, 1 + 16 + 3),
-    "resnet_20": (21, 1 + 18 + 2),
-    "resnet_32": (33, 1 + 30 + 2),
-    "resnet_56": (57, 1 + 54 + 2),
+# The number of batch norms; there are none in the LeNets and the recurrent networks.
+NORMS = {
+    **{"vgg_c": 15, "vgg_d": 15, "vgg_like": 14, "alexnet_s": 7, "alexnet_b": 7},
+    **{"wrn_16_8": 13, "wrn_16_10": 13, "wrn_22_2": 19, "wrn_22_8": 19},
 }
+# With the parameters of norms: of pytorch-cifar, of pytorch-cifar-models (ResNet-20, 32
+# and 56), and with 1000 classes of torchvision and of DeiT (and timm).
+PARAMETERS = {
+    "vgg_11_bn": 9_231_114,
+    "vgg_16_bn": 14_728_266,
+    "vgg_19_bn": 20_040_522,
+    "resnet_18_cifar": 11_173_962,
+    "resnet_20": 272_474,
+    "resnet_32": 466_906,
+    "resnet_56": 855_770,
+    "resnet_18": 11_689_512,
+    "resnet_50": 25_557_032,
+    "vit_ti_16": 5_717_416,
+    "vit_s_16": 22_050_664,
+    "vit_b_16": 86_567_656,
+}
+FOR_IMAGENET = {"resnet_18", "resnet_50", "vit_ti_16", "vit_s_16", "vit_b_16"}
 RNG = np.random.default_rng(0)
 
 
-@functools.cache  # tracing is most of the time that these tests take
-def created(name: str) -> chex.ArrayTree:
-    """The shapes of a network's variables."""
-    image, _ = PARAMETERS.get(name, (CIFAR, 0))
-    return shapes(models.create(name, num_classes=10), jnp.zeros(image))
+@pytest.mark.parametrize("name", models.MODELS)
+def test_a_network_has_the_published_size_and_the_arguments_it_is_given(
+    name: str,
+) -> None:
+    image, classes = CIFAR, 10
+    if name in FOR_IMAGENET:
+        image, classes = IMAGENET, 1000
+    elif name.startswith(("lenet", "lstm", "gru")):
+        image = MNIST
+    asked = set()
+
+    def kernel_init(key: chex.PRNGKey, shape: chex.Shape, dtype: Any) -> chex.Array:
+        asked.add(shape)
+        return jnp.zeros(shape, dtype)
+
+    model = models.create(name, classes, dtype=jnp.bfloat16, kernel_init=kernel_init)
+    images = jax.ShapeDtypeStruct((2, *image), jnp.float32)
+    logits, variables = jax.eval_shape(
+        model.init_with_output, jax.random.key(0), images
+    )
+    assert (logits.shape, logits.dtype) == ((2, classes), jnp.bfloat16)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    stats = jax.tree.leaves(variables.get("batch_stats", {}))
+    params = jax.tree_util.tree_leaves_with_path(variables["params"])
+    kernels = {leaf.shape for path, leaf in params if path[-1].key == "kernel"}
+    assert kernels == asked
+
+    size = prunable = 0
+    for path, leaf in params:
+        is_norm = "norm" in jax.tree_util.keystr(path).lower()
+        assert masks.weights_and_biases(path, leaf) != is_norm
+        size += leaf.size
+        prunable += 0 if is_norm else leaf.size
+    if name in PARAMETERS:
+        assert size == PARAMETERS[name]
+    else:
+        assert prunable == WEIGHTS_AND_BIASES[name]
+        assert len(stats) // 2 == NORMS.get(name, 0)
 
 
 def is_printed(count: int, printed: str) -> bool:
@@ -159,114 +170,36 @@ def is_printed(count: int, printed: str) -> bool:
     return f"{count / unit:.{digits}f}" == printed[:-1]
 
 
-def prunable(params: chex.ArrayTree) -> int:
-    return sum(
-        leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if masks.weights_and_biases(path, leaf)
-    )
-
-
-def test_these_are_all() -> None:
-    """But for those for ImageNet, in test_models_large.py."""
-    large = {"resnet_18", "resnet_50", "vit_ti_16", "vit_s_16", "vit_b_16"}
-    assert models.MODELS.keys() - large == PARAMETERS.keys()
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_weights_and_biases_are_as_many_as_published(name: str) -> None:
-    parameters = PARAMETERS[name][1]
-    assert prunable(created(name)["params"]) == parameters
-    if name in KEPT:
-        sparsity, total, kept = KEPT[name]
-        assert is_printed(parameters, total)
-        assert is_printed(masks.kept_count(parameters, sparsity), kept)
-
-
-@pytest.mark.parametrize(
-    ("name", "with_projections", "without"),
-    [
-        ("resnet_20", 272_474, "0.27m"),
-        ("resnet_32", 466_906, "0.46m"),
-        ("resnet_56", 855_770, "0.85m"),
-    ],
-)
-def test_small_resnets_without_projections_are_those_of_he_et_al(
-    name: str, with_projections: int, without: str
-) -> None:
-    """CVPR 2016, table 6; with projections, as in pytorch-cifar-models."""
-    paths = jax.tree_util.tree_leaves_with_path(created(name)["params"])
-    total = sum(leaf.size for _, leaf in paths)
-    projections = [leaf.size for path, leaf in paths if "shortcut" in str(path)]
-    assert total == with_projections
-    assert is_printed(total - sum(projections), without)
-
-
-@pytest.mark.parametrize(
-    ("name", "printed"),
-    [("vgg_16_bn", "14.7m"), ("wrn_22_2", "1.08m"), ("resnet_18_cifar", "11.17m")],
-)
-def test_parameters_round_to_the_sizes_in_the_literature(
-    name: str, printed: str
-) -> None:
-    leaves = jax.tree.leaves(created(name)["params"])
-    assert is_printed(sum(leaf.size for leaf in leaves), printed)
-
-
-@pytest.mark.parametrize("name", [*PARAMETERS, "resnet_50", "vit_ti_16"])
-def test_all_but_norms_is_prunable(name: str) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(created(name)["params"]):
-        is_norm = "norm" in jax.tree_util.keystr(path).lower()
-        assert masks.weights_and_biases(path, leaf) != is_norm
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_layers(name: str) -> None:
-    variables = created(name)
-    norms = len(jax.tree.leaves(variables.get("batch_stats", {}))) // 2
-    kernels = [leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4]
-    assert (norms, len(kernels)) == LAYERS[name]
+@pytest.mark.parametrize("name", KEPT)
+def test_counts_round_to_those_of_the_paper(name: str) -> None:
+    sparsity, total, kept = KEPT[name]
+    assert is_printed(WEIGHTS_AND_BIASES[name], total)
+    assert is_printed(masks.kept_count(WEIGHTS_AND_BIASES[name], sparsity), kept)
 
 
 def test_vgg_c_has_1x1_kernels_in_the_third_place_of_the_last_blocks() -> None:
-    params = created("vgg_c")["params"]
-    sizes = [params[f"Conv_{i}"]["kernel"].shape[0] for i in range(13)]
-    assert sizes == [3, 3, 3, 3, 3, 3, 1, 3, 3, 1, 3, 3, 1]
+    sizes = [[size for size, _ in block] for block in models.MODELS["vgg_c"](10).blocks]
+    assert sizes == [[3, 3], [3, 3], [3, 3, 1], [3, 3, 1], [3, 3, 1]]
 
 
-@pytest.mark.parametrize("name", [*PARAMETERS, "resnet_18", "resnet_50", "vit_ti_16"])
-def test_logits_have_the_dtype_asked_for_and_kernels_the_initializer(name: str) -> None:
-    asked = []
-
-    def kernel_init(key: chex.PRNGKey, shape: chex.Shape, dtype: Any) -> chex.Array:
-        asked.append(shape)
-        return jnp.zeros(shape, dtype)
-
-    model = models.create(name, 7, dtype=jnp.bfloat16, kernel_init=kernel_init)
-    image, _ = PARAMETERS.get(name, (CIFAR, 0))
-    images = jnp.zeros((2, *image[1:]))
-    logits, variables = jax.eval_shape(
-        model.init_with_output, jax.random.key(0), images
-    )
-    assert (logits.shape, logits.dtype) == ((2, 7), jnp.bfloat16)
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    assert all(leaf.dtype == jnp.float32 for _, leaf in leaves)
-    kernels = [leaf.shape for path, leaf in leaves if path[-1].key == "kernel"]
-    assert {*asked} == {*kernels}  # a scan asks more than once
-    positions = name.startswith("vit")
-    assert len(kernels) + positions == sum(leaf.ndim >= 2 for _, leaf in leaves)
-
-
-@pytest.mark.parametrize("name", ["alexnet_s", "wrn_16_8"])
-def test_training_normalizes_by_the_batch_and_inference_does_not(name: str) -> None:
-    model = models.create(name, num_classes=10)
-    images = jnp.zeros((2, *CIFAR[1:]))
+@pytest.mark.parametrize(
+    "model",
+    [
+        alexnet.AlexNet(3, channels=(4, 4, 4, 4, 4), dense_units=(4,)),
+        vgg.VGG(3, blocks=(((3, 4),),), dense_units=(4,)),
+        wide_resnet.WideResNet(3, blocks=1, width=1),
+    ],
+)
+def test_training_normalizes_by_the_batch_and_inference_does_not(
+    model: nn.Module,
+) -> None:
+    images = jnp.zeros((2, 8, 8, 3))
 
     def are_updated(train: bool) -> list[bool]:
         def apply(variables: chex.ArrayTree) -> chex.ArrayTree:
             return model.apply(variables, images, train, mutable=["batch_stats"])[1]
 
-        jaxpr = jax.make_jaxpr(apply)(created(name)).jaxpr
+        jaxpr = jax.make_jaxpr(apply)(shapes(model, images)).jaxpr
         inputs = set(map(id, jaxpr.invars))
         return [id(variable) not in inputs for variable in jaxpr.outvars]
 
@@ -281,7 +214,7 @@ def test_lenet_300_100_is_two_relus_between_three_products() -> None:
     model = models.create("lenet_300_100", num_classes=10)
     x = RNG.normal(size=(5, 28, 28, 1)).astype(np.float32)
     variables = sampled(model, x)
-    logits, params = model.apply(variables, x), variables["params"]
+    logits, params = quickly_compiled(model.apply)(variables, x), variables["params"]
     hidden = relu(dense(x.reshape(5, 784), params["Dense_0"]))
     expected = dense(relu(dense(hidden, params["Dense_1"])), params["Dense_2"])
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
@@ -364,7 +297,7 @@ def test_recurrent_networks_read_row_by_row(cell: Any, step: Any, state: tuple) 
         row = dense(images[:, t, :, 0], params["Dense_0"])
         hidden = step(params["cell"], hidden, row)
     expected = dense(hidden[-1], params["Dense_1"])
-    logits = model.apply(variables, images)
+    logits = quickly_compiled(model.apply)(variables, images)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -385,20 +318,19 @@ def test_new_cells_keep_the_logistic_of_one_of_their_state(
 # ------------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize("name", ["lenet_5_caffe", "vgg_d", "vgg_16_bn"])
-def test_images_that_are_too_small_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="images are too small for this network"):
-        shapes(models.create(name, num_classes=10), jnp.zeros((1, 8, 8, 1)))
-
-
 @pytest.mark.parametrize(
-    ("misspelt", "meant"),
-    [("lenet", "lenet_300_100"), ("vgg", "vgg_c"), ("vgg-d", "vgg_d")],
+    "model",
+    [
+        vgg.VGG(3, blocks=(((3, 4),), ((3, 4),))),
+        vgg.VGG(3, blocks=(((3, 4),), ((3, 4),)), ends_in_mean=True),
+    ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(
-    misspelt: str, meant: str
-) -> None:
-    with pytest.raises(
-        ValueError, match=rf"unknown model '{misspelt}'; .* '{meant}'\?"
-    ):
-        models.create(misspelt, num_classes=2)
+def test_images_that_are_too_small_are_refused(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match="images are too small for this network"):
+        shapes(model, jnp.zeros((1, 1, 1, 1)))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    for misspelt, meant in {"lenet": "lenet_300_100", "vgg-d": "vgg_d"}.items():
+        with pytest.raises(ValueError, match=rf"'{misspelt}'; .* '{meant}'\?"):
+            models.create(misspelt, num_classes=2)

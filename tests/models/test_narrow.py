@@ -1,7 +1,6 @@
 """Networks with smaller widths, against the masked ones."""
 
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 import chex
@@ -12,7 +11,16 @@ import numpy as np
 import pytest
 
 from snipjax import masks, models, shrink
-from snipjax.models import lenet, recurrent, resnet, transformer, vgg, vit, wide_resnet
+from snipjax.models import (
+    alexnet,
+    lenet,
+    recurrent,
+    resnet,
+    transformer,
+    vgg,
+    vit,
+    wide_resnet,
+)
 from tests.models.equations import shapes
 from tests.shrink.networks import check_close, from_module, noise, random_mask
 
@@ -22,6 +30,7 @@ NETWORKS: dict[str, tuple[nn.Module, chex.Array]] = {
     "lenet_300_100": (lenet.LeNet300(3), noise((2, 4, 4, 1))),
     "lenet_5_caffe": (lenet.LeNet5(3, (4, 6), (8,)), noise((2, 16, 16, 1))),
     "vgg": (vgg.VGG(3, (((3, 4), (1, 6)), ((3, 8),)), (10,)), noise((2, 4, 4, 3))),
+    "alexnet": (alexnet.AlexNet(3, (4, 6, 8, 6, 4), (8,)), noise((2, 8, 8, 3))),
     "lstm": (recurrent.Recurrent(3, units=6, row_units=4), noise((2, 3, 4, 1))),
     "gru": (recurrent.Recurrent(3, recurrent.GRUCell, units=6), noise((2, 3, 4, 1))),
     "resnet": (
@@ -30,6 +39,7 @@ NETWORKS: dict[str, tuple[nn.Module, chex.Array]] = {
         ),
         noise((2, 4, 4, 3)),
     ),
+    "bottleneck": (resnet.ResNet(3, (1, 1), True, 4), noise((2, 16, 16, 3))),
     "wide_resnet": (
         wide_resnet.WideResNet(3, 1, 2, ((4,), (6, 8), (4, 6), (4, 2))),
         noise((2, 8, 8, 3)),
@@ -55,14 +65,11 @@ def step(
     return model.apply(variables, x), {**updates, "params": grads}
 
 
-def slow_but(quick: str, names: Iterable[str]) -> list[Any]:
-    chosen = quick.split()
-    return [
-        n if n in chosen else pytest.param(n, marks=pytest.mark.slow) for n in names
-    ]
+QUICK = "resnet", "lstm", "transformer"
+OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS if n not in QUICK]
 
 
-@pytest.mark.parametrize("name", slow_but("vgg resnet lstm transformer", NETWORKS))
+@pytest.mark.parametrize("name", [*QUICK, *OTHERS])
 def test_a_smaller_network_infers_and_trains_like_the_masked_one(name: str) -> None:
     model, x = NETWORKS[name]
     network = from_module(model, x)
@@ -88,14 +95,17 @@ def with_two_units_a_layer(units: shrink.Units) -> chex.ArrayTree:
     return shrink.keep(scores, units, density, least=2)
 
 
-SHAPES = "lenet_300_100 alexnet_s vgg_like gru_s resnet_20 resnet_50 wrn_16_8 vit_ti_16"
-
-
-@pytest.mark.parametrize("name", slow_but(SHAPES, models.MODELS))
+@pytest.mark.parametrize(
+    "name",
+    [*NETWORKS, *(pytest.param(n, marks=pytest.mark.slow) for n in models.MODELS)],
+)
 def test_every_network_has_smaller_widths(name: str) -> None:
     """Equal ones too, in which a shortcut still has its own convolution."""
-    model = models.create(name, 10)
-    x = jnp.zeros((1, 28, 28, 1) if name.startswith("lenet") else (1, 32, 32, 3))
+    if name in NETWORKS:
+        model, x = NETWORKS[name]
+    else:
+        model = models.create(name, 10)
+        x = jnp.zeros((1, 28, 28, 1) if name.startswith("lenet") else (1, 32, 32, 3))
     whole = shapes(model, x)
     units = shrink.units(model.apply, whole, x)
     removed = shrink.removed(units, with_two_units_a_layer(units))
@@ -115,15 +125,6 @@ def test_a_transformer_may_lose_features_of_its_norms() -> None:
     assert (small.config.width, small.blocks) == (4, ((1, 4, 16),))
     expected = jax.jit(removed.function(network.apply_fn))(variables, TOKENS)
     check_close(jax.jit(small.apply)(variables, TOKENS), expected)
-
-
-def test_smaller_networks_are_mapped_and_sampled() -> None:
-    small = lenet.LeNet300(3, dense_units=(5, 4))
-    x, keys = noise((2, 4, 4, 1)), jax.random.split(jax.random.key(0), 3)
-    variables = jax.vmap(small.init, (0, None))(keys, x)
-    logits = jax.vmap(small.apply, (0, None))(variables, x)
-    one = jax.tree.map(lambda leaf: leaf[1], variables)
-    check_close(logits[1], small.apply(one, x))
 
 
 def test_other_networks_are_refused() -> None:
