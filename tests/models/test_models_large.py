@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snipjax import masks, pruning, saliency, training
+from snipjax import saliency, training
 from snipjax.models import resnet, transformer, vit
 from tests.models.equations import (
     batch_normed,
@@ -226,24 +226,6 @@ def test_snip_scores_image_models(model: nn.Module) -> None:
     # Every kernel has connections that matter: nothing is cut off from the loss.
     for path, leaf in jax.tree_util.tree_leaves_with_path(scores):
         assert leaf.ndim < 2 or bool(jnp.any(leaf > 0)), path
-
-
-@pytest.mark.slow
-def test_a_language_model_is_pruned_in_one_call() -> None:
-    params, mask = pruning.prune(
-        LOSS,
-        sampled(LANGUAGE, TOKENS[:, :-1])["params"],
-        TOKENS,
-        0.5,
-        prunable=masks.weights_and_biases,
-    )
-    assert masks.sparsity(mask) == pytest.approx(0.5, abs=1e-4)
-    rows = {row.path: row for row in masks.summary(mask)}
-    assert "final_norm/scale" not in rows
-    for name in ("query", "key", "value", "attention_out", "mlp_in", "mlp_out"):
-        assert f"block_0/{name}/kernel" in rows
-    kept = sum(int(jnp.sum(x != 0)) for x in jax.tree.leaves(params))
-    assert kept == sum(row.kept for row in rows.values()) + 3 * 2 * 32
 
 
 # ------------------------------------------------------------------------ errors

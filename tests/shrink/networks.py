@@ -1,5 +1,6 @@
 """Networks of several kinds, and masks that prune units of them at random."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from snipjax import masks, shrink
+from snipjax.models import (
+    alexnet,
+    lenet,
+    recurrent,
+    resnet,
+    transformer,
+    vgg,
+    vit,
+    wide_resnet,
+)
 
 
 class Network(NamedTuple):
@@ -21,7 +32,8 @@ class Network(NamedTuple):
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> chex.Array:
-    return jax.random.normal(jax.random.key(seed), shape)
+    # Drawn by NumPy, since jax.random compiles for each shape.
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def from_module(module: nn.Module, inputs: chex.Array) -> Network:
@@ -55,26 +67,69 @@ def random_mask(
     return jax.tree.unflatten(jax.tree.structure(units.like), map(jnp.asarray, leaves))
 
 
-def check_same(network: Network, mask: chex.ArrayTree) -> chex.ArrayTree:
-    """Checks the smaller network, its gradient too; returns its parameters."""
+def check_same(network: Network, mask: chex.ArrayTree = None) -> chex.ArrayTree:
+    """Checks the smaller network, its gradient too; returns its parameters.
+
+    The mask is random by default.
+    """
     apply_fn, params, inputs = network
-    small_apply, small_params = shrink.shrink(apply_fn, params, mask, inputs)
-    masked = masks.apply(mask, params)
-    expected = jax.jit(apply_fn)(masked, inputs)
-    check_close(jax.jit(small_apply)(small_params, inputs), expected)
-    removed = shrink.removed(shrink.units(apply_fn, params, inputs), mask)
+    units = shrink.units(*network)
+    mask = random_mask(units) if mask is None else mask
+    removed, masked = shrink.removed(units, mask), masks.apply(mask, params)
 
-    def gradient(apply_fn: Callable[..., Any], params: chex.ArrayTree) -> Any:
-        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(apply_fn(p, inputs)))))(
-            params
-        )
+    def both(apply_fn: Callable[..., Any], params: chex.ArrayTree) -> Any:
+        def loss(params: chex.ArrayTree) -> Any:
+            outputs = apply_fn(params, inputs)
+            return jnp.sum(jnp.sin(outputs)), outputs
 
-    found, expected = gradient(small_apply, small_params), gradient(apply_fn, masked)
-    jax.tree.map(check_close, found, removed.params(expected))
+        gradient, outputs = jax.jit(jax.grad(loss, has_aux=True))(params)
+        return outputs, gradient
+
+    small_params = removed.params(masked)
+    found, gradient = both(removed.function(apply_fn), small_params)
+    expected, whole_gradient = both(apply_fn, masked)
+    check_close(found, expected)
+    jax.tree.map(check_close, gradient, removed.params(whole_gradient))
     return small_params
 
 
 def check_close(found: chex.Array, expected: chex.Array) -> None:
-    assert found.shape == expected.shape and bool(jnp.isfinite(expected).all())
-    scale = float(jnp.max(jnp.abs(expected)))
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape and np.isfinite(expected).all()
+    scale = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale + 1e-7)
+
+
+TOKENS = jnp.array([[3, 1, 4, 1], [5, 5, 5, 5]])
+LANGUAGE = transformer.Transformer(transformer.Config(11, 4, 8, 1, 2))
+NETWORKS: dict[str, tuple[nn.Module, chex.Array]] = {
+    "lenet_300_100": (lenet.LeNet300(3), noise((2, 4, 4, 1))),
+    "lenet_5_caffe": (lenet.LeNet5(3, (4, 6), (8,)), noise((2, 16, 16, 1))),
+    "vgg": (vgg.VGG(3, (((3, 4), (1, 6)), ((3, 8),)), (10,)), noise((2, 4, 4, 3))),
+    "alexnet": (alexnet.AlexNet(3, (4, 6, 8, 6, 4), (8,)), noise((2, 8, 8, 3))),
+    "lstm": (recurrent.Recurrent(3, units=6, row_units=4), noise((2, 3, 4, 1))),
+    "gru": (recurrent.Recurrent(3, recurrent.GRUCell, units=6), noise((2, 3, 4, 1))),
+    "resnet": (
+        resnet.ResNet(
+            3, (1, 1), is_for_small_images=True, channels=((4,), (6, 4), (8, 10))
+        ),
+        noise((2, 4, 4, 3)),
+    ),
+    "bottleneck": (resnet.ResNet(3, (1, 1), True, 4), noise((2, 16, 16, 3))),
+    "wide_resnet": (
+        wide_resnet.WideResNet(3, 1, 2, ((4,), (6, 8), (4, 6), (4, 2))),
+        noise((2, 8, 8, 3)),
+    ),
+    "vit": (vit.ViT(3, width=8, depth=1, heads=2, patch=4), noise((2, 4, 8, 1))),
+    "transformer": (LANGUAGE, TOKENS),
+}
+
+
+@functools.cache
+def network_of(name: str) -> Network:
+    return from_module(*NETWORKS[name])
+
+
+@functools.cache
+def units_of(name: str) -> shrink.Units:
+    return shrink.units(*network_of(name))

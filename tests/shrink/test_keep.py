@@ -1,5 +1,6 @@
 """Scores and selection of units."""
 
+import functools
 from typing import Any
 
 import chex
@@ -30,22 +31,19 @@ def loss_fn(params: Any, x: chex.Array, gates: Any = (1.0, 1.0)) -> chex.Array:
 
 
 def test_the_score_is_the_derivative_in_a_gate_by_finite_differences() -> None:
-    scores = shrink.unit_scores(
-        saliency.sensitivity(loss_fn, PARAMS, NETWORK.inputs), UNITS
-    )
-    loss = jax.jit(lambda gates: loss_fn(PARAMS, NETWORK.inputs, gates))
-    for number, name in enumerate(("u", "v")):
-        for unit in range(scores[name].size):
-            gates = [jnp.ones(6), jnp.ones(8)]
-            step = 0.02
-            up, down = (
-                loss([g.at[unit].add(s) if i == number else g
-                      for i, g in enumerate(gates)])
-                for s in (step, -step)
-            )  # fmt: skip
-            assert scores[name][unit] == pytest.approx(
-                abs(float(up - down)) / (2 * step), abs=2e-3
-            )
+    sensitivity = jax.jit(functools.partial(saliency.sensitivity, loss_fn))
+    scores = shrink.unit_scores(sensitivity(PARAMS, NETWORK.inputs), UNITS)
+    # A row moves one of the gates, of six units and of eight.
+    steps = 0.01 * np.eye(14, dtype=np.float32)
+
+    @jax.jit
+    @jax.vmap
+    def loss(step: chex.Array) -> chex.Array:
+        return loss_fn(PARAMS, NETWORK.inputs, (1 + step[:6], 1 + step[6:]))
+
+    derivatives = np.abs(loss(steps) - loss(-steps)) / 0.02
+    found = np.concatenate([scores["u"], scores["v"]])
+    np.testing.assert_allclose(found, derivatives, atol=2e-3)
 
 
 def test_scores_of_magnitude_add_up_over_connections_that_a_unit_feeds() -> None:
@@ -74,7 +72,7 @@ def test_the_largest_scores_of_all_layers_are_kept() -> None:
     assert not mask["skip"][1].any()
 
 
-@pytest.mark.parametrize("density", [0.2, 0.35, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
 def test_budgets_are_met_as_nearly_as_units_come(density: float) -> None:
     def parameters(a: int, b: int) -> int:
         return 3 * a + a + 2 * a + a * b + 2 * b

@@ -4,92 +4,32 @@ import functools
 from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from snipjax import masks, models, ops, shrink
-from snipjax.models import recurrent, resnet, transformer, vgg, vit, wide_resnet
+from snipjax import masks, ops, shrink
+from snipjax.models import vgg
 from tests.shrink.networks import (
+    NETWORKS,
     Network,
     check_close,
     check_same,
     from_module,
+    network_of,
     noise,
     random_mask,
+    units_of,
 )
-
-SMALL: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-    "dense": (models.lenet.LeNet300(10), (2, 4, 4, 1)),
-    "lstm": (recurrent.Recurrent(3, units=6), (2, 3, 4, 1)),
-    "gru": (recurrent.Recurrent(3, recurrent.GRUCell, units=6), (2, 3, 4, 1)),
-    "vgg": (vgg.VGG(3, (((3, 4), (1, 4)), ((3, 6),)), (5,)), (2, 8, 8, 3)),
-    "resnet": (
-        resnet.ResNet(3, (1, 1), width=4, is_for_small_images=True),
-        (2, 8, 8, 3),
-    ),
-    "vit": (vit.ViT(3, width=8, depth=1, heads=4, patch=4), (2, 8, 8, 1)),
-}
-LARGER: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-    "lenet_5_caffe": (models.lenet.LeNet5(10), (2, 28, 28, 1)),
-    "alexnet": (models.alexnet.AlexNet(10), (2, 32, 32, 3)),
-    "vgg_like": (vgg.vgg_like(10), (2, 32, 32, 3)),
-    "vgg_16_bn": (vgg.vgg_16_bn(10), (2, 32, 32, 3)),
-    "wide_resnet": (wide_resnet.WideResNet(10, 1, 2), (2, 16, 16, 3)),
-    "bottlenecks": (resnet.ResNet(10, (2, 1), True, 8), (2, 64, 64, 3)),
-    "remat": (
-        resnet.ResNet(
-            3, (1, 1), width=8, remat=jax.checkpoint_policies.nothing_saveable
-        ),
-        (2, 32, 32, 3),
-    ),
-}
-
-
-FAST = ("dense", "lstm", "vgg")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-        for name in SMALL
-    ],
-)
-def test_networks_of_the_library(name: str) -> None:
-    module, shape = SMALL[name]
-    network = from_module(module, noise(shape))
-    mask = random_mask(shrink.units(*network))
-    small_params = check_same(network, mask)
-    count = sum(leaf.size for leaf in jax.tree.leaves(small_params))
-    assert count < 0.7 * sum(leaf.size for leaf in jax.tree.leaves(network.params))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("name", [*SMALL, *LARGER])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_many_masks(name: str, seed: int) -> None:
-    module, shape = {**SMALL, **LARGER}[name]
-    network = from_module(module, noise(shape))
-    units = _units(name)
-    check_same(network, random_mask(units, seed=seed))
-
-
-@functools.cache
-def _units(name: str) -> shrink.Units:
-    module, shape = {**SMALL, **LARGER}[name]
-    return shrink.units(*from_module(module, noise(shape)))
-
-
-@pytest.mark.slow
-def test_a_language_model() -> None:
-    config = transformer.Config(vocab_size=11, length=4, width=8, depth=2, heads=4)
-    module, tokens = transformer.Transformer(config), jnp.array([[3, 1, 4, 1], [5] * 4])
-    network = from_module(module, tokens)
-    check_same(network, random_mask(shrink.units(*network)))
+    check_same(network_of(name), random_mask(units_of(name), seed=seed))
 
 
 def hand_written(params: Any, x: chex.Array) -> chex.Array:
@@ -150,20 +90,21 @@ def test_a_function_of_ones_own() -> None:
     # Channels with their two results in the depthwise convolution, the width of tokens,
     # heads, parts of heads in queries and keys, in values, and the state.
     assert sorted(layer.size for layer in units.layers) == [3, 3, 4, 5, 6, 8]
-    small = check_same(network, random_mask(units))
+    small = check_same(network)
     assert small["depthwise"].shape == (3, 3, 1, 6)
 
 
 def test_the_same_is_mapped_compiled_and_takes_any_batch() -> None:
-    network = from_module(*SMALL["dense"][:1], noise(SMALL["dense"][1]))
-    mask = random_mask(shrink.units(*network))
+    network = network_of("lenet_300_100")
+    mask = random_mask(units_of("lenet_300_100"))
     small_apply, small_params = shrink.shrink(
         network.apply_fn, network.params, mask, network.inputs
     )
     x = noise((3, 5, 4, 4, 1), seed=1)
-    expected = [network.apply_fn(masks.apply(mask, network.params), y) for y in x]
+    masked = masks.apply(mask, network.params)
+    expected = jax.jit(network.apply_fn)(masked, x.reshape(15, 4, 4, 1))
     found = jax.vmap(jax.jit(small_apply), (None, 0))(small_params, x)
-    check_close(found, jnp.stack(expected))
+    check_close(found, expected.reshape(3, 5, -1))
 
 
 def test_the_state_of_a_layer_whose_name_ends_like_anothers() -> None:
@@ -176,19 +117,17 @@ def test_the_state_of_a_layer_whose_name_ends_like_anothers() -> None:
     params = {"block": {"dense": {"w": square}}, "dense": {"w": square}}
     params["out"] = noise((4, 2))
     units = shrink.units(apply_fn, params, noise((3, 4)))
-    mask = random_mask(units)
-    removed = shrink.removed(units, mask)
+    removed = shrink.removed(units, random_mask(units))
     state = optax.TraceState(jax.tree.map(lambda w: w + 1, params))
     chex.assert_trees_all_equal(removed.state(state).trace, removed.params(state.trace))
 
 
 def test_training_with_batch_statistics_and_momentum() -> None:
-    module, shape = SMALL["vgg"]
-    network = from_module(module, noise(shape))
-    removed = shrink.removed(
-        units := shrink.units(*network), mask := random_mask(shrink.units(*network))
-    )
-    del units
+    module = vgg.VGG(3, blocks=(((3, 4),),), dense_units=(6,))
+    network = from_module(module, noise((2, 4, 4, 3)))
+    units = shrink.units(*network)
+    mask = random_mask(units)
+    removed = shrink.removed(units, mask)
     whole = masks.apply(mask, network.params)
     optimizer = optax.adam(1e-2)
 
@@ -259,8 +198,7 @@ def test_own_derivatives_stay() -> None:
         return straight_through(3 * x @ params["v"]) @ params["w"]
 
     params = {"v": noise((3, 4)), "w": noise((4, 2), 1)}
-    network = Network(apply_fn, params, noise((6, 3)))
-    check_same(network, random_mask(shrink.units(*network)))
+    check_same(Network(apply_fn, params, noise((6, 3))))
 
 
 def test_own_gradients_stay() -> None:
@@ -278,8 +216,7 @@ def test_own_gradients_stay() -> None:
         return scaled(x @ params["v"], params["factor"]) @ params["w"]
 
     params = {"v": noise((3, 4)), "w": noise((4, 2), 1), "factor": noise((6, 4), 2)}
-    network = Network(apply_fn, params, noise((6, 3)))
-    check_same(network, random_mask(shrink.units(*network)))
+    check_same(Network(apply_fn, params, noise((6, 3))))
 
 
 def test_convolution_and_pooling_of_the_library_stay_fast_ones() -> None:
@@ -294,17 +231,16 @@ def test_convolution_and_pooling_of_the_library_stay_fast_ones() -> None:
     params = {"v": noise((3, 3, 2, 4)), "w": noise((64, 3), 1)}
     network = Network(apply_fn, params, noise((2, 8, 8, 2)))
     mask = random_mask(shrink.units(*network))
-    check_same(network, mask)
     small_apply, small_params = shrink.shrink(*network[:2], mask, network.inputs)
+    assert small_params["v"].shape == (3, 3, 2, 2)
     if jax.default_backend() == "cpu":
         text = jax.jit(small_apply).lower(small_params, network.inputs).as_text()
         assert "convolution" not in text
 
 
 def test_a_layer_without_units_is_an_error() -> None:
-    module, shape = SMALL["dense"]
-    network = from_module(module, noise(shape))
-    mask = random_mask(shrink.units(*network), share=1.0)
+    network = network_of("lenet_300_100")
+    mask = random_mask(units_of("lenet_300_100"), share=1.0)
     with pytest.raises(ValueError, match="no unit of 'params/Dense_0/kernel'"):
         shrink.shrink(*network[:2], mask, network.inputs)
 

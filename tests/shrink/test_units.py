@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import pytest
+import numpy as np
 
 from snipjax import models, shrink
 from snipjax.models import transformer, vit
@@ -20,19 +20,6 @@ def of_module(module: nn.Module, *shape: int, dtype: Any = jnp.float32) -> Any:
 
 def sizes(units: shrink.Units) -> dict[str, int]:
     return {layer.name.removeprefix("params/"): layer.size for layer in units.layers}
-
-
-def test_units_of_lenet_300_100_are_its_hidden_units() -> None:
-    units = of_module(models.create("lenet_300_100", 10), 1, 28, 28, 1)
-    assert sizes(units) == {"Dense_0/kernel": 300, "Dense_1/kernel": 100}
-    first = units.layers[0]
-    assert {
-        (m.name.removeprefix("params/"), m.axis, m.feeds) for m in first.members
-    } == {
-        ("Dense_0/bias", 0, False),
-        ("Dense_0/kernel", 1, False),
-        ("Dense_1/kernel", 0, True),
-    }
 
 
 def test_a_channel_has_all_rows_behind_a_flattened_image() -> None:
@@ -110,14 +97,6 @@ def test_a_mean_over_units_is_left_alone_unless_asked_for() -> None:
     assert units.means == ("v",) and sizes(units) == {"v": 4}
     mask = shrink.keep({"v": jnp.array([1.0, 9.0, 1.0, 9.0])}, units, 0.5)
     removed = shrink.removed(units, mask)
-    found = removed.function(apply_fn)(removed.params(params), x)
+    found = jax.jit(removed.function(apply_fn))(removed.params(params), x)
     kept = {"v": params["v"][:, 1::2], "w": params["w"][1::2]}
-    assert jnp.allclose(found, apply_fn(kept, x), atol=1e-6)
-
-
-@pytest.mark.slow
-def test_units_of_large_networks_take_seconds() -> None:
-    units = of_module(models.create("resnet_50", 1000), 1, 224, 224, 3)
-    assert len(units.layers) == 37
-    units = of_module(models.create("vit_b_16", 1000), 1, 224, 224, 3)
-    assert sum(layer.size for layer in units.layers) == 12 * (12 + 3072)
+    np.testing.assert_allclose(found, jax.jit(apply_fn)(kept, x), atol=1e-6)
