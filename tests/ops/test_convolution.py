@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jax import export, lax
 
 from snipjax import ops
-from snipjax.ops import patches, support
+from snipjax.ops import patches, support, winograd
 from tests import devices
 from tests.ops.agreement import assert_close, hlo, normal, quickly_compiled
 
@@ -49,28 +49,32 @@ def assert_same_convolution(x, w, tolerance=2e-5, **kwargs):
     assert_close((out, gradients), (expected_out, expected), tolerance)
 
 
-# The shapes of the networks: Winograd's (3x3, many channels), even and odd sizes,
-# maps smaller than the kernel, several chunks with and without a rest; patches.
+# Winograd's products (3x3 kernels of many channels), and patches.
 SHAPES = {
-    "winograd": ((4, 8, 8, 16), (3, 3, 16, 32), "SAME"),
-    "winograd, odd size": ((4, 7, 5, 16), (3, 3, 16, 16), "SAME"),
-    "winograd, wide padding": ((4, 6, 6, 16), (3, 3, 16, 16), ((0, 3), (4, 1))),
-    "winograd, cropping": ((4, 9, 9, 16), (3, 3, 16, 16), ((-1, 1), (1, -2))),
-    "winograd, 1x1 map": ((8, 1, 1, 32), (3, 3, 32, 32), "SAME"),
-    "winograd, chunks": ((16, 32, 32, 16), (3, 3, 16, 16), "SAME"),
-    "winograd, chunks and a rest": ((13, 32, 32, 16), (3, 3, 16, 16), "SAME"),
-    "first layer": ((4, 32, 32, 3), (3, 3, 3, 64), "SAME"),
-    "patches in chunks": ((7, 40, 40, 30), (7, 7, 30, 8), "SAME"),
-    "LeNet-5, first": ((10, 28, 28, 1), (5, 5, 1, 20), "VALID"),
+    "even": ((4, 8, 8, 16), (3, 3, 16, 32), "SAME"),
+    "odd": ((4, 7, 5, 16), (3, 3, 16, 16), "SAME"),
+    "wide padding and cropping": ((4, 7, 9, 16), (3, 3, 16, 16), ((0, 3), (1, -2))),
     "pointwise": ((4, 8, 8, 16), (1, 1, 16, 32), "SAME"),
 }
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_networks_shapes_agree_with_lax(name):
+def test_shapes_agree_with_lax(name):
     image, kernel, padding = SHAPES[name]
     kernels = normal(1, kernel) / math.prod(kernel[:-1]) ** 0.5
     assert_same_convolution(normal(0, image), kernels, padding=padding)
+
+
+@pytest.mark.parametrize("number", [6, 7])
+@pytest.mark.parametrize("channels", [16, 3])
+def test_several_chunks_of_images_and_a_rest_agree_with_lax(
+    number, channels, monkeypatch
+):
+    images, kernels = (number, 6, 6, channels), (3, 3, channels, 16)
+    # Three images a chunk: by bytes of 3x3 pixels, and by 3x3 tiles of an image.
+    monkeypatch.setattr(patches, "PATCH_BYTES", 3 * 9 * math.prod(images[1:]) * 4)
+    monkeypatch.setattr(winograd, "TILES", 3 * 9)
+    assert_same_convolution(normal(0, images), normal(1, kernels) / 12)
 
 
 @settings(max_examples=6)
@@ -106,12 +110,6 @@ def test_other_layouts_and_ranks_agree_with_lax():
         normal(0, (6, 7, 2, 3)),
         normal(1, (4, 3, 3, 2)),
         dimension_numbers=("HWNC", "OIHW", "CHWN"),
-    )
-    assert_same_convolution(
-        normal(0, (2, 9, 3)),
-        normal(1, (4, 3, 5)),
-        window_strides=(2,),
-        dimension_numbers=("NWC", "WIO", "NWC"),
     )
     assert_same_convolution(
         normal(0, (2, 4, 5, 6, 3)),
@@ -177,13 +175,6 @@ def test_a_symbolic_batch_can_be_exported():
     assert_close(exported.call(x), gradient(plain, nn.max_pool)(x))
 
 
-@pytest.mark.parametrize("accumulator", [None, jnp.float32])
-def test_strict_promotion(accumulator):
-    x, w = (normal(0, s, jnp.bfloat16) for s in ((2, 5, 5, 16), (3, 3, 16, 16)))
-    with jax.numpy_dtype_promotion("strict"):
-        assert_same_convolution(x, w / 16, 0.02, preferred_element_type=accumulator)
-
-
 def test_kernels_that_unfold_too_much_are_left_to_lax(monkeypatch):
     x, w = normal(0, (2, 9, 9, 8)), normal(1, (7, 7, 1, 8)) / 7
 
@@ -203,8 +194,6 @@ def test_kernels_that_unfold_too_much_are_left_to_lax(monkeypatch):
 
 # Images, padding and dilation of which a row or column of a 3x3 kernel sees nothing.
 IDLE = {
-    "1x1 map": ((2, 1, 1, 16), "SAME", (1, 1)),
-    "a row": ((2, 1, 5, 16), "SAME", (1, 1)),
     "a column": ((2, 5, 1, 16), "SAME", (1, 1)),
     "cropped": ((2, 6, 6, 16), ((-4, 1), (1, 1)), (1, 1)),
     "between pixels": ((2, 2, 2, 16), ((0, 0), (1, 1)), (2, 1)),
@@ -226,14 +215,13 @@ def test_gradients_by_what_meets_padding_only_are_zero(name):
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "channels"), [(jnp.bfloat16, 16), (jnp.float16, 16), (jnp.bfloat16, 3)]
-)
-def test_half_precision(dtype, channels):
+@pytest.mark.parametrize(("dtype", "channels"), [(jnp.bfloat16, 16), (jnp.float16, 3)])
+def test_half_precision_and_strict_promotion(dtype, channels):
     x = normal(0, (4, 8, 8, channels), dtype)
     w = normal(1, (3, 3, channels, 16), dtype) / 16
-    assert_same_convolution(x, w, tolerance=4 * float(jnp.finfo(dtype).eps))
-    assert_same_convolution(x, w, tolerance=0.02, preferred_element_type=jnp.float32)
+    with jax.numpy_dtype_promotion("strict"):
+        assert_same_convolution(x, w, tolerance=4 * float(jnp.finfo(dtype).eps))
+        assert_same_convolution(x, w, 0.02, preferred_element_type=jnp.float32)
 
 
 # A kernel for each form: Winograd's, patches, patches with a stride.
@@ -245,29 +233,19 @@ FORMS = {
 }
 
 
-def by_jvp(conv, x, w):
-    return jax.jvp(conv, (x, w), (normal(2, x.shape), normal(3, w.shape)))
-
-
 def second_derivatives(conv, x, w):
     def loss(scales):  # of the images and of the kernels
         return jnp.mean(jnp.tanh(conv(scales[0] * x, scales[1] * w)) ** 2)
 
     scales, direction = jnp.array([0.1, 0.2]), normal(2, (2,))
-    reverse_over_reverse = jax.grad(lambda s: jax.grad(loss)(s) @ direction)
-    return jax.hessian(loss)(scales), reverse_over_reverse(scales)
+    gradient = jax.grad(loss)
+    forward_over_reverse = jax.jvp(gradient, (scales,), (direction,))
+    return forward_over_reverse, jax.grad(lambda s: gradient(s) @ direction)(scales)
 
 
-def mapped(axes):
-    def gradients(conv, x, w):
-        gradient = jax.grad(lambda x, w: jnp.sum(jnp.sin(conv(x, w))), (0, 1))
-        many = (
-            array if axis is None else jnp.stack([array, -array, 2 * array])
-            for array, axis in zip((x, w), axes)
-        )
-        return jax.vmap(gradient, axes)(*many)
-
-    return gradients
+def mapped(conv, x, w):
+    gradient = jax.grad(lambda x, w: jnp.sum(jnp.sin(conv(x, w))), (0, 1))
+    return jax.vmap(gradient, (None, 0))(x, jnp.stack([w, -w, 2 * w]))
 
 
 def descent(conv, x, w):
@@ -281,15 +259,10 @@ def descent(conv, x, w):
 
 
 TRANSFORMATIONS = {
-    "jvp": by_jvp,
     "second derivatives": second_derivatives,
-    "vmap of images": mapped((0, None)),
-    "vmap of kernels": mapped((None, 0)),
-    "vmap of both": mapped((0, 0)),
+    "vmap of kernels": mapped,
     "scan and checkpoint": descent,
 }
-
-
 # Every transformation of both kinds of products, and all derivatives of the rest.
 CASES = [
     (form, name)
@@ -310,8 +283,7 @@ def test_transformations_agree_with_lax(form, name):
     assert_close(ours, plain, 1e-4 if name == "second derivatives" else 2e-5)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_accelerators_get_the_plain_functions(platform):
+def test_accelerators_get_the_plain_functions():
     ours, plain = pair()
     x, w = normal(0, (2, 4, 4, 16)), normal(1, (3, 3, 16, 16))
 
@@ -320,26 +292,18 @@ def test_accelerators_get_the_plain_functions(platform):
             lambda x, w: jnp.sum(jnp.sin(pool(conv(x, w), (2, 2), (2, 2)))), (0, 1)
         )
 
-    text = hlo(gradients(ours, ops.max_pool), platform, x, w)
-    expected = hlo(gradients(plain, nn.max_pool), platform, x, w)
+    text = hlo(gradients(ours, ops.max_pool), "tpu", x, w)
+    expected = hlo(gradients(plain, nn.max_pool), "tpu", x, w)
     for operation in ("convolution(", "dot_general", "while", "select_and_scatter"):
         assert text.count(operation) == expected.count(operation)
     assert text.count("convolution(") == 3
     assert "convolution(" not in hlo(gradients(ours, ops.max_pool), "cpu", x, w)
 
 
-def linen(conv):
-    layer = nn.Conv(16, (5, 5), padding="CIRCULAR", conv_general_dilated=conv)
-    params = {"kernel": normal(1, (5, 5, 16, 16)), "bias": normal(2, (16,))}
-    return lambda x: layer.apply({"params": params}, x)
+def test_a_layer_of_flax_nnx_takes_it():
+    def layer(conv):
+        return nnx.Conv(16, 16, (3, 3), rngs=nnx.Rngs(0), conv_general_dilated=conv)
 
-
-def through_nnx(conv):
-    return nnx.Conv(16, 16, (3, 3), rngs=nnx.Rngs(0), conv_general_dilated=conv)
-
-
-@pytest.mark.parametrize("layer", [linen, through_nnx])
-def test_flax_takes_it(layer):
     x = normal(0, (4, 9, 9, 16))
     ours, plain = (
         value_and_gradients(lambda x, _, conv=conv: layer(conv)(x))(x, jnp.zeros(1))
