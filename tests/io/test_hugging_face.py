@@ -3,18 +3,15 @@
 import functools
 import math
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import chex
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snipjax import masks, saliency
 from snipjax.io import gpt2, vit
 from snipjax.io import safetensors as files
 from snipjax.models import transformer
@@ -30,24 +27,29 @@ TOKENS = np.random.default_rng(0).integers(0, 11, (2, 6))
 IMAGES = np.random.default_rng(1).normal(size=(2, 8, 12, 3)).astype(np.float32)
 
 
-def tensors_of(module: Any, model: Any, inputs: np.ndarray, dtype: Any) -> Arrays:
-    """Random tensors with the names of ``transformers``, which the equations read."""
-    params = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+@functools.cache
+def zeros(module: Any) -> Arrays:
+    """The names of ``transformers``, which the equations read too, and the shapes."""
+    model, inputs = (GPT2, TOKENS) if module is gpt2 else (VIT, IMAGES)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+    return module.to_tensors(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+
+
+def tensors_of(module: Any, dtype: Any) -> Arrays:
     rng = np.random.default_rng(2)
     return {
         name: (0.5 * rng.normal(size=x.shape)).astype(dtype)
-        for name, x in module.to_tensors(zeros).items()
+        for name, x in zeros(module).items()
     }
 
 
 def gpt2_tensors(prefix: str = "transformer.", dtype: Any = np.float32) -> Arrays:
-    tensors = tensors_of(gpt2, GPT2, TOKENS, dtype)
+    tensors = tensors_of(gpt2, dtype)
     return {prefix + n.removeprefix("transformer."): x for n, x in tensors.items()}
 
 
 def vit_tensors(dtype: Any = np.float32) -> Arrays:
-    return tensors_of(vit, VIT, IMAGES, dtype)
+    return tensors_of(vit, dtype)
 
 
 # ----------------------------------------------------- the models, in NumPy, float64
@@ -123,9 +125,8 @@ def vit_logits(tensors: Arrays, image: np.ndarray) -> np.ndarray:
     return dense(normed(x[0], "vit.layernorm"), "classifier")
 
 
-@pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_gpt2_has_the_logits_of_its_equations(prefix: str) -> None:
-    params = gpt2.from_tensors(gpt2_tensors(prefix))
+def test_gpt2_has_the_logits_of_its_equations() -> None:
+    params = gpt2.from_tensors(gpt2_tensors())
     logits = quickly_compiled(GPT2.apply)({"params": params}, TOKENS)
     expected = [gpt2_logits(gpt2_tensors(""), tokens) for tokens in TOKENS]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
@@ -138,98 +139,33 @@ def test_vit_has_the_logits_of_its_equations() -> None:
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_snip_scores_are_finite_differences_of_the_equations() -> None:
-    """In float64, an entry of the mask at a time.
-
-    An embedding is used twice: where its token is read, and in the logits of all
-    tokens. Token 10 is made one that is never read.
-    """
-    batch = np.minimum(TOKENS, 9)
-    # In the file and in the params: query, key and value are in one tensor.
-    connections = [
-        ("wte.weight", (int(batch[0, 0]), 3), "tokens/embedding", None),
-        ("wte.weight", (10, 5), "tokens/embedding", None),
-        ("wpe.weight", (2, 4), "positions", None),
-        ("h.0.attn.c_attn.weight", (4, 1), "block_0/query/kernel", (4, 1)),
-        ("h.0.attn.c_attn.weight", (0, 8), "block_0/key/kernel", (0, 2)),
-        ("h.1.attn.c_attn.weight", (5, 15), "block_1/value/kernel", (5, 3)),
-        ("h.1.attn.c_proj.weight", (3, 2), "block_1/attention_out/kernel", None),
-        ("h.0.mlp.c_fc.weight", (1, 20), "block_0/mlp_in/kernel", None),
-        ("h.1.mlp.c_fc.bias", (7,), "block_1/mlp_in/bias", None),
-        ("h.1.mlp.c_proj.weight", (17, 0), "block_1/mlp_out/kernel", None),
-        ("ln_f.weight", (3,), "final_norm/scale", None),
-    ]
-    tensors = {name: x.astype(np.float64) for name, x in gpt2_tensors("").items()}
-
-    def loss(name: str, index: tuple[int, ...], entry: float) -> float:
-        moved = tensors | {name: tensors[name].copy()}
-        moved[name][index] *= entry
-        losses = []
-        for sequence in batch:
-            p = softmax(gpt2_logits(moved, sequence[:-1]))
-            losses += [-np.log(row[token]) for row, token in zip(p, sequence[1:])]
-        return float(np.mean(losses))
-
-    h = 1e-4
-    derivatives = np.array(
-        [
-            (loss(name, at, 1 + h) - loss(name, at, 1 - h)) / (2 * h)
-            for name, at, _, _ in connections
-        ]
-    )
-    loss_fn = transformer.next_token_loss(GPT2)
-    params = gpt2.from_tensors(gpt2_tensors(""))
-    score = quickly_compiled(functools.partial(saliency.sensitivity, loss_fn))
-    scores = flax.traverse_util.flatten_dict(score(params, batch), sep="/")
-    found = [scores[path][at or index] for _, index, path, at in connections]
-    np.testing.assert_allclose(found, derivatives, rtol=1e-3, atol=1e-6)
-    assert np.abs(derivatives).min() > 1e-5
-
-
 # --------------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
 @pytest.mark.parametrize(
-    ("module", "model", "inputs", "make"),
+    ("module", "expected"),
     [
-        (gpt2, GPT2, TOKENS, gpt2_tensors),
-        (gpt2, GPT2, TOKENS, functools.partial(gpt2_tensors, "")),
-        (vit, VIT, IMAGES, vit_tensors),
+        (gpt2, gpt2_tensors(dtype=jnp.bfloat16)),
+        (gpt2, gpt2_tensors("", dtype=np.float16)),
+        (vit, vit_tensors(jnp.bfloat16)),
     ],
 )
 def test_tensors_come_back_byte_for_byte(
-    tmp_path: Path, module: Any, model: Any, inputs: Any, make: Callable, dtype: Any
+    tmp_path: Path, module: Any, expected: Arrays
 ) -> None:
-    expected = make(dtype=dtype)
     tensors = saved(tmp_path / "x", expected)
     params = module.from_tensors(tensors)
-    shapes = jax.eval_shape(
-        model.clone(param_dtype=dtype).init, jax.random.key(0), inputs
-    )
-    chex.assert_trees_all_equal_shapes_and_dtypes(params, shapes["params"])
+    dtypes = {x.dtype for x in expected.values()}
+    assert {x.dtype for x in jax.tree.leaves(params)} == dtypes
     again = saved(tmp_path / "again", module.to_tensors(params, tensors))
     assert_same_bytes(again, expected)
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    wide = jax.tree.map(lambda x: np.asarray(x).astype(np.float32), params)
     assert_same_bytes(module.to_tensors(wide, like=tensors), expected)
 
 
 def test_without_others_to_be_like_the_names_are_those_of_transformers() -> None:
     params = gpt2.from_tensors(gpt2_tensors(""))
     assert_same_bytes(gpt2.to_tensors(params), gpt2_tensors("transformer."))
-
-
-def test_what_is_pruned_is_zero_in_the_file(tmp_path: Path) -> None:
-    """A mask of the values, in rows of c_attn half of the query's columns."""
-    params = gpt2.from_tensors(gpt2_tensors())
-    mask = masks.ones(params)
-    query = np.ones((6, 6), bool)
-    query[:, :3] = False
-    mask["block_1"]["query"]["kernel"] = jnp.asarray(query)
-    pruned = gpt2.to_tensors(masks.apply(mask, params))
-    expected = gpt2_tensors()
-    expected["transformer.h.1.attn.c_attn.weight"][:, :3] = 0.0
-    assert_same_bytes(saved(tmp_path / "pruned", pruned), expected)
 
 
 def test_buffers_and_the_tied_head_are_passed_over_and_written_again() -> None:
@@ -307,15 +243,11 @@ def without(tensors: Arrays, name: str) -> Arrays:
         # A tensor is missing.
         (gpt2, without(gpt2_tensors(), LAYER), rf"'{LAYER}' missing; .*index\.json"),
         (gpt2, without(gpt2_tensors(), TOKEN), rf"x': '{TOKEN}' missing"),
-        (gpt2, without(gpt2_tensors(), POSITION), rf"x': '{POSITION}' missing"),
         # A tensor is unknown, or of a layer that has no others.
         (gpt2, gpt2_with("score.weight", (6,)), r"x': 'score\.weight' unknown"),
         (gpt2, gpt2_with("transformer.h.3.ln_1.weight", (6,)), "and 9 more missing"),
         # A shape does not fit.
-        (gpt2, gpt2_with(LAYER, (6, 23)), rf"'{LAYER}' has shape .*check that"),
         (gpt2, gpt2_with(LAYER, (24, 6)), rf"'{LAYER}' has shape .*check that"),
-        (gpt2, gpt2_with(LAYER, (6,)), rf"'{LAYER}' has shape .*check that"),
-        (gpt2, gpt2_with(POSITION, (7, 5)), rf"'{POSITION}' has shape .*check that"),
         (gpt2, gpt2_with(POSITION, (7,)), rf"'{POSITION}' has shape .*check that"),
         (gpt2, gpt2_with(NORM, (1, 6)), rf"'{NORM}' has shape .*check that"),
         (
@@ -414,18 +346,3 @@ def test_logits_and_files_are_those_of_transformers(
     pruned = jax.tree.map(lambda x: jnp.where(jnp.abs(x) > 0.3, x, 0.0), params)
     files.save(path, module.to_tensors(pruned, tensors), tensors.metadata)
     assert_equal_logits(network.from_pretrained(tmp_path).eval(), pruned)
-
-
-@pytest.mark.slow
-def test_a_model_that_transformers_writes_in_several_files(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(**GPT2_SETTINGS)
-    theirs = transformers.GPT2LMHeadModel(config).bfloat16()
-    theirs.save_pretrained(tmp_path, max_shard_size=1500)
-    tensors = files.load(tmp_path / "model.safetensors.index.json")
-    params = gpt2.from_tensors(tensors)
-    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
-    state = theirs.state_dict()
-    for name, tensor in tensors.items():
-        values = state[name].float().numpy()
-        np.testing.assert_array_equal(tensor.astype(np.float32), values)

@@ -1,6 +1,5 @@
 """Masks and parameters come back from their files, or an error says why not."""
 
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,10 @@ def test_a_mask_is_put_on_another_network(tmp_path: Path) -> None:
     chex.assert_trees_all_equal(io.load_mask(tmp_path / "mask.npz", abstract), mask)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_arrays_come_back_bit_for_bit(tmp_path: Path, dtype: Any) -> None:
-    params = jax.tree.map(lambda w: w.astype(dtype), PARAMS)
-    params["Dense_0"]["bias"] = jnp.array([jnp.nan, -0.0, jnp.inf], dtype)
+    params = jax.tree.map(lambda w: np.asarray(w).astype(dtype), PARAMS)
+    params["Dense_0"]["bias"] = np.array([np.nan, -0.0, np.inf]).astype(dtype)
     io.save_arrays(params, tmp_path / "params.npz")
     found = io.load_arrays(tmp_path / "params.npz", like=params)
     assert jax.tree.structure(found) == jax.tree.structure(params)
@@ -85,22 +84,6 @@ def test_a_tree_that_cannot_be_read_again_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
-    path = tmp_path / "params.npz"
-    io.save_arrays(PARAMS, path)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"params\.npz' cannot be written"):
-            io.save_arrays({"w": np.random.default_rng(0).random(100_000)}, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    chex.assert_trees_all_equal(io.load_arrays(path, PARAMS), PARAMS)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    with pytest.raises(OSError, match="cannot be written"):
-        io.save_arrays(PARAMS, tmp_path / "missing" / "params.npz")
-
-
 ONES = masks.ones(PARAMS, prunable=lambda path, leaf: True)
 SHAPES = {"Dense_1": {"kernel": jnp.ones((2, 3), bool), "bias": jnp.ones(2, bool)}}
 LEAVES = {"Dense_1": {"kernel": jnp.ones((3, 2), bool), "scale": jnp.array(True)}}
@@ -112,7 +95,6 @@ OTHER_LEAVES = "missing leaves: Dense_1/bias; unknown leaves: Dense_1/scale"
     ("tree", "load", "message"),
     [
         (ONES | SHAPES, io.load_mask, OTHER_SHAPE),
-        (ONES | SHAPES, io.load_arrays, OTHER_SHAPE),
         (ONES | LEAVES, io.load_mask, OTHER_LEAVES),
         (ONES | LEAVES, io.load_arrays, OTHER_LEAVES),
         # Only a mask has scalars for arrays, and parameters are no mask.
