@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from snipjax import results
 from snipjax.report import main
-from snipjax.results import figures, pictures, reading
+from snipjax.results import pictures, reading
 from tests.results.runs import (
     layers,
     make_run,
@@ -57,6 +57,19 @@ class Page(HTMLParser):
             self.text[tag] = self.text.get(tag, "") + data
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
+    """Names and arguments of functions that would draw pictures of rows."""
+    calls: list[tuple[str, Any, Any]] = []
+
+    def record(caption: str, draw: Any, *args: Any, **kwargs: Any) -> pictures.Picture:
+        calls.append((draw.__name__, args, kwargs))
+        return pictures.Picture("", caption)
+
+    monkeypatch.setattr(pictures, "drawn", record)
+    return calls
+
+
 def page(path: Path) -> tuple[Page, list[list[str]]]:
     """Writes a report, and returns its page and the rows of the Markdown's tables."""
     html, markdown = results.report([path], path.parent / "report")
@@ -68,6 +81,7 @@ def page(path: Path) -> tuple[Page, list[list[str]]]:
     return Page(html.read_text(encoding="utf-8")), rows
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_tables_hold_the_figures_and_the_commands(tmp_path: Path) -> None:
     values = {"train_error": 1.75, "test_error_last": 2.8}
     command = "python train.py --config configs/mnist_lenet300.py"
@@ -111,6 +125,7 @@ def test_the_tables_hold_the_figures_and_the_commands(tmp_path: Path) -> None:
     assert shown.text["h2"].endswith("Conclusion")
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_without_a_noted_command_or_device_has_none(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", command="python train.py")
     make_run(tmp_path / "runs" / "b", sparsity=0.9, command=None, device=None)
@@ -179,6 +194,7 @@ def test_an_unfinished_run_is_listed_with_how_far_it_is(tmp_path: Path) -> None:
     assert shown.rows[1:] == markdown[2:] == expected
 
 
+@pytest.mark.usefixtures("drawn")
 def test_pictures_in_the_directories_have_a_place(tmp_path: Path) -> None:
     run = make_run(tmp_path / "sweep" / "run", fields={"prune.batch_class": 1})
     write_config(run.parent, {"vary": ("prune.batch_class=1",)})
@@ -191,6 +207,7 @@ def test_pictures_in_the_directories_have_a_place(tmp_path: Path) -> None:
     assert captions[-2:] == ["errors.png", "curves.png"]
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("out", ["new/page.html", "new/page"])
 def test_the_command_line_writes_both_files(out: str, tmp_path: Path) -> None:
     make_run(tmp_path / "run")
@@ -216,29 +233,23 @@ def test_the_command_line_tells_mistakes_and_damage_in_a_line(
 # Pictures of rows.
 
 
-def drawn(
-    path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> list[tuple[Any, ...]]:
-    """Arguments of the calls of a function that draws, without the file."""
-    calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(
-        figures, name, lambda *args, **kwargs: calls.append((*args[:-1], kwargs))
-    )
+def calls_of(name: str, path: Path, drawn: list[Any]) -> list[tuple[Any, Any]]:
+    """Arguments of the calls of a function that draws pictures of runs."""
     runs, _ = reading.find(path)
     table = results.aggregate(reading.networks(runs))
     pictures.of_rows(table, reading.metrics(runs))
     pictures.of_signals(runs)
-    return calls
+    return [(args, kwargs) for called, args, kwargs in drawn if called == name]
 
 
 def test_errors_are_drawn_beside_the_published_and_the_dense_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[Any]
 ) -> None:
     make_run(tmp_path / "95", 1.7, 1.9, sparsity=0.95)
     make_run(tmp_path / "98", 2.7)
     make_run(tmp_path / "98, shorter", 9.0, fields={"train.steps": 100})
     make_run(tmp_path / "dense", 1.5, method="none")
-    ((measured, options),) = drawn(tmp_path, monkeypatch, "errors_by_density")
+    (((measured,), options),) = calls_of("errors_by_density", tmp_path, drawn)
     assert list(measured) == ["SNIP", "SNIP (train.steps=100)"]
     # Of two errors, the deviation of a sample is their distance over the root of 2.
     points = [pytest.approx((0.05, 1.8, 0.2 / 2**0.5)), pytest.approx((0.02, 2.7, 0))]
@@ -252,38 +263,36 @@ def test_errors_are_drawn_beside_the_published_and_the_dense_ones(
     ]
 
 
-def test_curves_are_of_each_row_and_its_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_curves_are_of_each_row_and_its_seeds(tmp_path: Path, drawn: list[Any]) -> None:
     rows = [{"seeds": [0, 1], "step": s, "test_error": [9.0, 8.0]} for s in (1, 2)]
     make_run(tmp_path / "run", 2.0, 3.0, metrics=rows)
     make_run(tmp_path / "other", sparsity=0.9, metrics=CURVE)
     make_run(tmp_path / "without", sparsity=0.8)
-    ((named, units, _),) = drawn(tmp_path, monkeypatch, "compared_curves")
+    (((named, units), _),) = calls_of("compared_curves", tmp_path, drawn)
     assert list(named) == ["SNIP at 90%", "SNIP at 98%"]
     assert list(named["SNIP at 98%"]["seed"].unique()) == [0, 1]
     assert list(units) == ["train_loss", "test_error"]
 
 
 def test_the_training_error_on_random_labels_is_drawn_over_the_epochs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[Any]
 ) -> None:
     rows = [{"step": 500 * step, "train_error": [60.0 / step]} for step in (1, 2)]
     fields = {"dataset.random_labels": True}
     make_run(tmp_path / "run", fields=fields, metrics=rows, epochs=50.0)
-    ((_, units, options),) = drawn(tmp_path, monkeypatch, "compared_curves")
+    (((_, units), options),) = calls_of("compared_curves", tmp_path, drawn)
     assert list(units) == ["train_error"]
     assert options == {"steps_per_epoch": 20}
 
 
 def test_networks_are_compared_at_their_common_sparsity(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[Any]
 ) -> None:
     for sparsity in (0.9, 0.95):
         make_run(tmp_path / f"{sparsity}", sparsity=sparsity)
     two = {"layers": layers()[:4]}
     make_run(tmp_path / "b", model="lenet_5_caffe", sparsity=0.95, network=two)
-    ((named, _),) = drawn(tmp_path, monkeypatch, "densities_by_depth")
+    (((named,), _),) = calls_of("densities_by_depth", tmp_path, drawn)
     assert {name: len(shares) for name, shares in named.items()} == {
         "LeNet-300-100 on MNIST, SNIP at 95%": 3,
         "LeNet-5-Caffe on MNIST, SNIP at 95%": 2,
@@ -291,7 +300,7 @@ def test_networks_are_compared_at_their_common_sparsity(
 
 
 def test_signals_of_initializations_are_drawn_side_by_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[Any]
 ) -> None:
     arrays = ("activation_variance", "gradient_variance", "density")
     for name in ("he", "glorot_uniform"):
@@ -299,5 +308,5 @@ def test_signals_of_initializations_are_drawn_side_by_side(
         values = {array: [[0.5, 0.25]] for array in arrays}
         values |= {"layers": ["Dense_0", "Dense_1"], "rank_correlation": [0.1, None]}
         write_json(run / "signal.json", values)
-    ((named, _),) = drawn(tmp_path, monkeypatch, "signals")
+    (((named,), _),) = calls_of("signals", tmp_path, drawn)
     assert list(named) == ["glorot uniform", "he"]

@@ -69,10 +69,7 @@ def test_a_schedule_has_no_effect_on_an_untrained_network(tmp_path: Path) -> Non
     [
         ({}, 2.4),
         ({"fields": {"train.steps": 5}}, 2.4),  # training may differ
-        ({"method": "lwc", "sparsity": 0.917, "fields": {"lwc.rounds": 3}}, 1.6),
-        ({"sparsity": 0.9804}, 2.4),  # a whole number of connections
         ({"sparsity": 0.97}, None),
-        ({"method": "none"}, 1.7),
         ({"sparsity": 0.0}, 1.7),  # a dense network, whatever its method
         ({"fields": {"prune.batch_size": 128}}, None),
         ({"fields": {"prune.select": "layerwise"}}, None),
@@ -206,13 +203,6 @@ def test_the_conclusion_says_how_far_it_can_be_relied_on(tmp_path: Path) -> None
     make_run(tmp_path / "dense", 1.5, 1.5, method="none")
     make_run(tmp_path / "other", 3.0, fields={"train.steps": 5})
     assert "to be compared with: 1 of 4 pruned rows" in said(tmp_path)
-
-
-def test_nothing_is_said_against_means_of_several_whole_seeds(tmp_path: Path) -> None:
-    make_run(tmp_path / "snip", 2.0, 2.2)
-    make_run(tmp_path / "dense", 1.5, 1.5, method="none")
-    for part in ("single seed", "no test error", "to be compared with"):
-        assert part not in said(tmp_path)
 
 
 def test_nothing_is_concluded_from_nothing(tmp_path: Path) -> None:
