@@ -34,7 +34,7 @@ def order(total: int, num_steps: int, **settings: int) -> np.ndarray:
 class TestOrder:
     @hypothesis.settings(max_examples=10)
     @hypothesis.given(
-        total=st.integers(1, 99), part=st.integers(1, 99), seed=st.integers(0, 2**40)
+        total=st.integers(1, 30), part=st.integers(1, 30), seed=st.integers(0, 2**40)
     )
     def test_every_example_comes_once_in_every_epoch(
         self, total: int, part: int, seed: int
@@ -48,10 +48,10 @@ class TestOrder:
 
     @hypothesis.settings(max_examples=10)
     @hypothesis.given(
-        total=st.integers(25, 200),
+        total=st.integers(25, 60),
         processes=st.sampled_from([2, 3, 4]),
         part=st.integers(1, 6),
-        start=st.integers(0, 40),
+        start=st.integers(0, 20),
     )
     def test_from_any_step_the_parts_of_all_processes_are_the_batch_of_one(
         self, total: int, processes: int, part: int, start: int
@@ -72,23 +72,6 @@ class TestOrder:
         """Runs that go on need the order they began with."""
         expected = [[4, 6, 9, 7], [5, 3, 1, 8]]
         assert order(10, 2, batch_size=4, seed=3).tolist() == expected
-
-    def test_states_of_grain_are_places_in_the_stream(self) -> None:
-        stream = numbers(50, None, batch_size=4)
-        next(stream)
-        state = stream.get_state()
-        ahead = [next(stream).labels for _ in range(3)]
-        stream.set_state(state)
-        np.testing.assert_array_equal([next(stream).labels for _ in range(3)], ahead)
-        stream.close()
-
-    def test_a_stream_without_an_end_goes_on(self) -> None:
-        expected = grain.MapDataset.range(4).seed(0).shuffle().repeat()
-        stream = numbers(4, None, batch_size=4, start_step=10**9)
-        np.testing.assert_array_equal(
-            next(stream).labels, [expected[4 * 10**9 + i] for i in range(4)]
-        )
-        stream.close()
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -131,6 +114,7 @@ class TestRandomness:
 
 
 class TestEvaluation:
+    @hypothesis.settings(max_examples=10)
     @hypothesis.given(
         total=st.integers(1, 40),
         part=st.integers(1, 6),
@@ -160,14 +144,6 @@ class TestEvaluation:
         assert set(np.unique(weights)) <= {0, 1}
         np.testing.assert_array_equal(labels[weights == 1], np.arange(total))
         np.testing.assert_array_equal(labels[weights == 0], 0)
-
-    def test_of_arrays_has_their_images(self) -> None:
-        for part in data.load("digits")[1:4]:
-            (batch,) = data.evaluation_batches(
-                part, batch_size=len(part), image_size=8, view=views.whole
-            )
-            np.testing.assert_array_equal(batch.images, part.images)
-            np.testing.assert_array_equal(batch.labels, part.labels)
 
 
 class TestWorkers:

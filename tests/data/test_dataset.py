@@ -111,11 +111,6 @@ class TestSynthetic:
         image, label = dataset.train[1_281_166]
         assert (image.shape, image.dtype, label) == ((224, 224, 3), np.uint8, 166)
 
-    def test_no_two_examples_are_the_same(self) -> None:
-        dataset = data.load("synthetic:40x6x5x1/4")
-        images = [image.tobytes() for part in dataset[1:4] for image in part.images]
-        assert len(set(images)) == 40 + 4 + 4
-
     def test_a_class_has_a_color_that_tells_it_from_others(self) -> None:
         dataset = data.load("synthetic:50x32x32x3/5")
         means = dataset.train.images[:5].mean((1, 2))

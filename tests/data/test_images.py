@@ -106,15 +106,6 @@ class TestOrientation:
         stored = content(image, encoding, exif=exif)
         assert np.abs(images.decode(stored, 3) - [90, 80, 70.0]).max() <= 2
 
-    def test_a_large_one_is_decoded_no_coarser_than_it_is_seen(self) -> None:
-        exif = Image.Exif()
-        exif[274] = 6
-        photo = Image.fromarray(noise(48, 24).repeat(8, 0).repeat(8, 1))
-        stored = content(photo, "JPEG", exif=exif, quality=95)
-        whole = images.decode(stored, 3)
-        expected = seen(whole, views.whole, 150).astype(int)
-        np.testing.assert_array_equal(seen(stored, views.whole, 150), expected)
-
 
 class TestFormats:
     @pytest.mark.parametrize(
