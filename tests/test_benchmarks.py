@@ -72,10 +72,3 @@ def test_densities_are_of_types_of_layers() -> None:
         "embedding": 0.5,
         "mlp": 0.25,
     }
-
-
-def test_a_case_that_fails_costs_the_others_nothing(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    scale.show([{"case": "transformer_1b", "tiny": True, "error": "-9: it was killed"}])
-    assert "transformer_1b failed, -9: it was killed" in capsys.readouterr().out
