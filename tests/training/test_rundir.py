@@ -1,9 +1,6 @@
 """The files of a run, and whose directory it is."""
 
 import functools
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,38 +90,17 @@ class TestClaim:
             start_run(workdir)
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from snipjax.training import rundir
-with rundir.claim(Path(sys.argv[1]), lambda written: []):
-    print("claimed", flush=True)
-    time.sleep(600)
-"""
-
-
-class TestClaimIsExclusive:
-    def test_while_it_lasts_and_the_directory_is_not_taken_away(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with claim(tmp_path / "run"):
-            # As if this process had made the directory, and been overtaken since.
-            monkeypatch.setattr(rundir, "_make", lambda workdir: True)
-            with pytest.raises(ValueError, match="another process is using it"):
-                start_run(tmp_path / "run")
-            assert (tmp_path / "run").exists()
-            monkeypatch.undo()
-        start_run(tmp_path / "run")
-
-    def test_and_ends_with_a_killed_process(self, tmp_path: Path) -> None:
-        with subprocess.Popen(
-            [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE
-        ) as process:
-            process.stdout.readline()
-            with pytest.raises(ValueError, match="another process is using it"):
-                start_run(tmp_path)
-            process.send_signal(signal.SIGKILL)
-        start_run(tmp_path)
+def test_a_claim_is_exclusive_and_the_directory_is_not_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with claim(tmp_path / "run"):
+        # As if this process had made the directory, and been overtaken since.
+        monkeypatch.setattr(rundir, "_make", lambda workdir: True)
+        with pytest.raises(ValueError, match="another process is using it"):
+            start_run(tmp_path / "run")
+        assert (tmp_path / "run").exists()
+        monkeypatch.undo()
+    start_run(tmp_path / "run")
 
 
 def row(step: int, seed: int = 0, loss: float | None = 0.5) -> dict[str, Any]:
