@@ -114,6 +114,7 @@ def main(port: str, *arguments: str) -> None:
     directory = Path(arguments[2])
     logging.set_verbosity(logging.FATAL)  # as train.py does: what is wrong is raised
     distributed.initialize(f"localhost:{port}", processes, process_id)
+    distributed._AGREEING_MS = 3_000  # for each failure below takes as long
     here = processes, process_id, directory
     # In process 1, a step takes time, or is left out.
     slow, failed = 0.5 * process_id, ["written", "closed"][process_id:]
