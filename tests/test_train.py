@@ -278,19 +278,28 @@ class TestFinishedRun:
         assert re.search(f"0 +{errors} ", text)
 
     @pytest.mark.parametrize(
-        ("name", "damage"),
+        ("name", "damage", "pattern"),
         [
-            ("config.json", lambda content: b"{}"),
-            # Of another seed.
-            ("result.json", lambda text: text.replace(b'"seed": 0', b'"seed": 1')),
-            ("seed-0/mask.npz", lambda content: content[:-40]),
-            ("seed-0/mask.npz", None),
-            ("seed-0/params.npz", lambda content: b""),
-            ("metrics.jsonl", None),
+            ("config.json", lambda content: b"{}", "choose another with --workdir"),
+            (
+                "result.json",
+                lambda content: content.replace(b'"seed": 0', b'"seed": 1'),
+                r"networks of seeds \[1\]",
+            ),
+            ("seed-0/mask.npz", lambda content: content[:-40], "remove"),
+            ("seed-0/mask.npz", None, "remove"),
+            ("seed-0/params.npz", lambda content: b"", "remove"),
+            ("metrics.jsonl", None, "without the last errors of seed 0"),
         ],
     )
     def test_that_is_damaged_is_not_shown(
-        self, name: str, damage: Any, finished: Finished, train: Train, tmp_path: Path
+        self,
+        name: str,
+        damage: Any,
+        pattern: str,
+        finished: Finished,
+        train: Train,
+        tmp_path: Path,
     ) -> None:
         shutil.copytree(finished.workdir, tmp_path / "run")
         file = tmp_path / "run" / name
@@ -299,7 +308,7 @@ class TestFinishedRun:
         else:
             file.write_bytes(damage(file.read_bytes()))
         output = train(*DIGITS, *QUICK, "--workdir", tmp_path / "run")
-        assert_one_line(output, "remove|choose another with --workdir")
+        assert_one_line(output, pattern)
         assert output.out == ""
 
     @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ class TestDamage:
             ("groups.json", [], "the value is"),
             ("groups.json", [[0, -5]], "the value is -5"),
             ("data.json", {}, "field 'image_shape' is missing"),
-            ("networks.json", [{"seed": 10**400}], "field 'seed' is 1000"),
+            ("networks.json", [{**NETWORK, "seconds": 10**400}], "seconds' is 1000"),
             ("networks.json", [{**NETWORK, "seconds": None}], "seconds' is None"),
             ("networks.json", [{**NETWORK, "layers": [EMPTY]}], "layers.total' is 0"),
             ("result.json", {**RESULT, "command": {"a": 1}}, "field 'command' is"),
