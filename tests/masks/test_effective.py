@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import tree_leaves_with_path
 
-from snipjax import masks, models, ops
-from snipjax.models import layers, recurrent, transformer, vit
+from snipjax import masks, ops
+from snipjax.models import layers, recurrent, transformer
 from snipjax.models.resnet import Block
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -68,52 +69,57 @@ def convolution(
     return edges
 
 
+def name_of(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def check(
     apply_fn: Any, params: Any, inputs: Any, edges: list[Edge], ends: set[Node]
 ) -> None:
     """Compares with the search, at densities at which many paths are broken."""
     sources = {a for a, _, _ in edges if a[0] == "x"}
-    flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params)}  # fmt: skip
+    shapes = {name_of(path): w.shape for path, w in tree_leaves_with_path(params)}
+    effective = jax.jit(lambda mask: masks.effective(mask, apply_fn, params, inputs))
     rng = np.random.default_rng(0)
     found_any = 0
-    for density in (0.15, 0.35):
-        kept = {n: rng.random(w.shape) < density for n, w in flat.items() if w.ndim > 1}
+    for density in (0.15, 0.35, 0.6):
+        kept = {
+            name: rng.random(shape) < density
+            for name, shape in shapes.items()
+            if len(shape) > 1
+        }
         mask = jax.tree_util.tree_map_with_path(
-            lambda path, w, kept=kept: kept.get(
-                jax.tree_util.keystr(path, simple=True, separator="/"), True
-            ),
-            params,
+            lambda path, w, kept=kept: kept.get(name_of(path), True), params
         )
         expected = search(edges, kept, sources, ends)
-        found = masks.effective(mask, apply_fn, params, inputs)
-        for path, keep in jax.tree_util.tree_leaves_with_path(found):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, keep in tree_leaves_with_path(effective(mask)):
+            name = name_of(path)
             if name in kept:
                 np.testing.assert_array_equal(keep, expected[name], err_msg=name)
                 found_any += 0 < keep.sum() < kept[name].sum()
             else:
-                assert keep is True or jnp.ndim(keep) == 0
+                assert keep.shape == ()
     assert found_any
 
 
-@pytest.mark.parametrize("activation", [nn.relu, nn.tanh, nn.gelu, nn.sigmoid])
-def test_a_network_of_dense_layers(activation: Any) -> None:
-    rng = np.random.default_rng(1)
-    params = {
-        "a": rng.normal(size=(6, 7)),
-        "b": rng.normal(size=(7, 5)),
-        "bias": rng.normal(size=5),
-        "c": rng.normal(size=(5, 3)),
-    }
+def test_a_network_of_dense_layers() -> None:
+    activations = [nn.relu, nn.tanh, nn.gelu, nn.sigmoid]
+    widths = [6, 7, 5, 5, 6, 3]
+    shapes = dict(zip("abcde", itertools.pairwise(widths)))
+    params = {name: np.ones(shape) for name, shape in shapes.items()}
+    params["bias"] = np.ones(5)
 
     def apply_fn(params: Any, x: chex.Array) -> chex.Array:
-        x = activation(x @ params["a"])
-        x = activation(x @ params["b"] + params["bias"])
-        return nn.softmax(x @ params["c"])
+        for name, activation in zip("abcd", activations):
+            x = activation(x @ params[name] + (params["bias"] if name == "b" else 0.0))
+        return nn.softmax(x @ params["e"])
 
-    edges = dense("a", "x", "h", (6, 7)) + dense("b", "h", "g", (7, 5))
-    edges += dense("c", "g", "y", (5, 3))
+    units = ["x", "h", "g", "f", "d", "y"]
+    edges = [
+        edge
+        for (name, shape), ends in zip(shapes.items(), itertools.pairwise(units))
+        for edge in dense(name, *ends, shape)
+    ]
     check(apply_fn, params, np.zeros((2, 6)), edges, {("y", i) for i in range(3)})
 
 
@@ -131,8 +137,12 @@ class Net(nn.Module):
 
 def test_a_residual_network_of_convolutions() -> None:
     model, images = Net(), jnp.zeros((1, 8, 8, 2))
-    variables = model.init(jax.random.key(0), images)
-    stats = {"batch_stats": jax.tree.map(lambda x: x + 1.0, variables["batch_stats"])}
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    stats = {
+        "batch_stats": jax.tree.map(
+            lambda x: np.ones(x.shape, x.dtype), variables["batch_stats"]
+        )
+    }
 
     def apply_fn(params: Any, images: chex.Array) -> chex.Array:
         return model.apply({"params": params, **stats}, images)
@@ -242,60 +252,39 @@ def test_what_comes_from_a_parameter_alone_is_no_input() -> None:
 
 
 def test_a_deep_network_neither_overflows_nor_underflows() -> None:
-    """Of 30 ** 50 paths, those through one connection in the middle are left."""
-    params = {f"layer_{i:02}": jnp.zeros((30, 30)) for i in range(50)}
-    mask = {name: np.ones((30, 30), bool) for name in params}
-    mask["layer_25"] = np.arange(900).reshape(30, 30) == 17
+    """Of 200 ** 20 paths, those through one connection near each end are left."""
+    params = {f"layer_{i:02}": np.zeros((200, 200), np.float32) for i in range(20)}
+    mask = {name: np.ones((200, 200), bool) for name in params}
+    for name in ("layer_01", "layer_18"):
+        mask[name] = np.arange(40_000).reshape(200, 200) == 17
 
     def apply_fn(params: Any, x: chex.Array) -> chex.Array:
         for name in sorted(params):
             x = nn.relu(x @ params[name])
         return x
 
-    found = masks.effective(mask, apply_fn, params, jnp.ones((1, 30)))
-    assert masks.densities(found) == {
-        name: {"layer_24": 1 / 30, "layer_25": 1 / 900, "layer_26": 1 / 30}.get(
-            name, 1.0
-        )
-        for name in params
-    }
+    found = masks.densities(masks.effective(mask, apply_fn, params, np.ones((1, 200))))
+    for name in ("layer_01", "layer_18"):
+        assert found.pop(name) == 1 / 40_000
+    for name in ("layer_00", "layer_02", "layer_17", "layer_19"):
+        assert found.pop(name) == 1 / 200
+    assert set(found.values()) == {1.0}
 
 
 # The networks of this package.
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["lenet_300_100", pytest.param("lenet_5_caffe", marks=pytest.mark.slow)],
-)
-def test_a_dense_network_is_effective_whole(name: str) -> None:
-    model = models.create(name, num_classes=10)
-    images = jnp.zeros((1, 28, 28, 1))
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    mask = masks.ones(params, masks.weights_and_biases)
-    found = masks.effective(
-        mask, lambda p, x: model.apply({"params": p}, x), params, images
-    )
-    chex.assert_trees_all_equal(found, mask)
-
-
-SMALL = transformer.Config(vocab_size=11, length=6, width=8, depth=1, heads=2)
+SMALL = transformer.Config(vocab_size=11, length=3, width=8, depth=1, heads=2)
 
 
 @pytest.mark.parametrize(
     ("model", "inputs"),
     [
-        (recurrent.Recurrent(num_classes=3, units=4), jnp.zeros((1, 4, 5, 1))),
         (
             recurrent.Recurrent(num_classes=3, units=4, cell=recurrent.GRUCell),
-            jnp.zeros((1, 4, 5, 1)),
+            jnp.zeros((1, 2, 5, 1)),
         ),
-        pytest.param(
-            vit.ViT(5, width=8, depth=2, heads=2, patch=4),
-            jnp.zeros((1, 8, 8, 3)),
-            marks=pytest.mark.slow,
-        ),
-        (transformer.Transformer(SMALL), jnp.arange(6).reshape(1, 6)),
+        (transformer.Transformer(SMALL), np.arange(3).reshape(1, 3)),
     ],
 )
 def test_gates_and_attention_are_followed(model: nn.Module, inputs: Any) -> None:
@@ -305,48 +294,18 @@ def test_gates_and_attention_are_followed(model: nn.Module, inputs: Any) -> None
     found = masks.effective(
         mask, lambda p, x: model.apply({"params": p}, x), params, inputs
     )
-    densities = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): density
-        for path, density in jax.tree_util.tree_leaves_with_path(masks.densities(found))
-    }
-    # No input reaches the class token at first, and has use for its position.
-    assert {n for n, d in densities.items() if d < 1.0} <= {"positions"}
-
-
-def test_one_kernel_without_connections_breaks_all_paths() -> None:
-    model = models.create("lenet_300_100", num_classes=10)
-    images = jnp.zeros((1, 28, 28, 1))
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    mask = masks.ones(params)
-    mask["Dense_1"]["kernel"] = np.zeros((300, 100), bool)
-    sparsity = masks.effective_sparsity(
-        mask, lambda p, x: model.apply({"params": p}, x), params, images
-    )
-    assert sparsity == 1.0
+    assert set(jax.tree.leaves(masks.densities(found))) == {1.0}
 
 
 def test_effective_sparsity_counts_connections_on_no_path_as_pruned() -> None:
     params = {"v": jnp.ones((2, 4)), "w": jnp.ones((4, 2)), "b": jnp.ones(2)}
     mask = masks.ones(params)
-    mask["w"] = np.arange(8).reshape(4, 2) < 3  # of two units, and half of one
-    sparsity = masks.effective_sparsity(
-        mask, lambda p, x: x @ p["v"] @ p["w"] + p["b"], params, jnp.ones((1, 2))
-    )
-    assert sparsity == 1 - (4 + 3) / 16
-
-
-def test_traced_masks_have_effective_ones() -> None:
-    params = {"v": jnp.ones((2, 2)), "w": jnp.ones((2, 1))}
-    mask = {
-        "v": jnp.array([[True, True], [False, True]]),
-        "w": jnp.array([[True], [False]]),
-    }
-    effective = jax.jit(
-        lambda mask: masks.effective(
-            mask, lambda p, x: x @ p["v"] @ p["w"], params, jnp.ones((1, 2))
+    for kept, on_paths in ((3, 4 + 3), (0, 0)):  # of two units, and half of one
+        mask["w"] = np.arange(8).reshape(4, 2) < kept
+        sparsity = masks.effective_sparsity(
+            mask, lambda p, x: x @ p["v"] @ p["w"] + p["b"], params, jnp.ones((1, 2))
         )
-    )
-    np.testing.assert_array_equal(effective(mask)["v"], [[True, False], [False, False]])
+        assert sparsity == 1 - on_paths / 16
 
 
 def test_a_loop_that_cannot_be_followed_is_told() -> None:
