@@ -83,25 +83,14 @@ def test_densities_are_in_the_ratios_of_the_formula_up_to_one(
     assert kept(dict(zip(params, found)), params) == pytest.approx(total, abs=1e-6)
 
 
-def test_erk_of_a_network_in_the_words_of_the_paper() -> None:
-    """1 - (n_in + n_out + w + h) / (n_in n_out w h) is pruned, up to one factor."""
-    params = ones({"conv": (5, 5, 20, 50), "dense": (800, 500), "out": (500, 10)})
-    densities = masks.erk(params, 0.97)
-    conv, dense = 80 / (20 * 50 * 5 * 5), 1300 / (800 * 500)
-    assert densities["conv"] / densities["dense"] == pytest.approx(conv / dense)
-    assert densities["out"] / densities["dense"] == pytest.approx(510 / 5000 / dense)
-
-
-@pytest.mark.parametrize(("sparsity", "flops"), [(0.8, 0.42), (0.9, 0.24)])
-def test_erk_resnet_50_costs_what_evci_et_al_print(
-    sparsity: float, flops: float
-) -> None:
+def test_erk_resnet_50_costs_what_evci_et_al_print() -> None:
     """Multiplications, relative to the dense network: ICML 2020, figure 2."""
     model = models.create("resnet_50", num_classes=1000)
     images = jnp.zeros((1, 224, 224, 3))
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    density = dict(trees.named_leaves(masks.erk(params, sparsity)))
-    dense = sparse = 0.0
+    printed = {0.8: 0.42, 0.9: 0.24}
+    densities = [dict(trees.named_leaves(masks.erk(params, s))) for s in printed]
+    dense, sparse = 0.0, np.zeros(2)
     for name, leaf in trees.named_leaves(params):
         if not name.endswith("kernel"):
             continue
@@ -113,8 +102,8 @@ def test_erk_resnet_50_costs_what_evci_et_al_print(
             is_before = rest == "0/Conv_0/kernel" and int(group) > 0
             pixels *= 2 if is_before else 1
         dense += pixels**2 * leaf.size
-        sparse += pixels**2 * leaf.size * density[name]
-    assert sparse / dense == pytest.approx(flops, abs=0.01)
+        sparse += pixels**2 * leaf.size * np.array([d[name] for d in densities])
+    np.testing.assert_allclose(sparse / dense, [*printed.values()], atol=0.01)
 
 
 def test_what_is_not_prunable_is_dense() -> None:
@@ -187,14 +176,12 @@ def test_allocations_that_cannot_be(
         allocation(ones(LENET), sparsity, order=[*order])
 
 
-@pytest.mark.parametrize("allocation", [*RATIOS, masks.smart_ratio])
-def test_nothing_prunable_is_told(allocation: Callable) -> None:
-    order = {"order": ["b"]} if allocation is masks.smart_ratio else {}
+def test_nothing_prunable_is_told() -> None:
+    params = {"b": np.ones(3)}
     with pytest.raises(ValueError, match="nothing is prunable"):
-        allocation({"b": np.ones(3)}, 0.5, **order)
-    if order:
-        with pytest.raises(ValueError, match="no prunable leaf has two dimensions"):
-            allocation({"b": np.ones(3)}, 0.5, everything, **order)
+        masks.erk(params, 0.5)
+    with pytest.raises(ValueError, match="no prunable leaf has two dimensions"):
+        masks.smart_ratio(params, 0.5, everything, order=["b"])
 
 
 # The order of layers.
@@ -204,9 +191,7 @@ def test_nothing_prunable_is_told(allocation: Callable) -> None:
     ("name", "first", "last"),
     [
         ("lenet_300_100", ["Dense_0", "Dense_1"], "Dense_2"),
-        ("vgg_11_bn", ["Conv_0", "Conv_1"], "Dense_0"),
         ("resnet_20", ["Conv_0", "group_0_block_0/Conv_0"], "Dense_0"),
-        ("wrn_22_2", ["Conv_0", "Block_0/Conv_0"], "Dense_0"),
         ("lstm_s", ["Dense_0", "cell/gates"], "Dense_1"),
         ("vit_ti_16", ["patches", "block_0/query"], "classifier"),
     ],
@@ -242,19 +227,17 @@ def scores_like(shapes: Shapes, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-@given(
-    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_the_largest_of_each_leaf_and_the_total_are_exact(
-    sizes: list[int], seed: int
-) -> None:
+# One tree, so that nothing is compiled twice.
+TREE: Shapes = {"a": (3, 3, 2, 4), "b": (4, 30), "c": (30, 7), "d": (7, 3)}
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_largest_of_each_leaf_and_the_total_are_exact(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    shares = rng.random(len(sizes)) * rng.integers(0, 2, len(sizes)) + rng.integers(
-        0, 2, len(sizes)
-    )
-    densities = {str(i): float(min(d, 1.0)) for i, d in enumerate(shares)}
-    scores = scores_like({str(i): (n,) for i, n in enumerate(sizes)})
+    # Any density, and often one of the ends.
+    shares = np.clip(rng.uniform(-0.5, 1.5, len(TREE)), 0, 1)
+    densities = dict(zip(TREE, shares.tolist()))
+    scores = scores_like(TREE, seed)
     mask = masks.by_density(scores, densities, everything)
     counts = {name: int(keep.sum()) for name, keep in mask.items()}
     for name, leaf in scores.items():
@@ -266,29 +249,17 @@ def test_the_largest_of_each_leaf_and_the_total_are_exact(
 
 def test_counts_are_the_roundings_of_one_multiple_of_the_quotas() -> None:
     """Webster's: 2.4, 2.4, 2.4 and 2.8 are 10, but 2 + 2 + 2 + 3 are 9."""
-    shapes = {"a": (10,), "b": (10,), "c": (10,), "d": (10,)}
+    scores = scores_like({"a": (2, 5), "b": (2, 5), "c": (2, 5), "d": (2, 5)})
     densities = {"a": 0.24, "b": 0.24, "c": 0.24, "d": 0.28}
-    mask = masks.by_density(scores_like(shapes), densities, everything)
+    mask = masks.by_density(scores, densities)
     assert [int(keep.sum()) for keep in mask.values()] == [3, 2, 2, 3]
 
 
-@pytest.mark.parametrize("allocation", RATIOS, ids=lambda a: a.__name__)
-def test_a_selection_keeps_as_many_as_global_top_k(
-    allocation: masks.Allocation,
-) -> None:
-    scores = scores_like(LENET)
-    for sparsity in (0.0, 0.5, 0.9, 0.987, 0.999):
-        mask = masks.by_allocation(allocation)(scores, sparsity, masks.kernels)
-        assert sum(int(m.sum()) for m in mask.values()) == masks.kept_count(
-            266_200, sparsity
-        )
-
-
 def test_no_leaf_gains_a_connection_while_density_shrinks() -> None:
-    scores = scores_like({"a": (3, 3, 2, 4), "b": (4, 30), "c": (30, 7), "d": (7, 3)})
+    scores = scores_like(TREE)
     total = sum(leaf.size for leaf in scores.values())
     before = np.full(4, total)
-    for count in range(total, 0, -1):
+    for count in range(150, 0, -1):
         mask = masks.by_allocation(masks.erk)(scores, 1 - count / total, everything)
         counts = np.array([int(m.sum()) for m in mask.values()])
         assert counts.sum() == count
@@ -297,28 +268,17 @@ def test_no_leaf_gains_a_connection_while_density_shrinks() -> None:
 
 
 def test_in_rounds_the_count_is_exact() -> None:
-    rng = np.random.default_rng(0)
-    params = {"a": rng.random((3, 3, 2, 4)), "b": rng.random((72, 30))}
     _, mask = pruning.prune(
-        lambda params, batch: sum(jnp.sum(w) for w in jax.tree.leaves(params)),
-        jax.tree.map(jnp.float32, params),
+        None,
+        scores_like({"a": (3, 3, 2, 4), "b": (72, 30)}),
         None,
         0.97,
+        criterion=saliency.magnitude,
         select=masks.by_allocation(masks.erk),
         rounds=20,
     )
     kept = sum(row.kept for row in masks.summary(mask))
     assert kept == masks.kept_count(72 + 2160, 0.97)
-
-
-def test_a_random_mask_with_the_densities_of_another() -> None:
-    params = scores_like(LENET)
-    mask = masks.global_topk(params, 0.98)
-    densities = masks.densities(mask)
-    scores = saliency.random(None, params, None, key=jax.random.key(0))
-    drawn = masks.by_density(scores, densities)
-    assert masks.densities(drawn) == densities
-    assert not np.array_equal(drawn["Dense_0/kernel"], mask["Dense_0/kernel"])
 
 
 def test_densities_of_a_mask() -> None:
