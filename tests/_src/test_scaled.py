@@ -12,7 +12,6 @@ from jax import lax
 
 from snipjax import ops
 from snipjax._src import scaled
-from tests.conftest import ConvNet
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -47,10 +46,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 def test_values_and_derivatives_are_those_of_the_function(function: Any) -> None:
-    x = jnp.asarray(np.random.default_rng(0).uniform(0.1, 2, (3, 4)), jnp.float32)
-    value = scaled.evaluate(function)(x)
-    actual = jax.tree.map(plain, value, is_leaf=lambda y: isinstance(y, scaled.Scaled))
-    chex.assert_trees_all_close(actual, function(x), rtol=1e-5, atol=1e-6)
+    x = np.random.default_rng(0).uniform(0.1, 2, (3, 4)).astype(np.float32)
 
     def total(x: chex.Array) -> chex.Array:
         return sum(jnp.sum(1.0 * y) for y in jax.tree.leaves(function(x)))
@@ -59,9 +55,15 @@ def test_values_and_derivatives_are_those_of_the_function(function: Any) -> None
         result = scaled.evaluate(total)(x)
         return result.value * 2.0**result.exponent
 
-    np.testing.assert_allclose(
-        jax.grad(scaled_total)(x), jax.grad(total)(x), rtol=1e-5, atol=1e-5
-    )
+    @jax.jit
+    def both(x: chex.Array) -> Any:
+        value = scaled.evaluate(function)(x)
+        return value, function(x), jax.grad(scaled_total)(x), jax.grad(total)(x)
+
+    value, expected, gradient, expected_gradient = both(x)
+    actual = jax.tree.map(plain, value, is_leaf=lambda y: isinstance(y, scaled.Scaled))
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -75,15 +77,16 @@ def test_values_and_derivatives_are_those_of_the_function(function: Any) -> None
 )
 def test_a_product_of_many_factors(dtype: Any, factor: float) -> None:
     def product(x: chex.Array) -> chex.Array:
-        for _ in range(200):
+        for _ in range(40):
             x = x * factor
         return jnp.sum(x)
 
-    x = jnp.array([1.0, 3.0], dtype)
+    x = np.array([1.0, 3.0], dtype)
     result = scaled.evaluate(product)(x)
-    expected = 200 * np.log2(np.float64(dtype(factor))) + 2
+    expected = 40 * np.log2(np.float64(dtype(factor))) + 2
     np.testing.assert_allclose(logarithm(result), expected, rtol=1e-2)
-    gradient = jax.grad(lambda x: jnp.log(scaled.evaluate(product)(x).value))(x)
+    log_value = lambda x: jnp.log(scaled.evaluate(product)(x).value)  # noqa: E731
+    gradient = jax.grad(log_value)(x)
     np.testing.assert_allclose(np.float32(gradient), 0.25, rtol=1e-2)
 
 
@@ -116,14 +119,6 @@ def test_arrays_without_a_largest_number_stay() -> None:
     for x in (jnp.array([1e9, -jnp.inf]), jnp.zeros((0, 2))):
         result = scaled.rescaled(scaled.Scaled(x, jnp.int32(3)))
         np.testing.assert_array_equal(plain(result), 8 * np.float64(x))
-
-
-def test_a_network_of_convolutions() -> None:
-    model, x = ConvNet(), jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), x)
-    result = jax.jit(scaled.evaluate(model.apply))(variables, x)
-    expected = jax.jit(model.apply)(variables, x)
-    np.testing.assert_allclose(plain(result), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_default_of_a_platform_is_taken() -> None:

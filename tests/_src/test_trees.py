@@ -14,15 +14,9 @@ def names(tree: Any) -> list[str]:
     return [name for name, _ in trees.named_leaves(tree)]
 
 
-def test_leaves_are_named_by_their_path_in_tree_order() -> None:
-    assert names(nested_dict().params) == ["hidden/bias", "hidden/kernel", "out/kernel"]
-
-
-def test_a_list_index_is_part_of_the_name() -> None:
-    assert names([jnp.ones(1), (jnp.ones(1),)]) == ["0", "1/0"]
-
-
 def test_flax_and_equinox_style_leaves_are_named_as_their_users_know_them() -> None:
+    assert names(nested_dict().params) == ["hidden/bias", "hidden/kernel", "out/kernel"]
+    assert names([jnp.ones(1), (jnp.ones(1),)]) == ["0", "1/0"]
     assert names(linen().params) == [
         "Dense_0/bias",
         "Dense_0/kernel",
