@@ -3,8 +3,9 @@
 Most settings speak while a function is traced, so that nothing is compiled for them.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -30,6 +31,7 @@ def init_fn(key: chex.PRNGKey) -> dict[str, chex.Array]:
 
 
 def apply_fn(params: chex.ArrayTree, x: chex.Array) -> chex.Array:
+    assert params["hidden"].dtype == jnp.bfloat16
     hidden = x @ params["hidden"].astype(jnp.float32) + params["bias"][None]
     return jnp.tanh(hidden) @ params["out"]
 
@@ -95,28 +97,27 @@ def prune(
     )
 
 
-def traced(criterion: Callable, select: Callable) -> Any:
-    """Shapes of the pruned params and of the mask."""
-    params = jax.eval_shape(init_fn, jax.random.key(0))
-    return jax.eval_shape(functools.partial(prune, criterion, select), params, batch())
+@contextlib.contextmanager
+def strictly() -> Iterator[None]:
+    """No promotion of dtypes or ranks."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @every_part
 @pytest.mark.parametrize(
     "setting",
-    [
-        functools.partial(jax.numpy_dtype_promotion, "strict"),
-        functools.partial(jax.numpy_rank_promotion, "raise"),
-        jax.checking_leaks,
-        functools.partial(jax.enable_x64, True),
-    ],
-    ids=["strict dtypes", "strict ranks", "checking leaks", "double precision"],
+    [strictly, jax.checking_leaks, functools.partial(jax.enable_x64, True)],
+    ids=["strictly", "checking leaks", "double precision"],
 )
 def test_settings_of_tracing(
     setting: Callable, criterion: Callable, select: Callable
 ) -> None:
+    params = jax.eval_shape(init_fn, jax.random.key(0))
     with setting():
-        params, mask = traced(criterion, select)
+        params, mask = jax.eval_shape(
+            functools.partial(prune, criterion, select), params, batch()
+        )
     assert jax.tree.map(lambda w: w.dtype, params) == {
         "hidden": jnp.bfloat16,
         "bias": jnp.float32,
@@ -177,16 +178,11 @@ def test_on_an_explicit_mesh() -> None:
         pytest.param(jax.disable_jit, marks=pytest.mark.slow),
         functools.partial(jax.debug_nans, True),
     ],
-    ids=["without compiling", "debugging NaNs"],
 )
 def test_settings_of_running(setting: Callable) -> None:
+    params = init_fn(jax.random.key(0))
     with setting():
-        params, mask = prune(
-            saliency.snip,
-            masks.global_topk,
-            init_fn(jax.random.key(0)),
-            batch(),
-        )
+        params, mask = prune(saliency.snip, masks.global_topk, params, batch())
         assert masks.sparsity(mask) == 0.5
         optimizer = optim.sparse(optax.sgd(0.5), mask)
         optimizer.update(params, optimizer.init(params), params)
