@@ -1,5 +1,6 @@
 """Masks and parameters come back from their files, or an error says why not."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,22 @@ def test_a_tree_that_cannot_be_read_again_is_not_written(
     with pytest.raises(ValueError, match=message):
         save(tree, tmp_path / "x.npz")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "params.npz"
+    io.save_arrays(PARAMS, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"params\.npz' cannot be written"):
+            io.save_arrays({"w": np.random.default_rng(0).random(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    chex.assert_trees_all_equal(io.load_arrays(path, PARAMS), PARAMS)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(OSError, match="cannot be written"):
+        io.save_arrays(PARAMS, tmp_path / "missing" / "params.npz")
 
 
 ONES = masks.ones(PARAMS, prunable=lambda path, leaf: True)

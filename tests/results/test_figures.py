@@ -91,6 +91,19 @@ def test_training_curves_are_means_over_the_seeds(
     assert [points(line) for line in errors.lines] == [[(5, 4)]]
 
 
+def test_a_curve_of_one_evaluation_is_a_mark(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    two = metrics((10, 2.3, 90.0), (20, 0.1, 5.0))
+    named = {"one": metrics((10, 2.3, 90.0)), "none": metrics()}
+    named |= {f"two {i}": two for i in range(30)}
+    figures.compared_curves(named, ERROR, tmp_path)
+    one, *others = drawn[0].axes[0].lines
+    assert (one.get_marker(), others[0].get_marker()) == ("o", "")
+    colors = {tuple(np.ravel(line.get_color())) for line in others}
+    assert len(colors) == 30  # told apart, though there are fewer named colors
+
+
 def test_every_seed_has_its_own_curve_and_missing_errors_are_no_points(
     drawn: list[Figure], tmp_path: Path
 ) -> None:

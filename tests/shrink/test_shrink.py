@@ -123,8 +123,8 @@ def test_the_state_of_a_layer_whose_name_ends_like_anothers() -> None:
 
 
 def test_training_with_batch_statistics_and_momentum() -> None:
-    module = vgg.VGG(3, blocks=(((3, 4),),), dense_units=(6,))
-    network = from_module(module, noise((2, 4, 4, 3)))
+    module = vgg.VGG(3, (((3, 4), (1, 4)), ((3, 6),)), (5,))
+    network = from_module(module, noise((2, 8, 8, 3)))
     units = shrink.units(*network)
     mask = random_mask(units)
     removed = shrink.removed(units, mask)
