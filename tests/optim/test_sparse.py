@@ -151,6 +151,14 @@ def test_kept_entries_move_as_under_the_inner_optimizer_and_others_are_zero(
     assert np.abs(found[-1]["b"] - initial()["b"]).min() > 1e-3
 
 
+def test_lamb_sees_the_norm_of_the_kept_params() -> None:
+    # The trust ratio scales the update, of norm sqrt(2) here, to the params' norm.
+    optimizer = optim.sparse(optax.scale_by_trust_ratio(), {"w": np.arange(3) < 2})
+    params = {"w": jnp.array([3.0, 4.0, 100.0])}
+    updates, _ = optimizer.update({"w": jnp.ones(3)}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], [12.5**0.5, 12.5**0.5, -100], rtol=1e-6)
+
+
 def test_gradients_of_pruned_entries_may_be_anything() -> None:
     optimizer = optim.sparse(optax.adam(0.1), {"w": np.arange(3) < 2})
     params = {"w": jnp.array([1.0, 1.0, 0.0])}
