@@ -157,6 +157,9 @@ def test_an_interrupted_run_begins_again_from_the_networks_of_its_seeds(
         for name, keep in finished.mask(entry["seed"]).items():
             assert not params[name][~keep].any()
         finished.check_best(entry["seed"], {})
+        start = dense_run.params(entry["seed"])["Dense_0/kernel"]
+        trained = params["Dense_0/kernel"]
+        assert np.abs(trained - start)[trained != 0].max() < 0.05
     assert [row["seeds"] for row in finished.metrics] == [[0], [1]]
     for row in finished.metrics:
         assert (row["phase"], row["step"]) == ("retrain 1", 2)

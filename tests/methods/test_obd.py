@@ -34,7 +34,7 @@ def test_the_diagonal_is_the_hessians_of_a_piecewise_linear_network() -> None:
         jax.random.normal(jax.random.key(1), (4, 5, 5, 1)),
         jnp.array([0, 1, 2, 1]),
     )
-    params = Small().init(jax.random.key(2), batch[0])["params"]
+    params = jax.jit(Small().init)(jax.random.key(2), batch[0])["params"]
 
     def loss_fn(params: chex.ArrayTree, batch: Any) -> tuple[chex.Array, Aux]:
         logits = Small().apply({"params": params}, batch[0])

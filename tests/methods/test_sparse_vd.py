@@ -27,7 +27,7 @@ from snipjax.methods.sparse_vd import (
 from tests.methods import softmax_regression
 
 
-@pytest.mark.parametrize("log_alpha", [-8.0, -4.0, -1.0, 0.0, 1.0, 3.0, 6.0])
+@pytest.mark.parametrize("log_alpha", [-8.0, -1.0, 0.0, 3.0])
 def test_kl_is_that_of_the_log_uniform_prior_up_to_a_constant(
     log_alpha: float,
 ) -> None:

@@ -247,7 +247,11 @@ class TestRunning:
 class TestDirectories:
     @pytest.fixture
     def finished(self, stubs: Stubs, tmp_path: Path) -> Path:
-        table1.make(small(), tmp_path)
+        config = small()
+        for cell in cells.cells(config):
+            fields = cells.experiment_config(config, cell, tmp_path)
+            write_run(tmp_path / cell.name, fields, 2.0)
+        write_json(tmp_path / "config.json", config.to_dict())
         return tmp_path
 
     def test_cells_of_other_settings_are_refused_or_left_out(
