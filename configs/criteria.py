@@ -15,17 +15,14 @@ _CRITERIA = (
     *("prospr_first_order", "ntk_sap", "fisher", "taylor", "taylor_fisher"),
     *("hessian_diagonal", "magnitude"),
 )
-# GraSP divides the logits by 200; ProsPr takes a batch for each of three steps, and one
-# for the loss after them.
-_TEMPERATURE = {"grasp": 200.0, "grasp_magnitude": 200.0}
+# ProsPr takes a batch for each of three steps, and one for the loss after them.
 _NUM_BATCHES = {"prospr": 4, "prospr_first_order": 4}
-_FIELDS = "prune.method&prune.select&prune.temperature&prune.num_batches"
+_FIELDS = "prune.method&prune.select&prune.num_batches"
 
 
 def arm(method: str, select: str = "global") -> str:
     """Returns the values of a method and its selection, in the order of the fields."""
-    more = _TEMPERATURE.get(method, 1.0), _NUM_BATCHES.get(method, 1)
-    return "&".join(map(str, (method, select, *more)))
+    return f"{method}&{select}&{_NUM_BATCHES.get(method, 1)}"
 
 
 _ARMS = (

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.dataset.name = "mnist"
     config.seeds = 5
     config.vary = (
-        "prune.method&prune.temperature=snip&1.0,grasp&200.0,synflow&1.0",
+        "prune.method=snip,grasp,synflow",
         "prune.fresh_init&prune.shuffle&prune.invert="
         "False&False&False,True&False&False,False&True&False,False&False&True",
     )

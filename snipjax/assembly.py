@@ -201,6 +201,16 @@ def scoring_criterion(setup: Setup, variables: chex.ArrayTree) -> Criterion:
         sample = {"params": params, "batch_stats": stats}
         return task.model.apply(sample, inputs, train=False)
 
+    def normalized_by(
+        params: chex.ArrayTree, inputs: chex.Array
+    ) -> Callable[..., chex.Array]:
+        own = training.batch_statistics(task.model, params, stats, inputs)
+        return task.transform(
+            lambda params, inputs: task.model.apply(
+                {"params": params, "batch_stats": own}, inputs, train=False
+            )
+        )
+
     def scores(
         loss_fn: LossFn, params: chex.ArrayTree, batch: Batch, *, key: chex.PRNGKey
     ) -> chex.ArrayTree:
@@ -209,6 +219,7 @@ def scoring_criterion(setup: Setup, variables: chex.ArrayTree) -> Criterion:
             "apply_fn": task.transform(apply_fn),
             "inputs": images if setup.stream is None else task.preprocess(images),
             "init_fn": lambda key: setup.init(key, config.init.scored)["params"],
+            "normalized_by": normalized_by,
         }
         given = {name: offers[name] for name in takes}
         found = criterion(loss_fn, params, batch, key=key, **given)
@@ -220,9 +231,10 @@ def scoring_criterion(setup: Setup, variables: chex.ArrayTree) -> Criterion:
 def scored_loss(setup: Setup, variables: chex.ArrayTree) -> Callable[..., chex.Array]:
     """Returns ``(params, batch) -> loss`` with the batch statistics of a sample."""
     task, config = setup.task, setup.config.prune
+    temperature = build.temperature(setup.config)
 
     def of_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
-        return task.loss(logits / config.temperature, labels)
+        return task.loss(logits / temperature, labels)
 
     loss = _SCORED_LOSS[config.batch_norm](
         task.model, variables.get("batch_stats", {}), loss=of_logits

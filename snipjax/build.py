@@ -52,8 +52,11 @@ ROUNDS: Mapping[str, int] = {
 # Criteria with rounds from which pruned connections may return.
 MAY_RETURN = ("force",)
 # Keywords that a criterion is given if it takes them: the network in evaluation mode
-# with the batch statistics of the scored sample, a mini-batch, and a sampler of params.
-OFFERS = ("apply_fn", "inputs", "init_fn")
+# with the batch statistics of the scored sample, a mini-batch, a sampler of params, and
+# the network with the statistics of given params and inputs.
+OFFERS = ("apply_fn", "inputs", "init_fn", "normalized_by")
+# The divisors of the logits that papers take, where it is not one.
+TEMPERATURES: Mapping[str, float] = {"grasp": 200.0, "grasp_magnitude": 200.0}
 # Methods that start from a trained network, and their settings.
 RIVALS: Mapping[str, tuple[str, str]] = {
     "lwc": ("snipjax.methods:lwc", "snipjax.methods:LWC"),
@@ -204,6 +207,18 @@ def rounds(config: ConfigDict) -> int:
     100
     """
     return config.prune.rounds or ROUNDS.get(config.prune.method, 1)
+
+
+def temperature(config: ConfigDict) -> float:
+    """Returns the divisor of the logits while scoring; by default the method's own.
+
+    >>> from snipjax import config as configs
+    >>> config = configs.default()
+    >>> config.prune.method = "grasp"
+    >>> temperature(config)
+    200.0
+    """
+    return config.prune.temperature or TEMPERATURES.get(config.prune.method, 1.0)
 
 
 def method(config: ConfigDict) -> tuple[Callable[..., Any], Any] | None:

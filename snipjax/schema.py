@@ -101,7 +101,7 @@ FIELDS: tuple[Field, ...] = (
         Field("keep_flops", 0.5, "share of the operations that units may have"),
         Field("min_density", 0.0, "least density of a leaf, in a global selection"),
         Field("batch_norm", "inference", "mode while scoring", ("inference", "batch")),
-        Field("temperature", 1.0, "divisor of the logits while scoring", least=1e-9),
+        Field("temperature", 0.0, "divisor of scored logits; 0: the method's own"),
         Field("invert", False, "keep the connections of the lowest scores"),
         Field("shuffle", False, "shuffle the mask within each leaf"),
         Field("effective", False, "count the connections on a path to an output"),

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +43,38 @@ def test_a_method_has_its_own_number_of_rounds() -> None:
         assert build.rounds(config_with(prune__method=method, prune__rounds=3)) == 3
 
 
+def test_grasp_has_the_temperature_of_its_paper() -> None:
+    assert build.temperature(config_with(prune__method="grasp")) == 200
+    assert build.temperature(config_with(prune__temperature=2.0)) == 2
+    assert build.temperature(config_with()) == 1
+
+
+class Normalized(nn.Module):
+    """Ten layers with batch norm."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool) -> chex.Array:
+        x = x.reshape(len(x), -1)
+        for _ in range(10):
+            x = nn.BatchNorm(use_running_average=not train)(nn.Dense(16)(x))
+            x = nn.relu(x)
+        return nn.Dense(self.num_classes)(x)
+
+
+def test_ntk_sap_normalizes_by_the_statistics_of_the_pruned_network() -> None:
+    _, mask = scored(
+        model__name="tests.test_criteria:Normalized",
+        prune__method="ntk_sap",
+        prune__prunable="kernels",
+        prune__sparsity=0.95,
+    )
+    kernels = [keep for keep in mask.values() if np.ndim(keep) == 2]
+    assert len(kernels) == 11
+    assert all(keep.any() for keep in kernels)
+
+
 def test_settings_are_fields_in_the_section_of_the_criterion() -> None:
     config = config_with(
         prune__method="prospr", prospr__steps=4, prospr__learning_rate=0.1
@@ -73,7 +106,7 @@ def test_settings_are_fields_in_the_section_of_the_criterion() -> None:
         ),
         ({"prune__method": "lwc", "prune__shuffle": True}, "prune.shuffle is for"),
         ({"prune__method": "dns", "prune__invert": True}, "prune.invert is for"),
-        ({"prune__temperature": 0.0}, "prune.temperature is 0.0"),
+        ({"prune__temperature": -1.0}, "prune.temperature is -1.0"),
         (
             {"prune__method": "prospr", "prune__per_class": 6},
             "prune.per_class is 6, .*a multiple of 4",

@@ -322,6 +322,20 @@ def test_no_round_revives_a_connection() -> None:
     assert masks.sparsity(found[-1]) > masks.sparsity(found[0])
 
 
+def test_each_round_has_a_key_of_its_own() -> None:
+    params, key = {"w": jnp.ones(100)}, jax.random.key(0)
+    _, mask = pruning.prune(
+        None, params, None, 0.75, criterion=saliency.random, rounds=2, key=key
+    )
+    first, second = (
+        saliency.random(None, params, None, key=k)["w"]
+        for k in (key, jax.random.fold_in(key, 2))
+    )
+    kept = largest_by_sorting([first], 50)[0]
+    expected = largest_by_sorting([np.where(kept, second, -1)], 25)[0]
+    np.testing.assert_array_equal(mask["w"], expected)
+
+
 def test_rounds_have_one_program() -> None:
     programs = []
 

@@ -21,6 +21,8 @@ def ntk_sap(
     apply_fn: Callable[[chex.ArrayTree, Any], chex.Array],
     inputs: Any,
     init_fn: Callable[[chex.PRNGKey], chex.ArrayTree],
+    normalized_by: Callable[[chex.ArrayTree, Any], Callable[..., chex.Array]]
+    | None = None,
     num_samples: int = 5,
     epsilon: float = 1e-2,
 ) -> Scores:
@@ -43,10 +45,15 @@ def ntk_sap(
       batch: ignored.
       key: PRNG key of inputs, changes and weights.
       apply_fn: ``(params, inputs) -> outputs [n, ...]``, the network in evaluation
-        mode. The reference has batch norm take the statistics of :math:`z` first.
+        mode.
       inputs: array ``[n, ...]`` or pytree of arrays, of floating-point dtypes; of its
         values none is used.
       init_fn: ``key -> params``, a sample of the weights.
+      normalized_by: ``(params, inputs) -> apply_fn``, the network with the batch
+        statistics that these params have on these inputs: :math:`w \odot m` and
+        :math:`z`, for both of the outputs, as in the paper's code. A sparse network
+        with batch norm needs it: with the statistics of initialization its outputs
+        vanish, and so do the scores. By default it is ``apply_fn``.
       num_samples: number of samples that the expectation is the mean of.
       epsilon: standard deviation of a change.
 
@@ -89,7 +96,10 @@ def ntk_sap(
         weights = init_fn(weight_key)
         changes = _normal(change_key, params)
         changed = jax.tree.map(lambda w, n: w + epsilon * n, weights, changes)
-        here, there = (apply_fn(masked(mask, tree), z) for tree in (weights, changed))
+        network = apply_fn
+        if normalized_by is not None:
+            network = normalized_by(jax.lax.stop_gradient(masked(mask, weights)), z)
+        here, there = (network(masked(mask, tree), z) for tree in (weights, changed))
         difference = (here - there).astype(at_least_float32(here))
         return jnp.sum(difference**2) / len(here)
 

@@ -124,7 +124,7 @@ def _flow(
     params: chex.ArrayTree,
     weigh: Callable[[chex.Array], chex.Array],
 ) -> Scores:
-    """Returns the gradient of log R in the logarithm of each weight's size."""
+    """Returns the gradient of log |R| in the logarithm of each weight's size."""
     params = jax.tree.map(jnp.asarray, params)
     sizes = jax.tree.map(lambda w: weigh(w.astype(at_least_float32(w))), params)
     ones = jax.tree.map(lambda x: jnp.ones_like(x[:1]), inputs)
@@ -137,7 +137,9 @@ def _flow(
     def log_total(sizes: chex.ArrayTree) -> chex.Array:
         # The exponent is a constant of no gradient.
         r = scaled.evaluate(total)(sizes).value
-        return jnp.log(jnp.where(r > 0, r, 1.0))
+        return jnp.log(jnp.where(r == 0, 1.0, jnp.abs(r)))
 
     gradient = jax.grad(log_total)(sizes)
-    return jax.tree.map(lambda v, g: (v * g).astype(jnp.float32), sizes, gradient)
+    return jax.tree.map(
+        lambda v, g: jnp.abs(v * g).astype(jnp.float32), sizes, gradient
+    )

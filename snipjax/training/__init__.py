@@ -1,7 +1,13 @@
 """Training: state, step, loop, placement, checkpoints and run directory."""
 
 from snipjax.training.augment import flip_and_translate
-from snipjax.training.losses import Loss, batch_loss, cross_entropy, inference_loss
+from snipjax.training.losses import (
+    Loss,
+    batch_loss,
+    batch_statistics,
+    cross_entropy,
+    inference_loss,
+)
 from snipjax.training.optimizers import sgd
 from snipjax.training.state import Batch, Metrics, TrainState, init_state
 from snipjax.training.step import (
@@ -27,6 +33,7 @@ __all__ = [
     "TrainState",
     "Transform",
     "batch_loss",
+    "batch_statistics",
     "cross_entropy",
     "epoch_length",
     "evaluate",

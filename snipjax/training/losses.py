@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -132,3 +133,47 @@ def apply_training(
         mutable=["batch_stats"],
     )
     return logits, changed.get("batch_stats", batch_stats)
+
+
+def batch_statistics(
+    model: nn.Module,
+    params: chex.ArrayTree,
+    batch_stats: chex.ArrayTree,
+    images: chex.Array,
+) -> chex.ArrayTree:
+    r"""Returns the statistics that batch norms take of a batch.
+
+    A step takes running statistics from :math:`r` to
+    :math:`\alpha r + (1 - \alpha) s`. From zero and from one it takes them to
+    :math:`a` and :math:`b`, so that :math:`s = a / (1 - (b - a))`.
+
+    Args:
+      model: a Flax module, called with ``train``.
+      params: its parameters.
+      batch_stats: statistics of its batch norms, of which the shapes and dtypes are
+        used; ``{}`` without any.
+      images: the batch ``[n, ...]``.
+
+    Returns:
+      A pytree like ``batch_stats``.
+
+    Example:
+      >>> class Norm(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x, train):
+      ...         return nn.BatchNorm(use_running_average=not train)(x)
+      >>> images = jnp.array([[1.0], [3.0], [8.0]])
+      >>> variables = Norm().init(jax.random.key(0), images, train=False)
+      >>> found = batch_statistics(Norm(), **variables, images=images)["BatchNorm_0"]
+      >>> round(float(found["mean"][0]), 3), round(float(found["var"][0]), 3)
+      (4.0, 8.667)
+    """
+
+    def after(start: float) -> chex.ArrayTree:
+        begun = jax.tree.map(lambda x: jnp.full_like(x, start), batch_stats)
+        return apply_training(model, params, begun, images)[1]
+
+    # The share is the same in all entries of a leaf; a large s leaves few digits of it.
+    return jax.tree.map(
+        lambda a, b: a / (1 - jnp.median(b - a)), after(0.0), after(1.0)
+    )

@@ -32,45 +32,53 @@ def outputs(params: list[np.ndarray], x: np.ndarray) -> np.ndarray:
     return np.maximum(x @ params[0], 0) @ params[1]
 
 
-def masks_of() -> list[np.ndarray]:
+def test_a_score_is_the_derivative_of_the_mean_distance() -> None:
     masks = [np.ones(shape) for shape in SHAPES]
     masks[0][1, 2] = masks[1][3, 1] = 0
-    return masks
+    drawn: list[tuple[list[np.ndarray], np.ndarray]] = []
 
+    def record(*seen: Any) -> None:
+        drawn.append(jax.tree.map(np.array, seen))
 
-def test_a_score_is_the_derivative_of_the_expected_distance() -> None:
-    rng, draws, epsilon = np.random.default_rng(0), 20_000, 0.1
-    w, n = ([rng.normal(size=(draws, *shape)) for shape in SHAPES] for _ in range(2))
-    z = rng.normal(size=(draws, 1, 3))
+    def recorded(params: list[chex.Array], x: chex.Array) -> chex.Array:
+        jax.debug.callback(record, params, x, ordered=True)
+        return apply_fn(params, x)
 
-    def distances(masks: list[np.ndarray]) -> np.ndarray:
-        near = [m * a for m, a in zip(masks, w)]
-        far = [m * (a + epsilon * b) for m, a, b in zip(masks, w, n)]
-        return ((outputs(near, z) - outputs(far, z)) ** 2).sum(axis=(1, 2))
-
-    samples = 4000
-    score = functools.partial(
-        saliency.ntk_sap,
-        apply_fn=apply_fn,
+    scores = saliency.ntk_sap(
+        None,
+        jax.tree.map(np.float32, masks),
+        None,
+        key=KEY,
+        apply_fn=recorded,
         inputs=jnp.zeros((5, 3)),
         init_fn=init_fn,
-        num_samples=samples,
-        epsilon=epsilon,
+        num_samples=3,
+        epsilon=0.1,
     )
-    scores = jax.jit(lambda params: score(None, params, None, key=KEY))(
-        jax.tree.map(np.float32, masks_of())
-    )
+    jax.effects_barrier()
+
+    def mean_distance(masks: list[np.ndarray]) -> float:
+        def output(seen: tuple[list[np.ndarray], np.ndarray]) -> np.ndarray:
+            params, z = seen
+            return outputs([m * np.float64(w) for m, w in zip(masks, params)], z)
+
+        pairs = zip(drawn[::2], drawn[1::2])
+        return sum(((output(a) - output(b)) ** 2).sum() / 5 for a, b in pairs) / 3
+
+    changes = [
+        (flatten(b) - flatten(a))[flatten(masks) > 0] / 0.1
+        for (a, _), (b, _) in zip(drawn[::2], drawn[1::2])
+    ]
+    for gaussian in (changes, [z for _, z in drawn]):
+        assert 0.7 < np.std(gaussian) < 1.3
     for layer, shape in enumerate(SHAPES):
         for index in np.ndindex(*shape):
-            if not masks_of()[layer][index]:
-                assert scores[layer][index] == 0
-                continue
-            more, less = masks_of(), masks_of()
-            more[layer][index] += 1e-4
-            less[layer][index] -= 1e-4
-            derivative = (distances(more) - distances(less)) / 2e-4
-            error = derivative.std() * (1 / draws + 1 / samples) ** 0.5
-            assert abs(scores[layer][index] - abs(derivative.mean())) < 4.5 * error
+            near, far = ([m.copy() for m in masks] for _ in range(2))
+            near[layer][index] += 1e-6
+            far[layer][index] -= 1e-6
+            derivative = (mean_distance(near) - mean_distance(far)) / 2e-6
+            expected = abs(masks[layer][index] * derivative)
+            np.testing.assert_allclose(scores[layer][index], expected, rtol=1e-3)
 
 
 def test_scores_depend_on_the_key_and_not_on_the_values() -> None:
@@ -132,3 +140,41 @@ def test_bad_input(fields: Any, problem: str) -> None:
     }
     with pytest.raises(ValueError, match=problem):
         saliency.ntk_sap(None, init_fn(KEY), None, **good | fields)
+
+
+def test_statistics_are_of_the_weights_before_their_change() -> None:
+    # Each layer is divided by its deviation, so that scores do not vanish with depth.
+    depth, width = 12, 16
+
+    def network(
+        params: list[chex.Array], x: chex.Array, deviations: list[chex.Array]
+    ) -> chex.Array:
+        for w, deviation in zip(params, deviations):
+            x = jax.nn.relu(x @ w / deviation)
+        return x
+
+    def normalized_by(params: list[chex.Array], x: chex.Array) -> Any:
+        deviations = []
+        for w in params:
+            deviations.append(jnp.std(x @ w) + 1e-9)
+            x = jax.nn.relu(x @ w / deviations[-1])
+        return functools.partial(network, deviations=deviations)
+
+    def sample(key: chex.PRNGKey) -> list[chex.Array]:
+        return [
+            jax.random.normal(k, (width, width)) for k in jax.random.split(key, depth)
+        ]
+
+    params = jax.tree.map(
+        lambda w: jnp.where(jnp.abs(w) > 1.5, w, 0), sample(jax.random.key(1))
+    )
+    score = functools.partial(
+        saliency.ntk_sap,
+        *(None, params, None),
+        key=KEY,
+        apply_fn=functools.partial(network, deviations=[1e3] * depth),
+        inputs=jnp.ones((50, width)),
+        init_fn=sample,
+    )
+    assert max(jnp.max(s) for s in score()) < 1e-12
+    assert all(jnp.max(s) > 1e-6 for s in score(normalized_by=normalized_by))

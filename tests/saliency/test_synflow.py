@@ -208,3 +208,15 @@ def test_a_hundred_rounds_empty_no_layer_where_one_does() -> None:
             None, params, None, sparsity, criterion=lambda *_, key: magnitudes(None)
         )
     assert masks.sparsity(mask) == pytest.approx(sparsity)
+
+
+def test_a_negative_total_has_the_scores_of_a_positive_one() -> None:
+    def apply_fn(params: dict[str, chex.Array], x: chex.Array) -> chex.Array:
+        return x @ params["w"] @ params["v"] - 100 * jnp.sum(params["w"])
+
+    params = {"w": jnp.array([[1.0, -3.0]]), "v": jnp.array([[2.0], [2.0]])}
+    x = jnp.ones((5, 1))
+    scores = saliency.synflow(None, params, None, apply_fn=apply_fn, inputs=x)
+    # R = 2 |w_1| + 2 |w_2| - 100 (|w_1| + |w_2|) = -392
+    np.testing.assert_allclose(scores["w"], [[98 / 392, 3 * 98 / 392]], rtol=1e-6)
+    np.testing.assert_allclose(scores["v"], [[2 / 392], [6 / 392]], rtol=1e-6)
