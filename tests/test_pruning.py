@@ -323,7 +323,7 @@ def test_no_round_revives_a_connection() -> None:
 
 
 def test_each_round_has_a_key_of_its_own() -> None:
-    params, key = {"w": jnp.ones(100)}, jax.random.key(0)
+    params, key = {"w": jnp.ones((4, 25))}, jax.random.key(0)
     _, mask = pruning.prune(
         None, params, None, 0.75, criterion=saliency.random, rounds=2, key=key
     )
