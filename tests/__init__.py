@@ -9,6 +9,7 @@ import os
 
 FEW_OPTIMIZATIONS = (
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    " --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ.setdefault("XLA_FLAGS", FEW_OPTIMIZATIONS)
 # Tracing makes many objects, and looking through them takes a twentieth of the time.

@@ -36,7 +36,7 @@ def outputs(
 QUICK = "resnet", "lstm", "transformer"
 OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS if n not in QUICK]
 LARGE = [
-    pytest.param(name, marks=() if name == "alexnet_s" else pytest.mark.slow)
+    pytest.param(name, marks=() if name == "vgg_like" else pytest.mark.slow)
     for name in models.MODELS
     if name not in NETWORKS
 ]
