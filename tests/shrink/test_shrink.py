@@ -26,7 +26,7 @@ from tests.shrink.networks import (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_many_masks(name: str, seed: int) -> None:
     check_same(network_of(name), random_mask(units_of(name), seed=seed))
