@@ -50,29 +50,48 @@ def test_grasp_has_the_temperature_of_its_paper() -> None:
 
 
 class Normalized(nn.Module):
-    """Ten layers with batch norm."""
+    """Four layers with batch norm."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool) -> chex.Array:
         x = x.reshape(len(x), -1)
-        for _ in range(10):
+        for _ in range(4):
             x = nn.BatchNorm(use_running_average=not train)(nn.Dense(16)(x))
             x = nn.relu(x)
         return nn.Dense(self.num_classes)(x)
 
 
-def test_ntk_sap_normalizes_by_the_statistics_of_the_pruned_network() -> None:
-    _, mask = scored(
-        model__name="tests.test_criteria:Normalized",
-        prune__method="ntk_sap",
-        prune__prunable="kernels",
-        prune__sparsity=0.95,
+def distance(
+    loss_fn: Any,
+    params: chex.ArrayTree,
+    batch: Any,
+    *,
+    key: chex.PRNGKey,
+    apply_fn: Any,
+    inputs: chex.Array,
+    normalized_by: Any,
+) -> chex.ArrayTree:
+    """Scores that are outputs' distances from those in training, in each leaf."""
+    like = Normalized(10).init(jax.random.key(0), inputs, train=False)
+    expected, _ = Normalized(10).apply(
+        {**like, "params": params}, inputs, train=True, mutable=["batch_stats"]
     )
-    kernels = [keep for keep in mask.values() if np.ndim(keep) == 2]
-    assert len(kernels) == 11
-    assert all(keep.any() for keep in kernels)
+    far, near = (
+        jnp.max(jnp.abs(network(params, inputs) - expected))
+        for network in (apply_fn, normalized_by(params, inputs))
+    )
+    return jax.tree.map(lambda w: jnp.where(w.ndim == 2, near, far) + 0 * w, params)
+
+
+def test_a_criterion_is_offered_the_network_with_given_statistics() -> None:
+    scores, _ = scored(
+        model__name="tests.test_criteria:Normalized",
+        prune__method="tests.test_criteria:distance",
+    )
+    assert np.max(scores["Dense_0/kernel"]) < 1e-4
+    assert np.min(scores["Dense_0/bias"]) > 1e-2
 
 
 def test_settings_are_fields_in_the_section_of_the_criterion() -> None:

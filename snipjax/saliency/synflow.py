@@ -23,8 +23,8 @@ def synflow(
 ) -> Scores:
     r"""Returns the synaptic flow through every parameter, which sees no data.
 
-    .. math:: s_j = \frac{|w_j|}{R} \frac{\partial R}{\partial |w_j|}, \quad
-              R = \sum_k f(1; |w|)_k
+    .. math:: s_j = \left| \frac{w_j}{R} \frac{\partial R}{\partial |w_j|} \right|,
+              \quad R = \sum_k f(1; |w|)_k
 
     is the share of the paths from inputs to outputs that lead through connection ``j``,
     a path weighing the product of its magnitudes. Without biases the scores of each
@@ -80,8 +80,8 @@ def synflow_l2(
 ) -> Scores:
     r"""Returns the synaptic flow of squared weights through every parameter.
 
-    .. math:: s_j = \frac{w_j^2}{R} \frac{\partial R}{\partial w_j^2}, \quad
-              R = \sum_k f(1; w^2)_k
+    .. math:: s_j = \left| \frac{w_j^2}{R} \frac{\partial R}{\partial w_j^2} \right|,
+              \quad R = \sum_k f(1; w^2)_k
 
     A path weighs the product of the squares of its weights. The sum over all is the
     part of the trace of the neural tangent kernel that the weights alone decide.
