@@ -25,7 +25,7 @@ class Row(NamedTuple):
     seconds: float  # median
     against_seconds: float  # median
     ratio: float  # of the medians
-    spread: tuple[float, float]  # least and largest ratio of neighbours in time
+    spread: tuple[float, float]  # least and largest ratio of neighbors in time
     target: float | None  # at most; None where the row is for information
 
 

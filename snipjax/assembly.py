@@ -81,23 +81,6 @@ def make_keys(seed: chex.Numeric) -> Keys:
 _split = jax.jit(lambda key: Keys(*jax.random.split(key, len(Keys._fields))))
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "sparse"))
-def _masked_state(
-    variables: chex.ArrayTree,
-    mask: chex.ArrayTree,
-    key: chex.PRNGKey,
-    *,
-    optimizer: Any,
-    sparse: Any,
-) -> TrainState:
-    # Its children 0 and 1 are the order of the examples and augmentation.
-    moves_key = jax.random.fold_in(key, 2)
-    # The optimizer starts from all weights, which straight_through trains; others apply
-    # the mask themselves.
-    state = init_state(variables, sparse(optimizer, mask, moves_key), key)
-    return state._replace(params=masks.apply(mask, state.params))
-
-
 def score(
     setup: Setup, seed: chex.Numeric, batch: Batch, jit: Callable[..., Any] = jax.jit
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
@@ -133,18 +116,24 @@ def start(setup: Setup, seed: chex.Numeric, mask: chex.ArrayTree) -> TrainState:
     Line 7 of Algorithm 1. The network is a fresh sample if the configuration says so,
     as in the paper's reference implementation, else the one that was scored.
     """
-    config, keys = setup.config, make_keys(seed)
+    config, task, keys = setup.config, setup.task, make_keys(seed)
     if config.prune.fresh_init:
         variables = setup.init(keys.fresh_init, config.init.trained)
     else:
         variables = setup.init(keys.scored_init, config.init.scored)
-    return _masked_state(
-        variables,
-        mask,
-        keys.training,
-        optimizer=setup.task.optimizer,
-        sparse=setup.task.sparse,
-    )
+
+    @jax.jit
+    def masked_state(
+        variables: chex.ArrayTree, mask: chex.ArrayTree, key: chex.PRNGKey
+    ) -> TrainState:
+        # Children 0 and 1 of the key are the order of the examples and augmentation.
+        optimizer = task.sparse(task.optimizer, mask, jax.random.fold_in(key, 2))
+        # The optimizer starts from all weights, which straight_through trains; others
+        # apply the mask themselves.
+        state = init_state(variables, optimizer, key)
+        return state._replace(params=masks.apply(mask, state.params))
+
+    return masked_state(variables, mask, keys.training)
 
 
 def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:
@@ -197,26 +186,24 @@ def scoring_criterion(setup: Setup, variables: chex.ArrayTree) -> Criterion:
         return criterion
     stats = variables.get("batch_stats", {})
 
-    def apply_fn(params: chex.ArrayTree, inputs: chex.Array) -> chex.Array:
-        sample = {"params": params, "batch_stats": stats}
-        return task.model.apply(sample, inputs, train=False)
+    def network(stats: chex.ArrayTree) -> Callable[..., chex.Array]:
+        return task.transform(
+            lambda params, inputs: task.model.apply(
+                {"params": params, "batch_stats": stats}, inputs, train=False
+            )
+        )
 
     def normalized_by(
         params: chex.ArrayTree, inputs: chex.Array
     ) -> Callable[..., chex.Array]:
-        own = training.batch_statistics(task.model, params, stats, inputs)
-        return task.transform(
-            lambda params, inputs: task.model.apply(
-                {"params": params, "batch_stats": own}, inputs, train=False
-            )
-        )
+        return network(training.batch_statistics(task.model, params, stats, inputs))
 
     def scores(
         loss_fn: LossFn, params: chex.ArrayTree, batch: Batch, *, key: chex.PRNGKey
     ) -> chex.ArrayTree:
         images = batch.images if config.prune.num_batches == 1 else batch.images[0]
         offers = {
-            "apply_fn": task.transform(apply_fn),
+            "apply_fn": network(stats),
             "inputs": images if setup.stream is None else task.preprocess(images),
             "init_fn": lambda key: setup.init(key, config.init.scored)["params"],
             "normalized_by": normalized_by,

@@ -20,7 +20,7 @@ def test_functions_take_turns_after_a_warm_up() -> None:
     assert [len(times) for times in series] == [3, 3]
 
 
-def test_a_row_is_the_ratio_of_medians_with_the_spread_of_neighbours() -> None:
+def test_a_row_is_the_ratio_of_medians_with_the_spread_of_neighbors() -> None:
     row = timing.row("ours", "theirs", [1.0, 2.0, 9.0], [4.0, 4.0, 6.0], target=0.6)
     assert (row.seconds, row.against_seconds, row.ratio) == (2.0, 4.0, 0.5)
     assert row.spread == (0.25, 1.5)

@@ -8,13 +8,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snipjax import build, experiment, masks
 from snipjax import config as configs
-from snipjax import experiment
 from snipjax.training import rundir
 from tests import devices
 
@@ -75,6 +77,24 @@ def test_networks_of_the_digits(kind: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.test_goldens", kind, str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     check(kind, tmp_path)
+
+
+@pytest.mark.parametrize("name", GOLDENS["networks"])
+def test_counts_of_every_network(name: str) -> None:
+    golden: dict[str, Any] = GOLDENS["networks"][name]
+    config = configs.default()
+    config.model.name = name
+    images = jnp.zeros((1, *golden["image_shape"]))
+    model = build.model(config, 1000 if images.shape[1] == 224 else 10)
+    init = lambda: model.init(jax.random.key(0), images, train=False)  # noqa: E731
+    params = jax.eval_shape(init)["params"]
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    assert sum(sizes) == golden["parameters"]
+    for name in ("weights_and_biases", "kernels"):
+        are_prunable = masks.are_prunable(params, getattr(masks, name))
+        total = sum(size for size, keep in zip(sizes, are_prunable) if keep)
+        assert total == golden[name]
+    assert masks.kept_count(golden["weights_and_biases"], 0.95) == golden["kept_at_95"]
 
 
 if __name__ == "__main__":

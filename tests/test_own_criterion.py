@@ -74,7 +74,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
 
 
 def test_runs_by_name_with_seeds_at_once(tmp_path: Path) -> None:
-    check(own(seeds=2), tmp_path)
+    check(own(seeds=4), tmp_path)
 
 
 class Small(nn.Module):

@@ -210,6 +210,18 @@ def test_own_criterion_under_vmap_over_keys_and_networks() -> None:
 # Several batches.
 
 
+@pytest.mark.parametrize(
+    "criterion", [functools.partial(saliency.obd, num_samples=None), saliency.obs]
+)
+def test_batches_one_by_one_are_one_large_batch(criterion: Any) -> None:
+    loss_fn, params, _ = nested_dict()
+    batches = [batch_of(5, seed) for seed in range(3)]
+    large = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
+    expected = criterion(loss_fn, params, large)
+    scores = criterion(pruning.mean_loss(loss_fn), params, stacked(batches))
+    chex.assert_trees_all_close(scores, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_the_mean_loss_has_every_derivative() -> None:
     loss_fn, params, _ = nested_dict()
     batches = stacked([batch_of(5, seed) for seed in range(3)])

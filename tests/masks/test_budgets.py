@@ -193,7 +193,7 @@ def test_groups_that_cannot_be(
         masks.by_group(layer_type, sparsities)(scores, sparsity)
 
 
-def test_a_misspelt_pattern_is_told_through_groups() -> None:
+def test_a_misspelled_pattern_is_told_through_groups() -> None:
     prunable = masks.excluding(masks.kernels, "emmbeding")
     with pytest.raises(ValueError, match="'emmbeding' excludes nothing"):
         masks.by_group(layer_type, {"mlp": 0.5})(transformer_scores(), 0.5, prunable)

@@ -5,8 +5,11 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from flax import nnx
 
 from snipjax import masks
 from snipjax._src import trees
@@ -127,6 +130,67 @@ NO_NORMS = (
     *("normal", "enormous", "Dense_0", "PreNormBlock_0", "norm_free_conv", "abn"),
     *("blnk", "adaLN_modulation"),
 )
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x: chex.Array, _: None) -> tuple[chex.Array, None]:
+        y = nn.MultiHeadDotProductAttention(2, name="attention")(nn.LayerNorm()(x))
+        return x + nn.Dense(4, name="mlp")(nn.RMSNorm()(y)), None
+
+
+class Stacked(nn.Module):
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        axes, rngs = {"params": 0}, {"params": True}
+        blocks = nn.scan(Block, variable_axes=axes, split_rngs=rngs, length=3)
+        return nn.Dense(1)(blocks(name="blocks")(x, None)[0])
+
+
+def test_kernels_of_layers_stacked_by_scan() -> None:
+    params = Stacked().init(jax.random.key(0), jnp.ones((2, 4)))["params"]
+    names = prunable_names(params, masks.kernels)
+    assert names == [n for n, _ in trees.named_leaves(params) if n.endswith("kernel")]
+    biases = set(prunable_names(params, masks.weights_and_biases)) - set(names)
+    assert all(n.endswith("bias") and "Norm" not in n for n in biases)
+    assert len(biases) == 6
+
+
+class EveryLinenNorm(nn.Module):
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        x = nn.Conv(4, (3,))(x)
+        x = nn.BatchNorm(use_running_average=True)(x)
+        x = nn.LayerNorm()(x)
+        x = nn.GroupNorm(2)(x)
+        x = nn.RMSNorm()(x)
+        x = nn.InstanceNorm()(x)
+        return nn.Dense(2)(x)
+
+
+def test_weights_and_biases_of_a_linen_network() -> None:
+    params = EveryLinenNorm().init(jax.random.key(0), jnp.ones((1, 5, 3)))["params"]
+    assert prunable_names(params, masks.weights_and_biases) == [
+        "Conv_0/bias",
+        "Conv_0/kernel",
+        "Dense_0/bias",
+        "Dense_0/kernel",
+    ]
+
+
+class EveryNnxNorm(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(3, 4, rngs=rngs)
+        self.bn1 = nnx.BatchNorm(4, rngs=rngs)
+        self.ln_f = nnx.LayerNorm(4, rngs=rngs)
+        self.group_norm = nnx.GroupNorm(4, 2, rngs=rngs)
+        self.norms = nnx.List([nnx.RMSNorm(4, rngs=rngs)])
+
+
+def test_weights_and_biases_of_an_nnx_network() -> None:
+    params = nnx.state(EveryNnxNorm(nnx.Rngs(0)), nnx.Param)
+    names = prunable_names(params, masks.weights_and_biases)
+    assert names == ["linear/bias", "linear/kernel"]
 
 
 def test_names_of_normalization() -> None:

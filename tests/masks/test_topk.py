@@ -163,6 +163,23 @@ def test_other_values_and_another_sparsity_do_not_compile_again(
         assert caplog.records
 
 
+def test_a_rule_sees_key_paths_and_its_choice_is_a_mask() -> None:
+    def first_of_a(leaves: Any, sparsity: float) -> list[chex.Array]:
+        assert sparsity == 0.5
+        return [
+            jnp.arange(x.size).reshape(x.shape) < (path[0].key == "a")
+            for path, x in leaves
+        ]
+
+    scores = {"a": np.ones((2, 2)), "b": np.ones(3), "c": np.ones((1, 3))}
+    mask = masks.select_leaves(scores, 0.5, masks.kernels, first_of_a)
+    np.testing.assert_array_equal(mask["a"], [[True, False], [False, False]])
+    assert mask["b"].shape == ()
+    assert not mask["c"].any()
+    with pytest.raises(ValueError, match="outside"):
+        masks.select_leaves(scores, 1.5, masks.kernels, first_of_a)
+
+
 # Bad input.
 
 

@@ -1,5 +1,6 @@
 """Every method on a model, a loss and data that are none of this library's."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -137,4 +138,43 @@ def test_hyperparameters_are_numbers() -> None:
     for value in ("1", True):
         with pytest.raises(ValueError, match=f"^rounds is {value!r}; "):
             methods.LWC(rounds=value)
+    assert methods.LWC(rounds=np.int64(3)).rounds == 3
+
+
+# The number of fields, and values out of range.
+HYPERPARAMETERS = {
+    methods.LWC: (4, "rounds=0 rounds=2.5 retraining=0.0 retraining=nan decays=-1"),
+    methods.DNS: (8, "gamma=-1.0 power=inf lower=0.0 upper=0.8 upper=nan decays=0.5"),
+    methods.LC: (6, "iterations=0 learning=0.0 pull=0.0 growth=0.9 decays=1.0"),
+    methods.SWS: (
+        12,
+        "num_components=2 zero_proportion=0.0 zero_proportion=1.0 strength=-1.0 "
+        "initial_std=0.0 shape=nan means_learning_rate=inf",
+    ),
+    methods.SparseVD: (
+        5,
+        "warm_up=1.5 learning_rate=-0.1 initial_log_variance=inf threshold=nan",
+    ),
+    methods.OBD: (5, "num_batches=0 rounds=2.0 learning_rate=0.0"),
+    methods.LOBS: (7, "num_batches=1.5 block=0.0 block=1.0 damping=0.0"),
+}
+
+
+@pytest.mark.parametrize("settings", HYPERPARAMETERS, ids=lambda x: x.__name__)
+def test_hyperparameters_are_fields_of_frozen_dataclasses_with_bounds(
+    settings: Any,
+) -> None:
+    number, out_of_range = HYPERPARAMETERS[settings]
+    fields = dataclasses.fields(settings)
+    assert len(fields) == number
+    assert settings(**dataclasses.asdict(settings())) == settings()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(settings(), fields[0].name, 1)
+    for name, text in (item.split("=") for item in out_of_range.split()):
+        value = float(text) if text.strip("-")[1:] else int(text)
+        with pytest.raises(ValueError, match=f"^{name} is {text}; .* e.g. "):
+            settings(**{name: value})
+    for name, value in ((fields[0].name, "1"), (fields[0].name, True)):
+        with pytest.raises(ValueError, match=f"^{name} is {value!r}; "):
+            settings(**{name: value})
     assert methods.LWC(rounds=np.int64(3)).rounds == 3

@@ -292,6 +292,6 @@ def test_images_that_are_too_small_are_refused(model: nn.Module) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    for misspelt, meant in {"lenet": "lenet_300_100", "vgg-d": "vgg_d"}.items():
-        with pytest.raises(ValueError, match=rf"'{misspelt}'; .* '{meant}'\?"):
-            models.create(misspelt, num_classes=2)
+    for misspelled, meant in {"lenet": "lenet_300_100", "vgg-d": "vgg_d"}.items():
+        with pytest.raises(ValueError, match=rf"'{misspelled}'; .* '{meant}'\?"):
+            models.create(misspelled, num_classes=2)
