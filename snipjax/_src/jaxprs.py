@@ -12,7 +12,7 @@ CALLS = {
 }
 
 
-def run(
+def outputs(
     jaxpr: Any,
     operands: Sequence[Any],
     step: Callable[[Any, list[Any]], Sequence[Any]],

@@ -106,7 +106,7 @@ def rescaled(x: Scaled) -> Scaled:
 
 
 def _run(jaxpr: Any, operands: Sequence[Scaled]) -> list[Scaled]:
-    return jaxprs.run(jaxpr, operands, _step, lambda x: Scaled(x, None))
+    return jaxprs.outputs(jaxpr, operands, _step, lambda x: Scaled(x, None))
 
 
 def _step(equation: Any, operands: list[Scaled]) -> list[Scaled]:

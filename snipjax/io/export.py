@@ -129,7 +129,7 @@ def portable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run(jaxpr: Any, operands: list[Any]) -> list[Any]:
-    return jaxprs.run(jaxpr, operands, _step, lambda x: x)
+    return jaxprs.outputs(jaxpr, operands, _step, lambda x: x)
 
 
 def _step(equation: Any, operands: list[Any]) -> list[Any]:

@@ -179,7 +179,7 @@ _is_there.defvjp(_is_there_forward, _is_there_backward)
 
 
 def _run(jaxpr: Any, operands: Sequence[_Value]) -> list[_Value]:
-    return jaxprs.run(jaxpr, operands, _step, lambda x: _Value(x, True, False))
+    return jaxprs.outputs(jaxpr, operands, _step, lambda x: _Value(x, True, False))
 
 
 def _step(equation: Any, operands: list[_Value]) -> list[_Value]:

@@ -42,7 +42,7 @@ def layer_order(
 
     def visit(jaxpr: Any, operands: list[frozenset[str] | None]) -> list[Any]:
         """Returns the parameters behind each result; None if inputs are behind it."""
-        return jaxprs.run(jaxpr, operands, step, lambda x: frozenset())
+        return jaxprs.outputs(jaxpr, operands, step, lambda x: frozenset())
 
     def step(equation: Any, found: list[frozenset[str] | None]) -> list[Any]:
         inner = jaxprs.inner(equation)

@@ -84,7 +84,7 @@ GONE = Gone()
 
 def follow(jaxpr: Any, operands: Sequence[Axes]) -> list[Axes]:
     """Returns the axes of a jaxpr's results, from the axes of what it takes."""
-    return jaxprs.run(jaxpr, operands, _results, lambda x: (None,) * np.ndim(x))
+    return jaxprs.outputs(jaxpr, operands, _results, lambda x: (None,) * np.ndim(x))
 
 
 def _results(equation: Any, operands: list[Axes]) -> list[Axes]:

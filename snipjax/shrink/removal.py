@@ -107,7 +107,7 @@ class Removed(NamedTuple):
             closed, shapes = jax.make_jaxpr(apply_fn, return_shape=True)(like, *inputs)
             values = [small.Value(x, gone) for x, gone in zip(leaves, self.gone)]
             values += map(small.whole, jax.tree.leaves(inputs))
-            results = [value.array for value in small.run(closed, values)]
+            results = [value.array for value in small.small_outputs(closed, values)]
             return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
         return small_apply

@@ -65,7 +65,7 @@ def sizes(shape: Sequence[int], gone: Axes) -> tuple[int, ...]:
     return tuple(n if axis is None else n - int(axis.sum()) for n, axis in pairs)
 
 
-def run(jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
+def small_outputs(jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
     """Returns the results of a jaxpr on arrays that lack some positions."""
     averages = means(jaxpr)
 
@@ -75,7 +75,7 @@ def run(jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
             return [_rescaled(equation, operands[0], results[0])]
         return results
 
-    return jaxprs.run(jaxpr, operands, step, whole)
+    return jaxprs.outputs(jaxpr, operands, step, whole)
 
 
 def _step(equation: Any, operands: list[Value]) -> list[Value]:
@@ -89,7 +89,7 @@ def _step(equation: Any, operands: list[Value]) -> list[Value]:
         with equation.ctx.manager:
             return _WITH_JAXPRS[name](equation, operands)
     if name in jaxprs.CALLS:
-        return run(jaxprs.inner(equation), operands)
+        return small_outputs(jaxprs.inner(equation), operands)
     new, results = lacks.apply_rule(equation, [value.gone for value in operands])
     arrays = [value.without(gone) for value, gone in zip(operands, new)]
     if name == "slice":
@@ -181,7 +181,9 @@ def _function(jaxpr: Any, axes: Sequence[Axes]) -> Callable[..., list[Any]]:
     """Returns a function of arrays that lack some positions, from a jaxpr."""
 
     def function(*arrays: Any) -> list[Any]:
-        results = run(jaxpr, [Value(*pair) for pair in zip(arrays, axes, strict=True)])
+        results = small_outputs(
+            jaxpr, [Value(*pair) for pair in zip(arrays, axes, strict=True)]
+        )
         return [value.array for value in results]
 
     return function
@@ -207,7 +209,8 @@ def _custom_jvp(equation: Any, operands: list[Value]) -> list[Value]:
     params, axes = equation.params, [value.gone for value in operands]
     rule, first = params["jvp_jaxpr_fun"], params["num_consts"]
     if any(not jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in equation.invars):
-        return run(params["call_jaxpr"], operands)  # tangents of integers are no arrays
+        # Tangents of integers are no arrays.
+        return small_outputs(params["call_jaxpr"], operands)
     function = jax.custom_jvp(_function(params["call_jaxpr"], axes))
 
     def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
@@ -220,7 +223,7 @@ def _custom_jvp(equation: Any, operands: list[Value]) -> list[Value]:
         zeros = [isinstance(t, SymbolicZero) for t in tangents]
         jaxpr, consts, out_zeros = rule.call_wrapped(*zeros)
         triples = zip(tangents, axes[first:], zeros)
-        results = run(
+        results = small_outputs(
             core.ClosedJaxpr(jaxpr, consts),
             _values(primals, axes[first:])
             + [Value(t, gone) for t, gone, is_zero in triples if not is_zero],
@@ -250,7 +253,8 @@ def _custom_vjp(equation: Any, operands: list[Value]) -> list[Value]:
     )
     is_real = [jnp.issubdtype(x.dtype, jnp.inexact) for x in inputs]
     if not all(jnp.issubdtype(x.dtype, jnp.inexact) for x in outputs):
-        return run(jaxpr, operands)  # cotangents of integers are no arrays
+        # Cotangents of integers are no arrays.
+        return small_outputs(jaxpr, operands)
     function, after = _function(jaxpr, axes), lacks.follow(jaxpr, axes)
 
     def gradient(arrays: Sequence[Any], cotangents: Sequence[Any]) -> Any:
@@ -264,7 +268,9 @@ def _custom_vjp(equation: Any, operands: list[Value]) -> list[Value]:
 
     def backward(arrays: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         closed = jax.make_jaxpr(gradient)(inputs, outputs)
-        found = iter(run(closed, _values(arrays, axes) + _values(cotangents, after)))
+        found = iter(
+            small_outputs(closed, _values(arrays, axes) + _values(cotangents, after))
+        )
         return tuple(
             next(found).without(gone) if r else None for gone, r in zip(axes, is_real)
         )
@@ -281,7 +287,9 @@ def _scan(equation: Any, operands: list[Value]) -> list[Value]:
 
     def body(carry: Sequence[Any], row: Sequence[Any]) -> tuple[Any, Any]:
         rows = [Value(x, value.gone[1:]) for x, value in zip(row, stacks)]
-        results = run(params["jaxpr"], [*consts, *_values(carry, gone), *rows])
+        results = small_outputs(
+            params["jaxpr"], [*consts, *_values(carry, gone), *rows]
+        )
         new = [value.without(axes) for value, axes in zip(results, gone)]
         return new, [value.array for value in results[len(new) :]]
 
@@ -303,7 +311,7 @@ def _cond(equation: Any, operands: list[Value]) -> list[Value]:
 
     def branch(jaxpr: Any) -> Callable[..., list[Any]]:
         def call(*arrays: Any) -> list[Any]:
-            results = run(jaxpr, _values(arrays, axes))
+            results = small_outputs(jaxpr, _values(arrays, axes))
             return [value.without(gone) for value, gone in zip(results, joined)]
 
         return call

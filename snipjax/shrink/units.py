@@ -92,7 +92,7 @@ def _follow(walk: Walk, closed: Any, like: chex.ArrayTree) -> list[Value]:
     labels.leaves = labels.number
     inputs = closed.jaxpr.invars[number:]
     rest = [Value((None,) * len(v.aval.shape)) for v in inputs]
-    for output in walk.run(closed, [*parameters, *rest]):
+    for output in walk.outputs(closed, [*parameters, *rest]):
         for axis in output.axes:
             labels.fix(axis)
     return parameters

@@ -46,7 +46,7 @@ class Walk:
     unknown: dict[str, None] = dataclasses.field(default_factory=dict)
     repeats: int = 1
 
-    def run(self, jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
+    def outputs(self, jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
         averages = means(jaxpr)
 
         def step(equation: Any, operands: list[Value]) -> list[Value]:
@@ -54,7 +54,7 @@ class Walk:
                 return [self._mean(equation, operands[0])]
             return self._step(equation, operands)
 
-        return jaxprs.run(jaxpr, operands, step, self.constant)
+        return jaxprs.outputs(jaxpr, operands, step, self.constant)
 
     def constant(self, x: Any) -> Value:
         """Returns an array that depends on nothing."""
@@ -68,9 +68,9 @@ class Walk:
     def _step(self, equation: Any, operands: list[Value]) -> list[Value]:
         name, params = equation.primitive.name, equation.params
         if name in jaxprs.CALLS:
-            return self.run(jaxprs.inner(equation), operands)
+            return self.outputs(jaxprs.inner(equation), operands)
         if name == "cond":
-            found = [self.run(b, operands[1:]) for b in jaxprs.branches(equation)]
+            found = [self.outputs(b, operands[1:]) for b in jaxprs.branches(equation)]
             return [functools.reduce(self._either, values) for values in zip(*found)]
         if name == "scan":
             return self._scan(equation, operands)
@@ -179,7 +179,7 @@ class Walk:
         while True:  # until what is zero, and what depends on inputs, stays so
             for found, number in zip(notes, numbers):
                 del found[number:]
-            results = self.run(params["jaxpr"], [*consts, *carry, *rows])
+            results = self.outputs(params["jaxpr"], [*consts, *carry, *rows])
             after = [self._either(a, b) for a, b in zip(carry, results)]
             is_done = all(_is_same(a, b) for a, b in zip(carry, after))
             carry = after
