@@ -1,4 +1,4 @@
-"""What is measured on an accelerator, in jobs that each are a process of their own.
+"""Jobs that measure an accelerator, each in a process of its own.
 
     python -m benchmarks.jobs "vgg_d bfloat16"
 

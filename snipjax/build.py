@@ -349,8 +349,8 @@ def optimizer(
 def sparse(config: ConfigDict) -> Callable[..., Any]:
     """Returns ``(optimizer, mask, key) -> optimizer of the sparse network``.
 
-    A function of one's own is called with ``inner`` and ``mask``, and with those of the
-    settings in ``optimizer.sparse`` that it takes by their names, and a ``key``. The
+    A function of one's own is called with ``inner``, ``mask`` and ``key``, and with the
+    settings in ``optimizer.sparse`` that its signature names. The
     shares of the training's steps become numbers of steps.
     """
     settings = config.optimizer.sparse

@@ -131,7 +131,7 @@ def described(setup: Setup, entries: Sequence[dict[str, Any]]) -> list[dict[str,
     """Returns the entries of networks in a result, with what they are smaller by.
 
     Counts are of the whole network, of which the units removed are pruned. Times are
-    those of a training step, beside the whole network's in turns.
+    of a training step, measured in turns with the whole network's.
     """
     if setup.whole is None:
         return list(entries)

@@ -34,8 +34,9 @@ def check_floating(tree: chex.ArrayTree, noun: str) -> None:
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise ValueError(
                 f"{noun} leaf '{name}' has dtype {dtype}, but the saliency of a "
-                "connection is that of a real number; pass its real and its imaginary "
-                "part as two leaves, and join them in loss_fn with jax.lax.complex"
+                "connection is a derivative by a real number; pass its real and "
+                "imaginary part as two leaves, and join them in loss_fn with "
+                "jax.lax.complex"
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(

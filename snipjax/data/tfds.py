@@ -194,7 +194,7 @@ class Records:
         return f"record {index - first} of {self._files[shard]}"
 
     def digest(self) -> str:
-        # Of the names that files have wherever the dataset lies.
+        # Names of files are the same wherever the dataset lies.
         names = [Path(file).name for file in self._files]
         return digest(self._directory.name, *names, *self._sizes)
 

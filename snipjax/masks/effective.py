@@ -283,7 +283,7 @@ def _selection(equation: Any, which: _Value, cases: list[_Value]) -> _Value:
         )
     shape = equation.outvars[0].aval.shape
     result = _sum(lambda terms: jnp.broadcast_to(sum(terms), shape), cases)
-    # What is selected depends on the condition too.
+    # The selected value depends on the condition too.
     by_condition = _product(jnp.multiply, _ones_like(which), result)
     return _sum(sum, [result, by_condition])
 

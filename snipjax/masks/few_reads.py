@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from snipjax.masks import counting
 from snipjax.masks.search import Limits, Search, Threshold, residual, start_of_ties
 
-# Of a guess to those beside it, in standard deviations of the k-th largest's place
-# among as many entries, evenly spread, as the bracket holds.
+# The distance of neighboring guesses, in standard deviations of the k-th largest's
+# place among as many evenly spread entries as the bracket holds.
 _DEVIATIONS = 2.0
 
 # From guesses to the number of entries that are kept with each as the threshold.

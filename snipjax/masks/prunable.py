@@ -256,7 +256,7 @@ def _long_axes(leaf: chex.Array) -> int:
 
 
 def _names_normalization(part: str) -> bool:
-    """True for BatchNorm_0, norm1, gn_root, ln_f; not for normal, adaLN_modulation."""
+    """Returns whether a name is of a norm: BatchNorm_0, norm1, gn_root, ln_f are."""
     words = [word.lower() for word in _WORD.findall(part)]
     words = [word for word in words if len(word) > 1]
     if not words:

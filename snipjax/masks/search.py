@@ -118,6 +118,6 @@ def start_of_ties(search: Search, total: chex.Array, k: chex.Array) -> Search:
 
 def residual(count: chex.Array, k: chex.Array) -> chex.Array:
     """Returns how far a count is from k, as a guess weighs it."""
-    # Roots, because counts fall steeply towards the largest keys. Of what was tried on
-    # distributions of scores (counts, roots, logarithms), they took the fewest rounds.
+    # Roots, because counts fall steeply towards the largest keys. On
+    # distributions of scores they took fewer rounds than counts and logarithms.
     return jnp.sqrt(count.astype(jnp.float32)) - jnp.sqrt(k.astype(jnp.float32))

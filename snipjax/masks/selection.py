@@ -144,7 +144,7 @@ def _masks(
 ) -> list[chex.Array]:
     dtype, sample = jnp.result_type(*leaves), None
     if is_alone and stride:
-        # Of a leaf of fewer entries than the stride, the first.
+        # A leaf of fewer entries than the stride gives its first.
         sample = [leaf.ravel()[::stride] for leaf in leaves]
     if is_alone and not in_pieces:
         first = None
@@ -235,7 +235,7 @@ def _hinted(hints: Hints, search: Search, guess: chex.Array) -> chex.Array:
     above = jnp.min(jnp.where(levels >= guess, levels, high))
     below = jnp.max(jnp.where(levels < guess, levels, low))
     level = jnp.where(above < high, above, jnp.where(below > low, below, guess))
-    # Where the k-th largest is a level that many share, this ends the search.
+    # This ends the search at a k-th largest that many scores are equal to.
     level = jnp.where(jnp.any(levels == low), low + 1, level)
     first = hints.first[jnp.minimum(search.guesses, 1)]
     guess = jnp.where(hints.are_tied, level, guess)

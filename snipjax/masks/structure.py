@@ -212,8 +212,7 @@ def _largest_of_groups(x: chex.Array, n: int, m: int, axis: int) -> chex.Array:
     groups = x.reshape(*x.shape[:axis], -1, m, *x.shape[axis + 1 :])
     members = [jax.lax.index_in_dim(groups, i, axis + 1) for i in range(m)]
     index = jax.lax.broadcasted_iota(jnp.int32, groups.shape, axis + 1)
-    # Of each entry: how many of its group come before it, the larger ones and, of
-    # equal ones, the earlier.
+    # An entry comes after the larger ones of its group and the equal ones before it.
     before = sum(
         ((member > groups) | ((member == groups) & (i < index))).astype(jnp.int32)
         for i, member in enumerate(members)

@@ -35,7 +35,7 @@ def relocated(
     r"""Returns a mask with the weakest connections dropped and as many others grown.
 
     The :math:`\lfloor n \cdot fraction \rfloor` least scores among the :math:`n` kept
-    connections of a leaf are dropped. As many of all that are pruned then grow, by the
+    connections of a leaf are dropped. The same number of pruned ones then grow, by the
     largest growth scores; a connection that was just dropped is a candidate. Ties go
     to the lower flat index, which is kept, and grows. A NaN counts as 0. If it is not
     ``layerwise``, all leaves together keep their number of connections.
@@ -93,7 +93,7 @@ def with_grown(
 class Items:
     """The connections of a mask, or its blocks or units, which move as wholes.
 
-    Where it ``has_own_density``, the structure says by itself how many are kept.
+    A structure that ``has_own_density`` says by itself how many are kept.
     """
 
     def __init__(self, mask: Mask, structure: Structure | None) -> None:

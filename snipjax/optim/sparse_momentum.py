@@ -67,7 +67,7 @@ def sparse_momentum(
     \partial L / \partial w` of the gradients, of pruned connections too. In update
     :math:`t = every, 2\,every, \dots < stop`, the share :math:`\frac{\alpha}{2} (1 +
     \cos\frac{\pi t}{stop})` of each leaf's kept connections with the smallest
-    :math:`|w|` is dropped. As many grow, and leaf :math:`l` gets of them
+    :math:`|w|` is dropped. The same number grows, and leaf :math:`l` gets of it
 
     .. math:: \frac{\bar M_l}{\sum_i \bar M_i}
 

@@ -94,7 +94,7 @@ def normalized(derivative: chex.ArrayTree) -> Scores:
 def _divisors(
     derivative: chex.ArrayTree,
 ) -> tuple[chex.Array, chex.Array, chex.Array]:
-    """A scale, the largest magnitude by that scale, and the sum relative to it.
+    """Returns a scale, the largest magnitude by it, and the sum relative to it.
 
     Dividing by the largest first keeps the sum from overflowing, and the scale the
     product of both, which XLA may divide by. If an entry is not finite, all are 1:

@@ -194,7 +194,7 @@ def cost(
 
 
 class _Form(NamedTuple):
-    """A form of a network: a function, its parameters, what is kept, and its units."""
+    """A form of a network: a function, its parameters, the mask, and its units."""
 
     name: str
     apply_fn: Callable[..., Any]

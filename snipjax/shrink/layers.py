@@ -93,7 +93,7 @@ class Count(NamedTuple):
 
     @property
     def whole(self) -> int:
-        """The number with all units."""
+        """Returns the number with all units."""
         return self.factor * math.prod(stay + len(units) for stay, units in self.axes)
 
     def at(self, is_kept: np.ndarray) -> int:

@@ -36,7 +36,7 @@ class Removed(NamedTuple):
     gone: tuple[Axes, ...]
 
     def params(self, params: chex.ArrayTree) -> chex.ArrayTree:
-        """Returns a pytree like the whole parameters, without what is removed.
+        """Returns a pytree like the whole parameters, without the removed units.
 
         Example:
           >>> removed = Removed({"w": jnp.zeros(3)}, ((np.array([1, 0, 1], bool),),))
@@ -53,7 +53,7 @@ class Removed(NamedTuple):
         )
 
     def state(self, state: chex.ArrayTree) -> chex.ArrayTree:
-        """Returns a state with trees like the parameters, without what is removed.
+        """Returns a state with trees like the parameters, without the removed units.
 
         It may be the state of an optimizer, or batch statistics. An array is taken for
         a parameter's if the last parts of its path, and its shape, are the same.

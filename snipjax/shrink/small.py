@@ -132,7 +132,7 @@ def _sliced(equation: Any, array: chex.Array, gone: Axes) -> chex.Array:
 
 
 def _rescaled(equation: Any, operand: Value, result: Value) -> Value:
-    """Returns a sum that, divided by the whole size, is the mean of what is left."""
+    """Returns a sum that, divided by the whole size, is the mean of smaller arrays."""
     axes = equation.params["axes"]
     shape = [equation.invars[0].aval.shape[i] for i in axes]
     rest = sizes(shape, tuple(operand.gone[i] for i in axes))
@@ -243,7 +243,7 @@ def _custom_jvp(equation: Any, operands: list[Value]) -> list[Value]:
 def _custom_vjp(equation: Any, operands: list[Value]) -> list[Value]:
     """Returns the results of a function whose gradient is its own.
 
-    The gradient is that of the whole function, at smaller sizes. It begins with the
+    The whole function's gradient is taken at smaller sizes. It begins with the
     function's own forward pass again.
     """
     jaxpr, axes = equation.params["call_jaxpr"], [value.gone for value in operands]

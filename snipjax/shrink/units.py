@@ -43,8 +43,8 @@ def units(
       params: pytree of arrays, of which shapes and dtypes matter.
       *inputs: pytrees of arrays, of which shapes and dtypes matter.
       over_means: whether units may go over which a mean is taken, as a layer norm does.
-        The mean is taken over what is left, so that the smaller network is not equal to
-        the masked one.
+        The mean is taken over the units that stay, so that the smaller network differs
+        from the masked one.
 
     Returns:
       The units, layer by layer.

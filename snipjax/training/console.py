@@ -71,7 +71,7 @@ class TrainingProgress:
 def training_progress(total: int, start: int) -> Iterator[TrainingProgress]:
     progress = Progress(
         TextColumn("training"),
-        # Where a terminal is narrow, it is not the figures that are cut.
+        # A narrow terminal cuts the bar, not the figures.
         BarColumn(bar_width=8),
         MofNCompleteColumn(table_column=Column(no_wrap=True, overflow="ignore")),
         TextColumn("{task.description}"),
