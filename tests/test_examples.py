@@ -6,9 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,16 +33,7 @@ MOVING = {
 }
 
 
-QUICK = ("01", "07", "08")  # the others take seconds each
-
-
-def examples(names: Iterable[str]) -> list[Any]:
-    """Marks the examples that take long."""
-    slow = pytest.mark.slow
-    return [pytest.param(n, marks=() if n[:2] in QUICK else slow) for n in names]
-
-
-@pytest.mark.parametrize("name", examples(PRINTED))
+@pytest.mark.parametrize("name", PRINTED)
 def test_an_example(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     script = find(name)
     if name == "10_several_devices":  # their number is settled when JAX starts
@@ -54,7 +43,7 @@ def test_an_example(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert re.search(PRINTED[name], capfd.readouterr().out)
 
 
-@pytest.mark.parametrize("name", examples(MOVING))
+@pytest.mark.parametrize("name", MOVING)
 def test_a_moving_mask(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(find(name)))["main"](**MOVING[name])
     assert re.search(r": \S+, sparsity 90\.0%\n$", capsys.readouterr().out)
@@ -75,7 +64,6 @@ def test_every_numbered_example_is_tested() -> None:
     assert scripts == PRINTED.keys() | MOVING.keys()
 
 
-@pytest.mark.slow
 def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "agg")
     notebook = json.loads((EXAMPLES / "what_snip_keeps.ipynb").read_text())

@@ -68,7 +68,6 @@ def check(kind: str, workdir: Path) -> None:
         assert digests == golden["params_sha256"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["single", "seeds", "mesh"])
 def test_networks_of_the_digits(kind: str, tmp_path: Path) -> None:
     environment = devices(8 if kind == "mesh" else 1)
