@@ -130,13 +130,7 @@ def check_count(masks: list[np.ndarray]) -> None:
     assert sum(keep.sum() for keep in prunable) == round(0.1 * total) > 0
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=() if name == "ntk_sap" else pytest.mark.slow)
-        for name in EVERY
-    ],
-)
+@pytest.mark.parametrize("method", EVERY)
 def test_every_criterion_has_the_mask_of_a_seed_side_by_side(method: str) -> None:
     setup = small(method)
     together, alone = mask_of(setup, range(2)), mask_of(setup, range(1, 2))
@@ -147,12 +141,16 @@ def test_every_criterion_has_the_mask_of_a_seed_side_by_side(method: str) -> Non
 
 def check_on_a_mesh(*methods: str) -> None:
     for method in methods:
-        mask = mask_of(small(method, mesh="data=4,model=2"), range(1))
-        check_count([*mask.values()])
+        one, eight = (
+            mask_of(small(method, mesh=mesh), range(1))
+            for mesh in ("data=1", "data=4,model=2")
+        )
+        check_count([*eight.values()])
+        for name, keep in one.items():
+            assert (keep != eight[name]).sum() <= 2, (method, name)
 
 
-@pytest.mark.slow
-def test_every_criterion_on_a_mesh_of_eight_devices() -> None:
+def test_every_criterion_has_the_mask_of_one_device_on_a_mesh_of_eight() -> None:
     conftest.on_eight_devices(
         "from tests.test_own_criterion import EVERY, check_on_a_mesh\n"
         "check_on_a_mesh(*EVERY)"
