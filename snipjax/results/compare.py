@@ -34,9 +34,10 @@ def write(workdir: Path | str) -> pd.DataFrame | None:
     """Writes the pictures of a run, or the table and the pictures of a sweep.
 
     A run gets ``densities.png``, ``curves.png``, ``saliency.png`` and
-    ``first_layer.png``; a sweep ``table.csv``, ``table.md``, ``errors.png``,
-    ``curves.png``, ``first_layers.png`` and ``signals.png``, as far as there is
-    something to show. A picture that cannot be drawn is left out, with a warning.
+    ``first_layer.png``; a sweep ``table.csv``, ``table.md``, ``layers.csv`` with the
+    densities of all layers, ``errors.png``, ``curves.png``, ``first_layers.png`` and
+    ``signals.png``, as far as there is something to show. A picture that cannot be
+    drawn is left out, with a warning.
 
     Args:
       workdir: the directory of a run, or of a sweep with all its runs.
@@ -66,6 +67,7 @@ def write(workdir: Path | str) -> pd.DataFrame | None:
     compared = _compared(sweeps[0], runs)
     table = _table(compared)
     table.to_csv(workdir / "table.csv", index=False)
+    _layers(compared).to_csv(workdir / "layers.csv", index=False)
     text = page.markdown_table(shown_table(table).to_dict("records"))
     (workdir / "table.md").write_text(f"{text}\n", encoding="utf-8")
     _draw_sweep(workdir, compared, table)
@@ -160,6 +162,18 @@ def _table(compared: list[tuple[Settings, reading.Run]]) -> pd.DataFrame:
             mean = networks["effective_sparsity"].mean()
             counts["effective_density"] = 100 * (1 - mean)
         rows.append({**settings, **counts, **means.mean(), "test_error_std": std})
+    return pd.DataFrame(rows)
+
+
+def _layers(compared: list[tuple[Settings, reading.Run]]) -> pd.DataFrame:
+    rows = []
+    for settings, run in compared:
+        for layers in zip(*reading.networks([run])["layers"]):  # one of every seed
+            kept = float(np.mean([layer["kept"] for layer in layers]))
+            path, total = layers[0]["path"], layers[0]["total"]
+            density = 100 * kept / total if total else math.nan
+            counts = {"kept": kept, "total": total, "density": density}
+            rows.append({**settings, "layer": path, **counts})
     return pd.DataFrame(rows)
 
 

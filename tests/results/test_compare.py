@@ -1,5 +1,6 @@
-"""The pictures of a run, and the table and the pictures of a sweep."""
+"""The pictures of a run, and the tables and the pictures of a sweep."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,26 @@ def test_fields_that_vary_together_are_one_column(tmp_path: Path) -> None:
     field = "init.scored&init.trained"
     write_config(tmp_path, {"vary": (f"{field}=xavier,he",)})
     assert list(compare.write(tmp_path)[field]) == ["xavier", "he"]
+
+
+def test_a_sweep_has_the_mean_density_of_each_layer_over_the_seeds(
+    tmp_path: Path,
+) -> None:
+    for sparsity, counts in ((0.98, (10, 30)), (0.9, (60, 80))):
+        run = make_run(tmp_path / f"{sparsity}", 2.0, 3.0, sparsity=sparsity)
+        result = json.loads((run / "result.json").read_text())
+        for network, kept in zip(result["networks"], counts):
+            layer = {"path": "Dense_0/kernel", "kept": kept, "total": 400}
+            network["layers"][0].update(layer)
+        write_json(run / "result.json", result)
+    write_config(tmp_path, {"vary": ("prune.sparsity=0.98,0.9",)})
+    compare.write(tmp_path)
+    table = pd.read_csv(tmp_path / "layers.csv", dtype={"prune.sparsity": str})
+    first = table[table["layer"] == "Dense_0/kernel"]
+    assert first.drop(columns="layer").to_dict("records") == [
+        {"prune.sparsity": "0.98", "kept": 20, "total": 400, "density": 5},
+        {"prune.sparsity": "0.9", "kept": 70, "total": 400, "density": 17.5},
+    ]
 
 
 def test_untrained_networks_have_no_curves_and_no_errors(tmp_path: Path) -> None:
