@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from snipjax._src.text import natural_order
-from snipjax.build import METHODS
+from snipjax.build import ENDS_AT_SPARSITY, METHODS
 from snipjax.results import published
 from snipjax.results.words import flag_value
 from snipjax.schema import FIELDS
@@ -30,6 +30,7 @@ _WITHOUT_EFFECT = (
     *("seeds", "seeds_at_once", "signal_seeds", "vary"),
 )
 _TRAINING = ("train", "optimizer", *RIVALS)  # sections
+_MOVES = "optimizer.sparse."  # what moves the mask, which is about pruning
 _ON_MNIST = {field.name: flag_value(field.default) for field in FIELDS}
 # The paper computes saliency on a training batch, of 128 examples on CIFAR-10.
 _ON_CIFAR10 = {
@@ -48,7 +49,8 @@ def aggregate(networks: pd.DataFrame) -> pd.DataFrame:
     r"""Returns the table of networks that differ only in their seed, a row for each.
 
     The published figure stands where pruning, network and data are the paper's; the
-    training may differ. A seed that occurs twice counts once.
+    training may differ. The method of a mask that moves is the optimizer that moves it,
+    and how it was pruned at first is a setting. A seed that occurs twice counts once.
 
     .. math:: error = \frac{1}{n} \sum_{i=1}^n e_i, \qquad
               std = \sqrt{\frac{1}{n - 1} \sum_{i=1}^n (e_i - error)^2}
@@ -78,10 +80,14 @@ def aggregate(networks: pd.DataFrame) -> pd.DataFrame:
     """
     if networks.empty:
         return pd.DataFrame(columns=[*COLUMNS])
-    is_dense = (networks["method"] == "none") | (networks["sparsity"] == 0)
+    moves = networks[_MOVES + "name"]
+    is_dense = (networks["method"] == "none") & (moves == "static")
+    is_dense |= networks["sparsity"] == 0
+    ends = networks[_MOVES + "sparsity"].where(moves.isin(ENDS_AT_SPARSITY))
+    asked = ends.fillna(networks["prune.sparsity"])
+    methods = networks["method"].where(moves == "static", moves)
     keyed = networks.assign(
-        method=networks["method"].mask(is_dense, "none"),
-        asked=networks["prune.sparsity"].mask(is_dense, 0.0).round(4),
+        method=methods.mask(is_dense, "none"), asked=asked.mask(is_dense, 0.0).round(4)
     )
     keyed["settings"] = [_settings(record) for record in keyed.to_dict("records")]
     keyed = keyed.drop_duplicates([*KEY, "seed"]).sort_values("seed", kind="stable")
@@ -158,15 +164,21 @@ def by_network(rows: Iterable[Row]) -> list[list[Row]]:
 def _settings(network: Mapping[str, Any]) -> Settings:
     """Returns fields that tell rows apart and have no column, with their values."""
 
+    is_dense = network["method"] == "none"
+    is_moving = network["method"] == network[_MOVES + "name"]
+
     def has_effect(name: str) -> bool:
         section = _section(name)
         if section in METHODS:
-            return section == network["method"]
+            return not is_dense and section == network["prune.method"]
+        if name.startswith(_MOVES):
+            return is_moving and name not in (_MOVES + "name", _MOVES + "sparsity")
         if section in ("train", "optimizer") and network["train.steps"] == 0:
             return name == "train.steps"
-        return network["method"] != "none" or not _is_about_pruning(name)
+        return not (is_dense and _is_about_pruning(name))
 
     names = _ON_MNIST.keys() - {*_IN_COLUMNS, *_WITHOUT_EFFECT}
+    names |= {"prune.method"} if is_moving else set()
     return tuple(
         (name, flag_value(network[name])) for name in sorted(names) if has_effect(name)
     )
@@ -177,7 +189,8 @@ def _section(name: str) -> str:
 
 
 def _is_about_pruning(name: str) -> bool:
-    return _section(name) in ("prune", *METHODS) or name == "init.scored"
+    is_pruning = _section(name) in ("prune", *METHODS) or name == "init.scored"
+    return is_pruning or name.startswith(_MOVES)
 
 
 def _training(settings: Settings) -> Settings:
@@ -192,13 +205,15 @@ def _row(
     unlike_paper = {
         name
         for name, _ in changed
-        if _section(name) not in _TRAINING and name != "model.dtype"
+        if name.startswith(_MOVES)
+        or (_section(name) not in _TRAINING and name != "model.dtype")
     }
     same = tuple(key[name] for name in KEY[:3])
     others = [dict(other[-1]) for other in keys if other[:3] == same]
     varied = {n for n, value in changed if any(o.get(n) != value for o in others)}
     figure = None
-    if not unlike_paper:
+    is_moving = key["method"] == group[_MOVES + "name"].iloc[0]
+    if not unlike_paper and not is_moving:
         network = key["dataset"], key["model"], key["method"]
         figure = published.find(*network, key["asked"])
     return {

@@ -11,6 +11,10 @@ _METHODS = {
     "none": "dense",
     "magnitude": "magnitude at initialization",
     "random": "random pruning",
+    "rigl": "RigL",
+    "set": "SET",
+    "gradual_magnitude": "gradual magnitude",
+    "straight_through": "straight-through estimation",
 }
 
 

@@ -112,6 +112,48 @@ def test_the_loss_is_against_the_dense_network_trained_the_same_way(
     assert all(map(pd.isna, losses.values()))
 
 
+def moves(name: str, **fields: Any) -> dict[str, Any]:
+    """The fields of an optimizer that moves the mask."""
+    fields = {"name": name, **fields}
+    return {f"optimizer.sparse.{field}": value for field, value in fields.items()}
+
+
+def test_a_mask_that_moves_is_a_method_of_its_own(tmp_path: Path) -> None:
+    make_run(tmp_path / "dense", 1.5, method="none")
+    make_run(tmp_path / "snip", 3.0)
+    make_run(tmp_path / "from snip", 2.5, fields=moves("rigl"))
+    erk = {"prune.select": "erk", **moves("rigl", every=50)}
+    make_run(tmp_path / "from erk", 2.0, method="random", fields=erk)
+    dense, snip, *rigl = rows(tmp_path)
+    assert (dense.method, dense.error, snip.method) == ("none", 1.5, "snip")
+    assert {row.method for row in rigl} == {"rigl"}
+    assert [(row.settings, row.loss) for row in rigl] == [
+        ("", 1.0),
+        ("optimizer.sparse.every=50, prune.method=random, prune.select=erk", 0.5),
+    ]
+    assert all(pd.isna(row.published) for row in rigl)
+    assert "SNIP has the lower error than RigL in 0 of 2 comparisons" in said(tmp_path)
+
+
+def test_a_dense_start_that_is_pruned_is_not_the_dense_network(tmp_path: Path) -> None:
+    make_run(tmp_path / "dense", 1.5, method="none")
+    for seed, sparsity in enumerate((0.9, 0.98)):
+        make_run(
+            tmp_path / f"{sparsity}",
+            2.0 + seed,
+            method="none",
+            fields=moves("gradual_magnitude", sparsity=sparsity),
+            network={"sparsity": sparsity},
+        )
+    dense, *gradual = rows(tmp_path)
+    assert (dense.method, len(dense.networks)) == ("none", 1)
+    found = [(row.method, row.asked, row.sparsity, row.loss) for row in gradual]
+    assert found == [
+        ("gradual_magnitude", 0.9, 0.9, 0.5),
+        ("gradual_magnitude", 0.98, 0.98, 1.5),
+    ]
+
+
 def test_layer_densities_are_means_over_seeds_of_weights_only(tmp_path: Path) -> None:
     make_run(tmp_path / "a", network={"layers": layers(0.01, 0.1, 0.5)})
     make_run(tmp_path / "b", seed=1, network={"layers": layers(0.03, 0.1, 0.7)})
