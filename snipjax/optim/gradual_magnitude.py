@@ -86,9 +86,10 @@ def gradual_magnitude(
 
     with the sparsity :math:`s_i` of the mask to start from, e.g. 0 for ``masks.ones``,
     and :math:`s_f = sparsity`. At the end exactly
-    :math:`\mathrm{round}(n (1 - s_f))` of :math:`n` connections are left. None returns.
-    The step of the same update is taken with the new mask, and moments of what has been
-    pruned start anew.
+    :math:`\mathrm{round}(n (1 - s_f))` of the :math:`n` connections of each leaf are
+    left, or as many as it started with, if these are fewer; all leaves count as one if
+    it is not ``layerwise``. None returns. The step of the same update is taken with the
+    new mask, and moments of what has been pruned start anew.
 
     Args:
       inner: any optax transformation, extra arguments included.
@@ -99,7 +100,9 @@ def gradual_magnitude(
       stop: update of the last move.
       start: update of the first move.
       layerwise: whether each leaf comes to the sparsity by itself, as in the paper;
-        otherwise the smallest of all leaves are pruned.
+        otherwise the smallest of all leaves are pruned. Choose the latter for a mask
+        whose leaves have different densities, SNIP's for example: a leaf that is
+        sparser than ``sparsity`` stays so, and the others do not make up for it.
       criterion: ``(loss_fn, params, batch, *, key) -> scores``; the connections of the
         least scores are pruned. For one that takes the loss, ``update`` needs
         ``loss_fn=`` and ``batch=``.

@@ -100,7 +100,8 @@ def moving(
 
     ``moved`` is a traceable function from a situation to the new mask. The mask to
     start from has the ``structure``. The ``fraction`` decays by a cosine to zero at
-    ``stop``; it may also be a schedule ``step -> share``.
+    ``stop``; it may also be a schedule ``step -> share``. The mask stays if an entry of
+    the gradient is not finite, since nothing can be chosen by it then.
     """
     share = fraction_schedule(fraction, every, stop)
     masked = sparse(inner, mask)
@@ -124,6 +125,10 @@ def moving(
         def move() -> tuple[Mask, Info]:
             now = share(state.step)
             new = moved(situation(state, params, updates, now, extra_args))
+            can_choose = is_finite(updates)
+            new = jax.tree.map(
+                lambda n, old: jnp.where(can_choose, n, old), new, state.mask
+            )
             return new, change(state.mask, new, now)
 
         is_due = (state.step > 0) & (state.step % every == 0) & (state.step < stop)
@@ -206,6 +211,11 @@ def fraction_schedule(
     return lambda step: jnp.clip(jnp.asarray(schedule(step), jnp.float32), 0, 1)
 
 
+def is_finite(tree: chex.ArrayTree) -> chex.Array:
+    """Returns whether all entries of a tree are finite, a bool on the device."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+
+
 def no_change() -> Info:
     return Info(jnp.array(False), jnp.float32(0), jnp.int32(0), jnp.int32(0))
 
@@ -224,6 +234,7 @@ def unmoved(state: Any, *inputs: chex.ArrayTree) -> tuple[Mask, Info]:
 
 
 def change(old: Mask, new: Mask, fraction: chex.Array) -> Info:
+    """Returns the information of an update that moved the mask from old to new."""
 
     def number(test: Callable[[chex.Array, chex.Array], chex.Array]) -> chex.Array:
         counts = jax.tree.map(lambda o, n: jnp.sum(test(o, n)), old, new)

@@ -157,6 +157,7 @@ def check_movable(mask: Mask, structure: Structure | None) -> None:
     if structure is None or trees.is_traced(mask):
         return
     with jax.ensure_compile_time_eval():
+        mask = jax.tree.map(jnp.asarray, mask)
         items = Items(mask, structure)
         if items.has_own_density:
             like = jax.tree.map(lambda keep: keep.astype(jnp.float32), mask)
@@ -194,6 +195,7 @@ def by_leaf(
 
 
 def count(leaves: Sequence[chex.Array]) -> chex.Array:
+    """Returns the number of true entries of all leaves, uint32."""
     return functools.reduce(
         jnp.add, [jnp.sum(leaf, dtype=jnp.uint32) for leaf in leaves]
     )

@@ -42,10 +42,11 @@ def rigl(
     its gradient. In all other updates it is :func:`sparse` with the mask of the time.
     Like it, this is the outermost transformation: inside ``optax.lookahead``, the slow
     params keep dropped connections. Moments that a row or column of connections shares,
-    of Adafactor and SM3, stay in a move. The gradient is the dense one, of pruned
-    connections too, as :func:`jax.grad` gives it at masked params. There is no move in
-    the first update, in which the paper's code has one, and of equal weights or
-    gradients the first in flat order is kept, where that code adds noise.
+    of Adafactor and SM3, or that are projections, of GaLore, stay in a move. The
+    gradient is the dense one, of pruned connections too, as :func:`jax.grad` gives it
+    at masked params; if an entry is not finite, the mask stays. There is no move in the
+    first update, in which the paper's code has one, and of equal weights or gradients
+    the first in flat order is kept, where that code adds noise.
 
     Args:
       inner: any optax transformation, extra arguments included.

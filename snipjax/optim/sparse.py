@@ -91,11 +91,11 @@ def sparse(
     def init(params: optax.Params) -> SparseState:
         if not jax.tree.leaves(params):  # a placeholder, of optax.tree.map_params
             return SparseState(params, inner.init(params))
-        _check_place(params, mask)
+        check_place(params, mask)
         pruned_params = masks.apply(mask, params)
         _warn_unless_equal(params, pruned_params)
         inner_state = inner.init(pruned_params)
-        _check_inside(inner_state)
+        check_inside(inner_state)
         return SparseState(
             jax.tree.map(lambda m: jnp.array(m, copy=True), mask), inner_state
         )
@@ -144,7 +144,7 @@ def _update_or_clear(
     return jnp.where(keep, update, -param)
 
 
-def _check_place(params: chex.ArrayTree, mask: chex.ArrayTree) -> None:
+def check_place(params: chex.ArrayTree, mask: chex.ArrayTree) -> None:
     """Raises a ``ValueError`` if params show that this is in the wrong place."""
     if isinstance(params, optax.LookaheadParams):
         raise ValueError(f"params are optax.LookaheadParams; {_LOOKAHEAD_AROUND}")
@@ -158,7 +158,7 @@ def _check_place(params: chex.ArrayTree, mask: chex.ArrayTree) -> None:
         )
 
 
-def _check_inside(inner_state: chex.ArrayTree) -> None:
+def check_inside(inner_state: chex.ArrayTree) -> None:
     """Raises a ``ValueError`` if lookahead, whose params are pairs, is inside."""
 
     def is_lookahead(node: object) -> bool:

@@ -21,6 +21,7 @@ from snipjax.optim.moves import (
     when,
 )
 from snipjax.optim.relocation import check_movable
+from snipjax.optim.sparse import check_inside, check_place
 
 
 class StraightThroughState(NamedTuple):
@@ -123,13 +124,15 @@ def straight_through(
     def init(params: optax.Params) -> StraightThroughState:
         own = dense = params
         if jax.tree.leaves(params):  # or it is a placeholder, of optax.tree.map_params
+            check_place(params, mask)
             masks.check_mask(mask, params)
             check_movable(mask, None)
             own = jax.tree.map(lambda keep: jnp.array(keep, copy=True), mask)
             dense = jax.tree.map(lambda w: jnp.array(w, copy=True), params)
-        step = jnp.zeros((), jnp.int32)
+        step, inner_state = jnp.zeros((), jnp.int32), inner.init(params)
+        check_inside(inner_state)
         return StraightThroughState(
-            own, step, copy(key), inner.init(params), no_change(), dense
+            own, step, copy(key), inner_state, no_change(), dense
         )
 
     def update(

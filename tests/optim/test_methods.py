@@ -191,6 +191,17 @@ class TestGradualMagnitude:
                 w[n] = np.where(keep[n], w[n] - 0.05 * np.asarray(tree_at(step)[n]), 0)
                 np.testing.assert_allclose(after[n], w[n], rtol=1e-5, atol=1e-6)
 
+    def test_a_leaf_that_is_sparser_already_stays(self) -> None:
+        mask = {"a": jnp.arange(10) < 2, "b": jnp.ones(10, bool)}
+        params = masks.apply(mask, {"a": jnp.arange(10.0), "b": jnp.arange(10.0)})
+        make = functools.partial(optim.gradual_magnitude, sparsity=0.5, every=1, stop=1)
+        for layerwise, expected in ((True, [2, 5]), (False, [1, 9])):
+            optimizer = make(optax.sgd(0.0), mask, layerwise=layerwise)
+            state, update = optimizer.init(params), jax.jit(optimizer.update)
+            for _ in range(2):
+                _, state = update(params, state, params)
+            assert [int(state.mask[n].sum()) for n in "ab"] == expected
+
     def test_a_sparsity_for_each_leaf_of_a_group_and_for_some_leaves(self) -> None:
         make = functools.partial(
             optim.gradual_magnitude, optax.sgd(0.1), every=1, stop=3
@@ -351,6 +362,30 @@ def test_a_mask_of_another_structure(name: str) -> None:
         optimizer.init(tree_at(99))
 
 
+def test_a_leaf_may_be_the_bool_of_python() -> None:
+    structure = functools.partial(masks.units, -1)
+    whole = {**structure()(tree_at(99), 0.5, masks.kernels), "b": True}
+    for name in ("rigl", "gradual_magnitude"):
+        optimizer = METHODS[name](optax.sgd(0.1), whole, structure=structure)
+        mask = optimizer.init(masks.apply(whole, tree_at(99))).mask
+        chex.assert_trees_all_equal(mask, jax.tree.map(jnp.asarray, whole))
+
+
+@pytest.mark.parametrize("name", ["rigl", "set", "sparse_momentum"])
+def test_the_mask_stays_if_the_gradient_is_not_finite(name: str) -> None:
+    optimizer = METHODS[name](optax.apply_if_finite(optax.sgd(0.1), 5), MASK)
+    params = masks.apply(MASK, tree_at(99))
+    update, state = jax.jit(optimizer.update), optimizer.init(params)
+    gradient = tree_at(0)
+    gradient["a"] = gradient["a"].at[0, 0].set(jnp.nan)
+    for _ in range(2):  # the second would move the mask
+        updates, state = update(gradient, state, params)
+        chex.assert_trees_all_equal(optax.apply_updates(params, updates), params)
+        chex.assert_trees_all_equal(state.mask, MASK)
+    _, state = update(tree_at(1), state, params)
+    assert int(state.info.dropped) > 0
+
+
 def test_a_mask_that_is_n_of_m_and_one_that_is_not() -> None:
     structure = functools.partial(masks.n_of_m, 1, 2, axis=-2)
     make = functools.partial(METHODS["set"], optax.sgd(0.1), structure=structure)
@@ -374,6 +409,18 @@ def test_a_mask_that_is_n_of_m_and_one_that_is_not() -> None:
 def test_settings_out_of_range(name: str, settings: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         METHODS[name](optax.sgd(0.1), MASK, **settings)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_place_that_does_not_fit(name: str) -> None:
+    inside = METHODS[name](optax.lookahead(optax.sgd(0.1), 5, 0.5), MASK)
+    params = masks.apply(MASK, tree_at(99))
+    with pytest.raises(ValueError, match="lookahead is inside"):
+        inside.init(params)
+    inside = METHODS[name](optax.sgd(0.1), MASK)
+    within = optax.masked(inside, {"a": True, "b": False, "c": True})
+    with pytest.raises(ValueError, match=r"leaves that optax\.masked .* leaves out"):
+        within.init(params)
 
 
 @pytest.mark.parametrize("name", METHODS)
