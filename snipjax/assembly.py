@@ -131,9 +131,19 @@ def start(setup: Setup, seed: chex.Numeric, mask: chex.ArrayTree) -> TrainState:
         # The optimizer starts from all weights, which straight_through trains; others
         # apply the mask themselves.
         state = init_state(variables, optimizer, key)
+        _check_has_mask(state.opt_state, config.optimizer.sparse.name)
         return state._replace(params=masks.apply(mask, state.params))
 
     return masked_state(variables, mask, keys.training)
+
+
+def _check_has_mask(state: Any, name: str) -> None:
+    if not hasattr(state, "mask"):
+        raise ValueError(
+            f"config.optimizer.sparse.name is '{name}', whose state has no mask; let "
+            "an optimizer of snipjax.optim be the outermost and chain inside of it, "
+            "e.g. optim.rigl(optax.chain(clip, inner), mask, ...)"
+        )
 
 
 def saliency_batch(setup: Setup, seed: chex.Numeric) -> Batch:

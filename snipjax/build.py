@@ -101,6 +101,10 @@ SPARSE: Mapping[str, str] = {
     "gradual_magnitude": "snipjax.optim:gradual_magnitude",
     "straight_through": "snipjax.optim:straight_through",
 }
+# Those that bring the mask to a sparsity of their own.
+ENDS_AT_SPARSITY = ("gradual_magnitude", "straight_through")
+# The shares that first moves drop, where it is not 0.3.
+FRACTIONS: Mapping[str, float] = {"sparse_momentum": 0.5}
 LOSSES: Mapping[str, str] = {"cross_entropy": "snipjax.training:cross_entropy"}
 SCHEDULES = ("step", "cosine", "constant")
 INITIALIZERS = (
@@ -357,6 +361,7 @@ def sparse(config: ConfigDict) -> Callable[..., Any]:
     name, field = settings.name, "optimizer.sparse.name"
     offers = {
         **{k: v for k, v in settings.items() if k != "name"},
+        "fraction": settings.fraction or FRACTIONS.get(name, 0.3),
         "start": round(settings.start * config.train.steps),
         "stop": last_move(config),
     }

@@ -125,7 +125,10 @@ FIELDS: tuple[Field, ...] = (
         Field("every", 100, "steps from one move to the next", least=1),
         Field("stop", 0.75, "share of the steps after which the mask stays"),
         Field(
-            "fraction", 0.3, "share of connections that a first move drops", below=1.0
+            "fraction",
+            0.0,
+            "share of connections that a first move drops; 0 for the method's own",
+            below=1.0,
         ),
         Field("layerwise", True, "whether each layer keeps its number of connections"),
         Field("start", 0.0, "share of the steps before gradual_magnitude prunes"),

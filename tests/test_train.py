@@ -335,11 +335,27 @@ class TestFinishedRun:
         assert_one_line(output, f"'{tmp_path}.*{pattern}.*remove")
 
 
-def test_a_run_is_under_runs_by_its_name() -> None:
-    changes = ("--config.seed=3", "--config.prune.sparsity=0.5")
-    with flags_of((*DIGITS, *changes)) as argv:
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        (["prune.sparsity=0.5"], "snip-0.5-seed3"),
+        (["prune.method=none"], "none-seed3"),
+        (["optimizer.sparse.name=set"], "snip-set-0.9-seed3"),
+        (
+            [
+                "prune.method=none",
+                "optimizer.sparse.name=gradual_magnitude",
+                "optimizer.sparse.sparsity=0.98",
+            ],
+            "none-gradual_magnitude-0.98-seed3",
+        ),
+    ],
+)
+def test_a_run_is_under_runs_by_its_name(changes: list[str], name: str) -> None:
+    given = [f"--config.{change}" for change in ("seed=3", *changes)]
+    with flags_of((*DIGITS, *given)) as argv:
         workdir = cli.default_workdir(cli.parse(argv))
-    assert workdir == Path("runs/digits_lenet300-snip-0.5-seed3")
+    assert workdir == Path(f"runs/digits_lenet300-{name}")
 
 
 def test_examples_run_by_import_path(

@@ -8,6 +8,7 @@ from typing import Any
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -154,6 +155,32 @@ class TestFields:
             (config.prune if is_method else config.optimizer.sparse)[field] = value
         with pytest.raises(ValueError, match=problem):
             configs.validate(config)
+
+
+def clipped(inner: Any, mask: Any, *, every: int, stop: int) -> Any:
+    """A chain, whose state has no mask."""
+    moves = optim.rigl(inner, mask, every=every, stop=stop)
+    return optax.chain(optax.clip_by_global_norm(1.0), moves)
+
+
+def test_an_optimizer_whose_state_has_no_mask() -> None:
+    with pytest.raises(ValueError, match="clipped', whose state has no mask; let"):
+        assembly.assemble(moving(f"{__name__}:clipped"))
+
+
+def test_the_first_move_drops_the_share_of_the_method() -> None:
+    for name, expected in (("rigl", 0.3), ("sparse_momentum", 0.5)):
+        config = moving(name)
+        make = functools.partial(build.sparse(config), build.optimizer(config))
+        mask = {"w": np.arange(100) < 50}
+        params = {"w": np.arange(100.0) * mask["w"]}
+        optimizer = make(mask, jax.random.key(3))
+        state, update = optimizer.init(params), jax.jit(optimizer.update)
+        for _ in range(config.optimizer.sparse.every + 1):
+            _, state = update(params, state, params)
+        share = optax.cosine_decay_schedule(expected, build.last_move(config))
+        every = config.optimizer.sparse.every
+        assert float(state.info.fraction) == pytest.approx(float(share(every)))
 
 
 def test_an_optimizer_by_its_import_path() -> None:
