@@ -32,15 +32,15 @@ FEW: dict[str, Any] = {
         {"b": "fast", "w": "slow"},
     ),
 }
-# Every other one of optax that keeps something for each parameter, but L-BFGS, whose
-# curvature is of all parameters together.
+# Every other one of optax that keeps something for each parameter and takes the rate
+# alone, but GaLore, whose moments are of projections.
 OTHERS = """adabelief adadelta adafactor adamw adamax adamaxw adan amsgrad fromage lamb
 lars lion nadam novograd optimistic_adam_v2 optimistic_gradient_descent radam rprop
 sign_sgd sm3 yogi acprop ademamix adopt cocob dadapt_adamw dog dowg madgrad momo
 momo_adam muon prodigy simplified_ademamix rmsprop"""
 
 
-def optimizer_of(name: str) -> Any:
+def inner_optimizer(name: str) -> Any:
     if name in FEW:
         return FEW[name]
     return getattr(optax, name, getattr(contrib, name, None))(RATE)
@@ -59,7 +59,7 @@ def gradient_at(step: int) -> dict[str, chex.Array]:
     [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS.split())],
 )
 def test_what_grows_or_is_dropped_is_as_at_the_start(name: str) -> None:
-    inner = optimizer_of(name)
+    inner = inner_optimizer(name)
     fraction = optax.constant_schedule(0.9)
     optimizer = optim.rigl(inner, MASK, every=4, stop=9, fraction=fraction)
     params = masks.apply(MASK, gradient_at(99))

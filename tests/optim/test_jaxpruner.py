@@ -1,9 +1,10 @@
 """What the tests of JaxPruner expect, on the same inputs.
 
 The expectations are from ``sparse_trainers_test.py``, ``sparsity_schedules_test.py``,
-``ste_test.py`` and ``global_pruners_test.py`` at google-research/jaxpruner; a
-difference is said where there is one. There masks are of a leaf whose number of
-connections is rounded, and at least one is kept; here floors tell how many are dropped.
+``pruners_test.py``, ``ste_test.py`` and ``global_pruners_test.py`` at
+google-research/jaxpruner; a difference is said where there is one. There the number of
+connections that a leaf keeps is rounded, and is one at least; here the number that a
+move drops is rounded down.
 """
 
 import functools
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from snipjax import masks, optim
+from snipjax import masks, optim, saliency
 from snipjax.optim.relocation import relocated
 
 
@@ -31,15 +32,19 @@ from snipjax.optim.relocation import relocated
     ],
 )
 def test_rigl_update_mask(fraction: float, expected: list[int]) -> None:
-    # Their scores of what is dropped have signs; 1 is kept before -1, and -2 is last.
+    # Their scores for dropping have signs: 1 is kept before -1, and -2 goes first.
     w = jnp.array([-9.0, 1, 4, -1, 5, 8, -2, 3])
     mask = {"w": jnp.array([0, 1, 0, 1, 0, 1, 1, 0], bool)}
     new = relocated(mask, {"w": w}, {"w": jnp.abs(w)}, jnp.float32(fraction))
     np.testing.assert_array_equal(new["w"], np.array(expected, bool))
 
 
+def slow(*shapes: tuple[int, ...]) -> list[Any]:
+    return [pytest.param(shape, marks=pytest.mark.slow) for shape in shapes]
+
+
 @pytest.mark.parametrize("name", ["rigl", "set"])
-@pytest.mark.parametrize("shape", [(1,), (2, 2, 4, 4)])
+@pytest.mark.parametrize("shape", [(1,), (2, 2, 4, 4), *slow((5,), (4, 5), (2, 9, 1))])
 def test_dynamic_sparse_update_state_constant_sparsity(
     name: str, shape: tuple[int, ...]
 ) -> None:
@@ -59,15 +64,17 @@ def test_dynamic_sparse_update_state_constant_sparsity(
 
 
 @pytest.mark.parametrize("inner", [optax.adam(0.001), optax.sgd(0.001, momentum=0.9)])
-def test_dynamic_sparse_update_state_inner_reset(inner: Any) -> None:
-    shape = (4, 5)
+@pytest.mark.parametrize("shape", [(4, 5), *slow((5,), (2, 9, 1), (2, 2, 4, 4))])
+def test_dynamic_sparse_update_state_inner_reset(
+    inner: Any, shape: tuple[int, ...]
+) -> None:
     params = {"w": jax.random.normal(jax.random.key(0), shape)}
     gradient = {"w": jax.random.normal(jax.random.key(8), shape)}
     mask = masks.layerwise_topk(
-        {"w": jax.random.uniform(jax.random.key(1), shape)}, 0.5
+        {"w": jax.random.uniform(jax.random.key(1), shape)}, 0.5, {"w": True}
     )
-    optimizer = optim.rigl(inner, mask, every=1, stop=9)
-    state = optimizer.init(params)._replace(step=jnp.int32(1))
+    optimizer = optim.rigl(inner, mask, every=1, stop=9, fraction=0.9)
+    state = optimizer.init(masks.apply(mask, params))._replace(step=jnp.int32(1))
     ones = optax.tree.map_params(inner, jnp.ones_like, state.inner_state)
     state = state._replace(inner_state=ones)
     _, after = jax.jit(optimizer.update)(gradient, state, params)
@@ -95,8 +102,44 @@ def test_polynomial_decay_schedule() -> None:
         params = optax.apply_updates(params, updates)
         sparsity[step] = masks.sparsity(state.mask)
     assert sparsity[0] == 0.0
-    assert sparsity[10] == pytest.approx(0.4375, abs=0.5 / 32)
+    assert sparsity[10] == 0.4375
     assert sparsity[20] == 0.5
+
+
+def test_one_shot_and_periodic_schedules() -> None:
+    params = {"a": jnp.arange(1.0, 33.0).reshape(4, 8)}
+    half = masks.layerwise_topk(params, 0.5)
+    one_shot = optim.gradual_magnitude(
+        optax.sgd(0.0), masks.ones(params), sparsity=0.5, every=1, start=19, stop=20
+    )
+    periodic = optim.rigl(optax.sgd(0.0), half, every=5, stop=20)
+    state, other = one_shot.init(params), periodic.init(masks.apply(half, params))
+    update, move = jax.jit(one_shot.update), jax.jit(periodic.update)
+    sparsity, moves = {}, []
+    for step in range(25):
+        _, state = update(params, state, params)
+        _, other = move(params, other, params)
+        sparsity[step] = masks.sparsity(state.mask)
+        moves += [step] if other.info.moved else []
+    assert [sparsity[step] for step in (18, 19, 20, 24)] == [0.0, 0.0, 0.5, 0.5]
+    assert moves == [5, 10, 15]  # theirs in steps 0 and 20 too
+
+
+def test_magnitude_saliency_and_random_pruning() -> None:
+    params = {"w": jnp.array([0.1, 0.9, -0.2, 0.5])}
+    gradient = jnp.array([5.0, 1.0, 3.0, 0.5])
+    magnitude = saliency.magnitude(None, params, None)
+    np.testing.assert_allclose(magnitude["w"], [0.1, 0.9, 0.2, 0.5])
+    found = saliency.snip(lambda p, batch: jnp.sum(p["w"] * batch), params, gradient)
+    expected = np.array([0.5, 0.9, 0.6, 0.25])  # theirs; ours sum to one
+    np.testing.assert_allclose(found["w"], expected / expected.sum(), rtol=1e-6)
+    weights = {"w": jnp.ones((10, 10))}
+    first, other = (
+        saliency.random(None, weights, None, key=jax.random.key(seed))
+        for seed in (0, 5)
+    )
+    assert (first["w"] != other["w"]).any()
+    assert masks.sparsity(masks.layerwise_topk(first, 0.5)) == 0.5
 
 
 def test_global_pruning() -> None:

@@ -262,7 +262,7 @@ def test_set_grows_at_random_by_its_key_in_seeds_side_by_side() -> None:
 
     @jax.jit
     @jax.vmap
-    def masks_of(key: chex.PRNGKey) -> chex.Array:
+    def moved_masks(key: chex.PRNGKey) -> chex.Array:
         optimizer = optim.set(
             optax.sgd(0.1),
             MASK,
@@ -281,7 +281,7 @@ def test_set_grows_at_random_by_its_key_in_seeds_side_by_side() -> None:
         return jax.lax.scan(step, start, gradients)[1]
 
     key, other = jax.random.split(jax.random.key(0))
-    found, another, again = np.asarray(masks_of(jnp.stack([key, other, key])))
+    found, another, again = np.asarray(moved_masks(jnp.stack([key, other, key])))
     np.testing.assert_array_equal(found, again)
     assert (found != another).any()
     assert (found.sum(axis=(1, 2)) == 4).all()
