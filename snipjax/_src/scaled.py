@@ -59,8 +59,9 @@ def evaluate(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Calls within the function are followed, such as :func:`jax.jit`,
     :func:`jax.checkpoint` and functions with a derivative of their own, which is not
-    used. The default of :func:`jax.lax.platform_dependent` is taken. Operations that
-    are not homogeneous, like ``tanh``, and loops see plain floats.
+    used, and so is :func:`jax.lax.scan`. The default of
+    :func:`jax.lax.platform_dependent` is taken. Operations that are not homogeneous,
+    like ``tanh``, and loops of unknown length see plain floats.
 
     Example:
       >>> power = evaluate(lambda x: x**8 * x**8)(jnp.float32(1e-30))
@@ -116,6 +117,8 @@ def _step(equation: Any, operands: list[Scaled]) -> list[Scaled]:
         return _run(jaxprs.inner(equation), operands)
     if not is_plain and name == "cond":
         return _branch(equation, operands)
+    if not is_plain and name == "scan":
+        return _scan(equation, operands)
     if name == "optimization_barrier":
         results = jaxprs.bind(equation, [x.value for x in operands])
         return [Scaled(y, x.exponent) for x, y in zip(operands, results)]
@@ -157,6 +160,38 @@ def _branch(equation: Any, operands: list[Scaled]) -> list[Scaled]:
         return lambda rest: [*map(_explicit, _run(branch, rest))]
 
     return jax.lax.switch(index.value, [*map(results, branches)], rest)
+
+
+def _scan(equation: Any, operands: list[Scaled]) -> list[Scaled]:
+    """Returns the results of a loop, whose state has an exponent in every turn."""
+    params = equation.params
+    constants, state, stacks = jaxprs.loop_operands(equation, operands)
+    exponents = [x.exponent for x in stacks]
+
+    def turn(state: list[Scaled], rows: list[Any]) -> tuple[Any, Any]:
+        scaled_rows = [*map(Scaled, rows, exponents)]
+        results = _run(params["jaxpr"], [*constants, *state, *scaled_rows])
+        results = [*map(_explicit, results)]
+        return results[: len(state)], results[len(state) :]
+
+    state, rows = jax.lax.scan(
+        turn,
+        [*map(_explicit, state)],
+        [x.value for x in stacks],
+        params["length"],
+        params["reverse"],
+    )
+    return [*state, *map(_with_one_exponent, rows)]
+
+
+def _with_one_exponent(rows: Scaled) -> Scaled:
+    """Returns a stack of arrays with an exponent each by the largest of these."""
+    if rows.exponent is None or not rows.exponent.size:
+        return Scaled(rows.value, None)
+    largest = jnp.max(jax.vmap(_order)(rows))
+    exponent = jnp.where(largest == _LEAST, 0, largest)
+    less = rows.exponent - exponent
+    return Scaled(jax.vmap(_shifted)(rows.value, less), exponent)
 
 
 def _is_float(x: Any) -> bool:

@@ -32,7 +32,7 @@ def synflow(
     :math:`R`; the order is the same.
 
     Numbers have an exponent of their own, so that a network of a hundred layers neither
-    over- nor underflows.
+    over- nor underflows, written out or as a scan.
 
     It is meant for rounds: the paper takes a hundred. Taken once, it empties layers at
     high sparsity.

@@ -37,6 +37,9 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "order": lambda x: jnp.sort(x, axis=0) * jnp.argmax(x) + jnp.sign(x),
     "integers": lambda x: (10 * x).astype(jnp.int32) + jnp.arange(4),
     "a loop": lambda x: lax.fori_loop(0, 3, lambda i, y: y * x + i, x),
+    "a scan": lambda x: lax.scan(
+        lambda y, row: (y * row, (y.sum(), jnp.argmax(row))), x[0], x, reverse=True
+    ),
     "calls": lambda x: jax.jit(jax.checkpoint(lambda y: jax.nn.relu(y - 0.5) * y))(x),
     "a branch": lambda x: lax.cond(x[0, 0] > 0, lambda y: y * 2, lambda y: y + 1, x),
     "constants": lambda x: x * jnp.exp(jnp.float32(1.0)),

@@ -122,6 +122,20 @@ def test_deep_networks_in_float32(
         np.testing.assert_allclose([w.sum() for w in scores], 1.0, rtol=1e-4)
 
 
+def test_layers_of_a_scan_are_those_written_out() -> None:
+    params = weights(layers=30, width=20, scale=1e3)
+    inputs = np.ones((1, 20), np.float32)
+
+    def scanned(params: Any, x: chex.Array) -> chex.Array:
+        return jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), x, params)[0]
+
+    scores = saliency.synflow(
+        None, jnp.stack(params), None, apply_fn=scanned, inputs=inputs
+    )
+    expected = flow_in_double(params, 1, has_shortcuts=False)
+    chex.assert_trees_all_close([*scores], expected, rtol=1e-3)
+
+
 def test_convolutions_and_batch_norm_as_in_double_precision() -> None:
     model, x = ConvNet(), jnp.ones((1, 8, 8, 3))
     variables = jax.jit(model.init)(jax.random.key(0), x)
