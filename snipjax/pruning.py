@@ -58,7 +58,8 @@ def prune(
       rounds: 1 for single-shot pruning. With more, the saliency of the kept connections
         is taken again ``rounds`` times while density shrinks geometrically.
       key: PRNG key for the criterion, in round ``r > 1`` ``fold_in(key, r)``.
-      mask: mask of connections that were pruned before and stay so.
+      mask: mask of connections that were pruned before and stay so. The criterion sees
+        the loss of the params without them, as in all rounds after the first.
       may_return: whether a connection that a round prunes may return in a later one.
         The criterion then sees the dense params, and a loss of the masked ones whose
         derivative passes to all: :func:`snipjax.saliency.snip` becomes FORCE,
@@ -170,7 +171,10 @@ def score_and_mask(
     if sparsity is not None:
         masks.kept_count(0, sparsity)
     elif rounds > 1:
-        raise ValueError(f"sparsity is None, but rounds={rounds} need one to shrink to")
+        raise ValueError(
+            f"sparsity is None, but rounds={rounds} need one to shrink to; pass it, or "
+            "rounds=1 for a selection with a density of its own"
+        )
     if isinstance(batch, Iterator):
         batch, num_batches = batches.stack(batch, num_batches)
     batch = batches.as_arrays(batch)
@@ -183,13 +187,15 @@ def score_and_mask(
 
     @jit
     def score(params: chex.ArrayTree, batch: Any, key: Any, mask: Any) -> Scores:
-        loss = loss_fn if mask is None else _masked(loss_fn, mask)
+        loss = loss_fn
+        if mask is not None:
+            loss = (_with_returns if may_return else _pruned)(loss_fn, mask)
         return criterion(loss, params, batch, key=key)
 
     allowed = mask  # connections that may be kept; None for all
     if may_return and allowed is not None:
         params = masks.apply(allowed, params)
-    elif may_return:
+    elif mask is None and (may_return or rounds > 1):
         mask = _dense_mask(params, is_prunable)  # so that rounds have one program
     for number in range(1, rounds + 1):
         # Frees the scores and the masked parameters of the last round.
@@ -200,7 +206,7 @@ def score_and_mask(
         round_key = key
         if key is not None and number > 1:
             round_key = jax.random.fold_in(key, number)
-        scores = score(params, batch, round_key, mask if may_return else None)
+        scores = score(params, batch, round_key, mask)
         checks.check_same_shapes(scores, params, "the criterion's scores", "params")
         target = sparsity
         if number < rounds and sparsity is not None:
@@ -354,7 +360,12 @@ def _dense_mask(params: chex.ArrayTree, is_prunable: chex.ArrayTree) -> Mask:
     )
 
 
-def _masked(loss_fn: LossFn, mask: Mask) -> LossFn:
+def _pruned(loss_fn: LossFn, mask: Mask) -> LossFn:
+    """Returns the loss of masked params: steps of training leave the others at zero."""
+    return lambda params, batch: loss_fn(masks.apply(mask, params), batch)
+
+
+def _with_returns(loss_fn: LossFn, mask: Mask) -> LossFn:
     """Returns the loss of masked params, whose derivative passes to all of them."""
 
     def masked(params: chex.ArrayTree, batch: Any) -> chex.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snipjax import pruning, saliency
+from snipjax import masks, pruning, saliency
 from tests.conftest import batch_of, flatten, nested_dict, squared_error
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -97,6 +97,26 @@ def test_of_first_order_the_steps_are_constants() -> None:
     scores = score(saliency.prospr_first_order, params, batch, **SETTINGS)
     expected = normalized(flatten(params) * flatten(gradient))
     np.testing.assert_allclose(flatten(scores), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [saliency.prospr, saliency.prospr_first_order, saliency.grasp, saliency.snip],
+)
+def test_connections_that_were_pruned_before_do_not_train(
+    criterion: saliency.Criterion,
+) -> None:
+    params, batch = parameters(), batch_of(20)
+    mask = [np.arange(w.size).reshape(w.shape) % 3 > 0 for w in params]
+
+    def loss_of_pruned(params: Any, batch: Any) -> chex.Array:
+        return loss_fn(jax.tree.map(jnp.where, mask, params, [0.0, 0.0]), batch)
+
+    scores, _ = pruning.score_and_mask(
+        loss_fn, params, batch, 0.5, criterion=criterion, mask=mask
+    )
+    expected = criterion(loss_of_pruned, masks.apply(mask, params), batch)
+    np.testing.assert_allclose(flatten(scores), flatten(expected), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("criterion", [saliency.prospr, saliency.prospr_first_order])
