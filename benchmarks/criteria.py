@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import networks, timing
-from snipjax import masks, models, pruning, saliency
+from snipjax import masks, models, pruning, saliency, training
 from snipjax.training import Batch
 
 NAME, SPARSITY = "vgg_d", 0.95
@@ -32,15 +32,32 @@ TARGETS: Mapping[str, float | None] = {
     "grasp_magnitude": None,
     "fisher": None,
     "taylor_fisher": None,
+    "obd": None,
     "taylor": None,
 }
 
 
 def network(params: chex.ArrayTree, inputs: chex.Array) -> chex.Array:
     """Returns the logits in evaluation mode, with the statistics of a new network."""
+    return with_statistics(networks.variables(NAME).get("batch_stats", {}))(
+        params, inputs
+    )
+
+
+def with_statistics(stats: chex.ArrayTree) -> Callable[..., chex.Array]:
+    """Returns the network in evaluation mode, with these statistics of a batch."""
+    return lambda params, inputs: models.create(NAME, 10).apply(
+        {"params": params, "batch_stats": stats}, inputs, train=False
+    )
+
+
+def normalized_by(
+    params: chex.ArrayTree, inputs: chex.Array
+) -> Callable[..., chex.Array]:
+    """Returns the network with the statistics of these params on these inputs."""
     stats = networks.variables(NAME).get("batch_stats", {})
-    variables = {"params": params, "batch_stats": stats}
-    return models.create(NAME, 10).apply(variables, inputs, train=False)
+    model = models.create(NAME, 10)
+    return with_statistics(training.batch_statistics(model, params, stats, inputs))
 
 
 def sample(key: chex.PRNGKey, shape: tuple[int, ...]) -> chex.ArrayTree:
@@ -57,7 +74,11 @@ def criterion(name: str, examples: Batch) -> saliency.Criterion:
     keywords: dict[str, Any] = {
         "synflow": offers,
         "synflow_l2": offers,
-        "ntk_sap": {**offers, "init_fn": functools.partial(sample, shape=shape)},
+        "ntk_sap": {
+            **offers,
+            "init_fn": functools.partial(sample, shape=shape),
+            "normalized_by": normalized_by,
+        },
     }
     function = getattr(saliency, "snip" if name == "force" else name)
     return functools.partial(function, **keywords.get(name, {}))

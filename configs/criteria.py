@@ -1,4 +1,4 @@
-"""Every criterion at six densities, with random masks to beat.
+"""The criteria at six densities, with random masks to beat.
 
 LeNet-300-100 on MNIST; ``--config.model.name=lenet_5_caffe`` makes the study of a
 convolutional network. The networks that are scored are trained, as in the papers of

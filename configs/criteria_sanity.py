@@ -1,8 +1,9 @@
 """Sanity checks of three criteria: re-sampled, shuffled and inverted.
 
-A mask that is as good with a fresh sample of the weights, or shuffled within each
-layer, is no more than a density for each layer. Inverted, the connections of the lowest
-scores are kept. LeNet-300-100 on MNIST, trained as in configs/criteria.py.
+A mask that is as good with a fresh sample of the weights does not depend on their
+values; one that is as good shuffled within each layer is no more than a density for
+each layer. Inverted, the connections of the lowest scores are kept. LeNet-300-100 on
+MNIST, trained as in configs/criteria.py.
 """
 
 from ml_collections import ConfigDict

@@ -93,7 +93,9 @@ def erk(
     for a convolution of window :math:`w_l \times h_l`, without :math:`w_l` and
     :math:`h_l` for a dense layer: the sum of a leaf's shape over its product. If
     leaves would be more than dense they are dense, and the others share the rest:
-    :math:`\epsilon` is the factor that gives the total.
+    :math:`\epsilon` is the factor that gives the total. A leaf that stacks layers, as
+    ``flax.linen.scan`` makes it, is one of a window of as many positions: give such
+    layers their densities by :func:`by_density`.
 
     Args:
       params: pytree of arrays; only their shapes matter.

@@ -67,7 +67,7 @@ def by_group(
         # None is the group of all others, and of no leaf that is not prunable.
         found = {n: group(n) for n, chosen in zip(names, is_prunable) if chosen}
         if not found:
-            return select(scores, sparsity, prunable)  # which says what is wrong
+            return select(scores, sparsity, prunable)  # which raises the error
         for missing in sparsities.keys() - found.values():
             there_are = ", ".join(sorted(map(str, set(found.values()))))
             raise ValueError(

@@ -22,7 +22,8 @@ def shuffle(mask: Mask, key: chex.PRNGKey) -> Mask:
     r"""Returns the mask with the entries of each prunable leaf in a random order.
 
     Every leaf keeps as many connections as before. The permutation is uniform among all
-    of a leaf's entries, and independent from leaf to leaf.
+    of a leaf's entries, and independent from leaf to leaf. Layers that are stacked in
+    one leaf exchange connections.
 
     .. math:: c'_{lj} = c_{l \pi_l(j)}
 
@@ -36,7 +37,7 @@ def shuffle(mask: Mask, key: chex.PRNGKey) -> Mask:
       A pytree like ``mask``.
 
     Raises:
-      ValueError: if no leaf of the mask is prunable.
+      ValueError: if no leaf of the mask is prunable, or ``key`` is None.
 
     Example:
       >>> mask = {"w": jnp.arange(100).reshape(10, 10) < 30, "b": jnp.array(True)}
@@ -48,6 +49,8 @@ def shuffle(mask: Mask, key: chex.PRNGKey) -> Mask:
     each layer").
     """
     prunable_leaves(mask)  # or there is nothing to shuffle
+    if key is None:
+        raise ValueError("key is None; pass a PRNG key, e.g. jax.random.key(0)")
     leaves, treedef = jax.tree.flatten(mask)
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(

@@ -6,7 +6,7 @@ in turn: of all leaves together, leaf by leaf, or with the densities of an alloc
 """
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
@@ -90,7 +90,7 @@ def blocks(shape: tuple[int, ...], *, select: Select = topk.global_topk) -> Sele
       a prunable leaf that the blocks do not tile.
 
     Raises:
-      ValueError: unless ``shape`` is of positive integers.
+      ValueError: unless ``shape`` is a sequence of positive integers.
 
     Example:
       >>> scores = {"w": jnp.array([[1.0, 1.0, 5.0, 0.0], [1.0, 2.0, 0.0, 1.0]])}
@@ -100,6 +100,8 @@ def blocks(shape: tuple[int, ...], *, select: Select = topk.global_topk) -> Sele
 
     Gray, Radford, Kingma, "GPU Kernels for Block-Sparse Weights", 2017.
     """
+    if not isinstance(shape, Sequence):
+        raise ValueError(f"shape is {shape}; pass a size for each axis, e.g. (4, 4)")
     for size in shape:
         checks.check_positive_integer(size, "size of a block")
 
@@ -144,8 +146,11 @@ def units(
     equal sums, the first.
 
     Args:
-      axis: axis of the units; -2 for the heads of an attention's projections
-        ``[inputs, heads, width]``.
+      axis: axis of the units in every leaf; -2 for the heads of an attention's query,
+        key and value ``[inputs, heads, width]``. An output projection ``[heads, width,
+        outputs]`` has its heads elsewhere: leave it out of ``prunable``, or remove
+        heads by :mod:`snipjax.shrink`. Layers that are stacked in one leaf have their
+        units in common.
       group: from the name of a leaf, such as ``Dense_0/kernel``, to the name of a
         group. Leaves of one group have their units in common: a kernel and its bias
         with ``lambda name: name.rpartition("/")[0]``. By default each leaf has its own.

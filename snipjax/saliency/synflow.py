@@ -51,7 +51,8 @@ def synflow(
       A pytree like ``params`` of float32 arrays; zeros where no path is left.
 
     Raises:
-      ValueError: if a leaf of ``params`` is not a floating-point array.
+      ValueError: if a leaf of ``params`` is not a floating-point array, or ``inputs``
+        has no example.
 
     Example:
       >>> apply_fn = lambda params, x: x @ params["w"] @ params["v"]
@@ -100,7 +101,8 @@ def synflow_l2(
       A pytree like ``params`` of float32 arrays; zeros where no path is left.
 
     Raises:
-      ValueError: if a leaf of ``params`` is not a floating-point array.
+      ValueError: if a leaf of ``params`` is not a floating-point array, or ``inputs``
+        has no example.
 
     Example:
       >>> apply_fn = lambda params, x: x @ params["w"]
@@ -125,6 +127,8 @@ def _flow(
     weigh: Callable[[chex.Array], chex.Array],
 ) -> Scores:
     """Returns the gradient of log |R| in the logarithm of each weight's size."""
+    if not checks.check_leading_axis(inputs, "inputs"):
+        raise ValueError("inputs has no example; pass one, of any values")
     params = jax.tree.map(jnp.asarray, params)
     sizes = jax.tree.map(lambda w: weigh(w.astype(at_least_float32(w))), params)
     ones = jax.tree.map(lambda x: jnp.ones_like(x[:1]), inputs)

@@ -57,7 +57,7 @@ def dense(name: str, a: str, b: str, shape: tuple[int, int]) -> list[Edge]:
 def convolution(
     name: str, a: str, b: str, shape: tuple[int, ...], pixels: int, stride: int
 ) -> list[Edge]:
-    """Of square images, padded on all sides by half of the kernel's size."""
+    """The edges for square images, padded by half of the kernel's size."""
     size = shape[0]
     edges = []
     for y, x in np.ndindex(-(-pixels // stride), -(-pixels // stride)):
@@ -252,7 +252,7 @@ def test_what_comes_from_a_parameter_alone_is_no_input() -> None:
 
 
 def test_a_deep_network_neither_overflows_nor_underflows() -> None:
-    """Of 200 ** 24 paths, those through one connection near each end are left."""
+    """Of the 200 ** 24 paths, those through one connection near each end are left."""
     params = {f"layer_{i:02}": np.zeros((200, 200), np.float32) for i in range(24)}
     mask = {name: np.ones((200, 200), bool) for name in params}
     for name in ("layer_01", "layer_22"):

@@ -1,4 +1,4 @@
-"""What is prunable: names and shapes as every framework gives them."""
+"""Prunable leaves, by names and shapes as every framework gives them."""
 
 import re
 from typing import Any

@@ -32,6 +32,11 @@ def test_the_key_decides_and_leaves_are_shuffled_apart() -> None:
     assert one["c"] is True
 
 
+def test_a_key_is_needed() -> None:
+    with pytest.raises(ValueError, match="key is None; pass a PRNG key"):
+        masks.shuffle({"a": np.eye(2, dtype=bool)}, None)
+
+
 def test_nothing_to_shuffle() -> None:
     with pytest.raises(ValueError, match="no leaf of the mask is prunable"):
         masks.shuffle({"b": True}, jax.random.key(0))

@@ -101,6 +101,11 @@ def test_leaves_of_a_group_have_units_in_common() -> None:
     assert bool(mask["out"]["kernel"].all())
 
 
+def test_blocks_of_one_number() -> None:
+    with pytest.raises(ValueError, match="shape is 2; pass a size for each axis"):
+        masks.blocks(2)
+
+
 def test_units_of_different_numbers_have_none_in_common() -> None:
     scores = {"a": np.ones((2, 3), np.float32), "b": np.ones((2, 4), np.float32)}
     with pytest.raises(ValueError, match=r"'b' has 4 .*of its group 'x' have 3"):

@@ -122,6 +122,19 @@ def test_deep_networks_in_float32(
         np.testing.assert_allclose([w.sum() for w in scores], 1.0, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "problem"),
+    [
+        (np.ones((0, 20)), "no example; pass one"),
+        (1.0, r"inputs leaf '' has shape \(\)"),
+    ],
+)
+def test_inputs_without_an_example(inputs: Any, problem: str) -> None:
+    params = weights(layers=1, width=20)
+    with pytest.raises(ValueError, match=problem):
+        saliency.synflow(None, params, None, apply_fn=plain, inputs=inputs)
+
+
 def test_layers_of_a_scan_are_those_written_out() -> None:
     params = weights(layers=30, width=20, scale=1e3)
     inputs = np.ones((1, 20), np.float32)
