@@ -15,7 +15,7 @@ from snipjax import masks, saliency
 from snipjax._src import batches, checks, trees
 from snipjax._src.types import Criterion, LossFn, Mask, Prunable, Scores, Select
 from snipjax.masks import counting
-from snipjax.saliency.gradient import zeros_to_add
+from snipjax.saliency.gradient import loss_of_kept, zeros_to_add
 
 
 def prune(
@@ -189,7 +189,7 @@ def score_and_mask(
     def score(params: chex.ArrayTree, batch: Any, key: Any, mask: Any) -> Scores:
         loss = loss_fn
         if mask is not None:
-            loss = (_with_returns if may_return else _pruned)(loss_fn, mask)
+            loss = (_with_returns if may_return else loss_of_kept)(loss_fn, mask)
         return criterion(loss, params, batch, key=key)
 
     allowed = mask  # connections that may be kept; None for all
@@ -358,11 +358,6 @@ def _dense_mask(params: chex.ArrayTree, is_prunable: chex.ArrayTree) -> Mask:
         is_prunable,
         params,
     )
-
-
-def _pruned(loss_fn: LossFn, mask: Mask) -> LossFn:
-    """Returns the loss of masked params: steps of training leave the others at zero."""
-    return lambda params, batch: loss_fn(masks.apply(mask, params), batch)
 
 
 def _with_returns(loss_fn: LossFn, mask: Mask) -> LossFn:

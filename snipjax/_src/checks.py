@@ -47,22 +47,32 @@ def check_floating(tree: chex.ArrayTree, noun: str) -> None:
             )
 
 
-def check_leading_axis(batch: Any, argument: str = "batch") -> int:
+def check_leading_axis(batch: Any) -> int:
     """Returns the number of entries along the leading axis of every leaf of a batch."""
     named = [(name, jnp.shape(leaf)) for name, leaf in trees.named_leaves(batch)]
     if not named:
         raise ValueError(
-            f"{argument} has no arrays; pass a pytree of arrays with a leading axis of "
+            "batch has no arrays; pass a pytree of arrays with a leading axis of "
             "examples"
         )
     first, length = named[0][0], named[0][1][:1]
     for name, shape in named:
         if not shape or shape[:1] != length:
             raise ValueError(
-                f"{argument} leaf '{name}' has shape {shape}, and '{first}' has "
+                f"batch leaf '{name}' has shape {shape}, and '{first}' has "
                 f"{named[0][1]}; pass leaves with one leading axis of examples"
             )
     return int(length[0])
+
+
+def check_examples(inputs: Any) -> None:
+    """Raises a ``ValueError`` unless every leaf has an example along its first axis."""
+    for leaf in jax.tree.leaves(inputs):
+        if not jnp.ndim(leaf) or not jnp.shape(leaf)[0]:
+            raise ValueError(
+                f"inputs have shape {jnp.shape(leaf)}; pass arrays [n, ...] with one "
+                "example at least"
+            )
 
 
 def check_loss(loss: Any) -> chex.Array:

@@ -21,6 +21,7 @@ from snipjax.optim.moves import (
     fresh_after,
     no_change,
     situation,
+    sparse_scores,
     unmoved,
     when,
 )
@@ -192,9 +193,7 @@ def gradual_magnitude(
     ) -> tuple[Mask, Info]:
         move = situation(state, params, gradient, jnp.float32(0), extra_args)
         items = Items(state.mask, structure)
-        scores = items.kept_scores(
-            criterion(move.loss_fn, move.params, move.batch, key=move.key)
-        )
+        scores = items.kept_scores(sparse_scores(criterion, move, move.key))
         remaining = 1 - (state.step - start).astype(jnp.float32) / (stop - start)
 
         def kept(rows: Sequence[Any]) -> list[chex.Array]:

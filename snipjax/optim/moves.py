@@ -13,10 +13,11 @@ import optax
 
 from snipjax import masks
 from snipjax._src import checks
-from snipjax._src.types import Mask
+from snipjax._src.types import Criterion, Mask
 from snipjax.optim.fresh import fresh_where
 from snipjax.optim.relocation import Structure, check_movable
 from snipjax.optim.sparse import SparseState, sparse
+from snipjax.saliency.gradient import loss_of_kept
 
 Tree = TypeVar("Tree")
 
@@ -100,8 +101,8 @@ def moving(
 
     ``moved`` is a traceable function from a situation to the new mask. The mask to
     start from has the ``structure``. The ``fraction`` decays by a cosine to zero at
-    ``stop``; it may also be a schedule ``step -> share``. The mask stays if an entry of
-    the gradient is not finite, since nothing can be chosen by it then.
+    ``stop``; it may also be a schedule ``step -> share``. If an entry of the gradient
+    is not finite, nothing can be chosen by it, and the update is a step.
     """
     share = fraction_schedule(fraction, every, stop)
     masked = sparse(inner, mask)
@@ -126,13 +127,15 @@ def moving(
             now = share(state.step)
             new = moved(situation(state, params, updates, now, extra_args))
             can_choose = is_finite(updates)
-            new = jax.tree.map(
-                lambda n, old: jnp.where(can_choose, n, old), new, state.mask
+            return jax.tree.map(
+                lambda moved, stays: jnp.where(can_choose, moved, stays),
+                (new, change(state.mask, new, now)),
+                stays,
             )
-            return new, change(state.mask, new, now)
 
+        stays = unmoved(state, params, updates)
         is_due = (state.step > 0) & (state.step % every == 0) & (state.step < stop)
-        new, info = when(is_due, move, unmoved(state, params, updates))
+        new, info = when(is_due, move, stays)
         stepped, after = masked.update(
             updates, SparseState(state.mask, state.inner_state), params, **extra_args
         )
@@ -187,6 +190,14 @@ def situation(
         extra_args.get("loss_fn", no_loss),
         extra_args.get("batch"),
     )
+
+
+def sparse_scores(
+    criterion: Criterion, move: Move, key: chex.PRNGKey | None
+) -> chex.ArrayTree:
+    """Returns the scores of the sparse network, whose zeros are constants."""
+    loss_fn = loss_of_kept(move.loss_fn, move.mask)
+    return criterion(loss_fn, move.params, move.batch, key=key)
 
 
 def no_loss(params: chex.ArrayTree, batch: Any) -> chex.Array:

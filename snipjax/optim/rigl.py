@@ -7,7 +7,7 @@ import optax
 
 from snipjax import saliency
 from snipjax._src.types import Criterion, Mask
-from snipjax.optim.moves import Move, moving
+from snipjax.optim.moves import Move, moving, sparse_scores
 from snipjax.optim.relocation import Structure, relocated
 
 
@@ -44,9 +44,9 @@ def rigl(
     params keep dropped connections. Moments that a row or column of connections shares,
     of Adafactor and SM3, or that are projections, of GaLore, stay in a move. The
     gradient is the dense one, of pruned connections too, as :func:`jax.grad` gives it
-    at masked params; if an entry is not finite, the mask stays. There is no move in the
-    first update, in which the paper's code has one, and of equal weights or gradients
-    the first in flat order is kept, where that code adds noise.
+    at masked params; if an entry is not finite, the update is a step and no move. There
+    is no move in the first update, in which the paper's code has one, and of equal
+    weights or gradients the first in flat order is kept, where that code adds noise.
 
     Args:
       inner: any optax transformation, extra arguments included.
@@ -95,7 +95,7 @@ def rigl(
     def moved(move: Move) -> Mask:
         return relocated(
             move.mask,
-            criterion(move.loss_fn, move.params, move.batch, key=move.key),
+            sparse_scores(criterion, move, move.key),
             jax.tree.map(lambda g: jnp.abs(g.astype(jnp.float32)), move.gradient),
             move.fraction,
             structure=structure,

@@ -6,7 +6,7 @@ import optax
 
 from snipjax import saliency
 from snipjax._src.types import Criterion, Mask
-from snipjax.optim.moves import Move, moving
+from snipjax.optim.moves import Move, moving, sparse_scores
 from snipjax.optim.relocation import Structure, relocated
 
 
@@ -92,7 +92,7 @@ def set(
         drop_key, grow_key = jax.random.split(move.key)
         return relocated(
             move.mask,
-            criterion(move.loss_fn, move.params, move.batch, key=drop_key),
+            sparse_scores(criterion, move, drop_key),
             saliency.random(None, move.params, None, key=grow_key),
             move.fraction,
             structure=structure,

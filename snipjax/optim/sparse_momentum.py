@@ -10,7 +10,7 @@ import optax
 from snipjax import saliency
 from snipjax._src import checks
 from snipjax._src.types import Criterion, Mask
-from snipjax.optim.moves import Info, Move, MovingState, moving
+from snipjax.optim.moves import Info, Move, MovingState, moving, sparse_scores
 from snipjax.optim.relocation import (
     Items,
     Structure,
@@ -154,9 +154,7 @@ def sparse_momentum(
 
         def moved(move: Move) -> Mask:
             items = Items(move.mask, structure)
-            scores = items.kept_scores(
-                criterion(move.loss_fn, move.params, move.batch, key=move.key)
-            )
+            scores = items.kept_scores(sparse_scores(criterion, move, move.key))
             size = ordered(move.mask, jax.tree.map(jnp.abs, momentum))
             stays = without_weakest(items.mask, scores, move.fraction)
             if items.has_own_density:

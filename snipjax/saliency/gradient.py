@@ -88,3 +88,26 @@ def _connect(mask: chex.Array, param: chex.Array) -> chex.Array:
     # loss sees the parameter in its own dtype.
     product = mask * jnp.asarray(param, mask.dtype)
     return product.astype(jnp.result_type(param))
+
+
+def loss_of_kept(loss_fn: LossFn, mask: chex.ArrayTree) -> LossFn:
+    """Returns the loss of pruned params, in which pruned connections are constants.
+
+    It has no derivative by them, so that steps of training leave them at zero. The
+    params are pruned already, and no copy of them is made.
+    """
+    return lambda params, batch: loss_fn(_trained(params, mask), batch)
+
+
+@jax.custom_jvp
+def _trained(params: chex.ArrayTree, mask: chex.ArrayTree) -> chex.ArrayTree:
+    del mask
+    return params
+
+
+@_trained.defjvp
+def _(primals: Any, tangents: Any) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    params, mask = primals
+    return params, jax.tree.map(
+        lambda keep, t: jnp.where(keep, t, jnp.zeros_like(t)), mask, tangents[0]
+    )

@@ -81,6 +81,7 @@ def ntk_sap(
     checks.check_positive_integer(num_samples, "num_samples")
     checks.check_floating(params, "params")
     checks.check_floating(inputs, "inputs")
+    checks.check_examples(inputs)
     params = jax.tree.map(jnp.asarray, params)
     like = jax.eval_shape(init_fn, key)
     checks.check_same_shapes(like, params, "the sample of init_fn", "params")

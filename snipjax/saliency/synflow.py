@@ -52,7 +52,7 @@ def synflow(
 
     Raises:
       ValueError: if a leaf of ``params`` is not a floating-point array, or ``inputs``
-        has no example.
+        have no example.
 
     Example:
       >>> apply_fn = lambda params, x: x @ params["w"] @ params["v"]
@@ -102,7 +102,7 @@ def synflow_l2(
 
     Raises:
       ValueError: if a leaf of ``params`` is not a floating-point array, or ``inputs``
-        has no example.
+        have no example.
 
     Example:
       >>> apply_fn = lambda params, x: x @ params["w"]
@@ -127,8 +127,7 @@ def _flow(
     weigh: Callable[[chex.Array], chex.Array],
 ) -> Scores:
     """Returns the gradient of log |R| in the logarithm of each weight's size."""
-    if not checks.check_leading_axis(inputs, "inputs"):
-        raise ValueError("inputs has no example; pass one, of any values")
+    checks.check_examples(inputs)
     params = jax.tree.map(jnp.asarray, params)
     sizes = jax.tree.map(lambda w: weigh(w.astype(at_least_float32(w))), params)
     ones = jax.tree.map(lambda x: jnp.ones_like(x[:1]), inputs)

@@ -1,4 +1,4 @@
-"""What the tests of JaxPruner expect, on the same inputs.
+"""The expectations of JaxPruner's tests, on the same inputs.
 
 The expectations are from ``sparse_trainers_test.py``, ``sparsity_schedules_test.py``,
 ``pruners_test.py``, ``ste_test.py`` and ``global_pruners_test.py`` at

@@ -378,10 +378,12 @@ def test_the_mask_stays_if_the_gradient_is_not_finite(name: str) -> None:
     update, state = jax.jit(optimizer.update), optimizer.init(params)
     gradient = tree_at(0)
     gradient["a"] = gradient["a"].at[0, 0].set(jnp.nan)
-    for _ in range(2):  # the second would move the mask
+    for number in (1, 2):  # the second would move the mask
         updates, state = update(gradient, state, params)
         chex.assert_trees_all_equal(optax.apply_updates(params, updates), params)
         chex.assert_trees_all_equal(state.mask, MASK)
+        assert not state.info.moved
+        assert int(state.inner_state.notfinite_count) == number  # a step, skipped
     _, state = update(tree_at(1), state, params)
     assert int(state.info.dropped) > 0
 

@@ -226,6 +226,29 @@ def test_any_criterion_sees_the_loss_and_the_batch_of_the_update() -> None:
 # A move is computed in steps with a move alone.
 
 
+def test_a_criterion_sees_pruned_connections_as_constants() -> None:
+    """ProsPr takes steps of training, in which they stay at zero."""
+    mask = {"w": jnp.arange(12).reshape(3, 4) % 3 > 0}
+    params = masks.apply(mask, {"w": jnp.linspace(-1, 1, 12).reshape(3, 4)})
+
+    def loss_fn(params: Any, batch: chex.Array) -> chex.Array:
+        return jnp.mean((jnp.tanh(batch @ params["w"]) - 1) ** 2)
+
+    def loss_of_pruned(params: Any, batch: chex.Array) -> chex.Array:
+        return loss_fn(masks.apply(mask, params), batch)
+
+    batch = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+    scores = saliency.prospr(loss_of_pruned, params, batch)["w"]
+    weakest = np.argsort(np.where(mask["w"], scores, np.inf), axis=None)[:2]
+    optimizer = optim.gradual_magnitude(
+        optax.sgd(0.0), mask, sparsity=0.5, every=1, stop=1, criterion=saliency.prospr
+    )
+    state = optimizer.init(params)._replace(step=jnp.int32(1))
+    _, state = optimizer.update(params, state, params, loss_fn=loss_fn, batch=batch)
+    dropped = np.flatnonzero(mask["w"] & ~state.mask["w"])
+    np.testing.assert_array_equal(dropped, np.sort(weakest))
+
+
 def test_a_branch_is_not_computed_unless_it_is_wanted_somewhere() -> None:
     calls: list[float] = []
 

@@ -119,6 +119,22 @@ def test_connections_that_were_pruned_before_do_not_train(
     np.testing.assert_allclose(flatten(scores), flatten(expected), rtol=1e-5, atol=1e-7)
 
 
+def test_connections_of_an_earlier_round_do_not_train() -> None:
+    params, batch, found = parameters(), batch_of(20), []
+
+    def select(scores: Any, sparsity: float, prunable: Any) -> masks.Mask:
+        found.append(masks.global_topk(scores, sparsity, prunable))
+        return found[-1]
+
+    scores, _ = pruning.score_and_mask(
+        loss_fn, params, batch, 0.6, criterion=saliency.prospr, select=select, rounds=2
+    )
+    expected, _ = pruning.score_and_mask(
+        loss_fn, params, batch, 0.6, criterion=saliency.prospr, mask=found[0]
+    )
+    np.testing.assert_allclose(flatten(scores), flatten(expected), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("criterion", [saliency.prospr, saliency.prospr_first_order])
 def test_without_learning_it_is_the_sensitivity_of_the_last_part(
     criterion: saliency.Criterion,
