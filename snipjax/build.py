@@ -103,8 +103,6 @@ SPARSE: Mapping[str, str] = {
 }
 # Those that bring the mask to a sparsity of their own.
 ENDS_AT_SPARSITY = ("gradual_magnitude", "straight_through")
-# The shares that first moves drop, where it is not 0.3.
-FRACTIONS: Mapping[str, float] = {"sparse_momentum": 0.5}
 LOSSES: Mapping[str, str] = {"cross_entropy": "snipjax.training:cross_entropy"}
 SCHEDULES = ("step", "cosine", "constant")
 INITIALIZERS = (
@@ -359,9 +357,9 @@ def sparse(config: ConfigDict) -> Callable[..., Any]:
     """
     settings = config.optimizer.sparse
     name, field = settings.name, "optimizer.sparse.name"
+    own = ("name", *(() if settings.fraction else ("fraction",)))
     offers = {
-        **{k: v for k, v in settings.items() if k != "name"},
-        "fraction": settings.fraction or FRACTIONS.get(name, 0.3),
+        **{k: v for k, v in settings.items() if k not in own},
         "start": round(settings.start * config.train.steps),
         "stop": last_move(config),
     }

@@ -304,7 +304,7 @@ def usage(description: str, like: ConfigDict) -> str:
 def default_workdir(config: ConfigDict) -> Path:
     """Returns ``runs/<config file>-<method>-<sparsity>-seed<seed>``, or a study's.
 
-    The name of an optimizer that moves the mask follows the method.
+    An optimizer that moves the mask follows, with the sparsity that it comes to.
     """
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     if is_study(config):
@@ -312,14 +312,15 @@ def default_workdir(config: ConfigDict) -> Path:
         return Path("runs") / f"{name}{data}{'-quick' if config.quick else ''}"
     prune, moves = config.prune, config.optimizer.sparse
     method = prune.method
-    sparsity = "" if method == "none" else f"-{prune.sparsity:g}"
+    if method != "none":
+        method += f"-{prune.sparsity:g}"
     if moves.name != "static":
-        method = f"{method}-{moves.name}"
+        method += f"-{moves.name}"
     if moves.name in build.ENDS_AT_SPARSITY:
-        sparsity = f"-{moves.sparsity:g}"
+        method += f"-{moves.sparsity:g}"
     seed = f"seed{config.seed}"
     if config.seeds > 1:
         seed = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
     varied = "".join(f"-{entry}" for entry in config.vary)
-    directory = f"{name}-{method}{sparsity}-{seed}{varied}"
+    directory = f"{name}-{method}-{seed}{varied}"
     return Path("runs") / re.sub("[ /:]", "_", directory)[:200]

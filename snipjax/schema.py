@@ -127,7 +127,7 @@ FIELDS: tuple[Field, ...] = (
         Field(
             "fraction",
             0.0,
-            "share of connections that a first move drops; 0 for the method's own",
+            "share of connections that a first move drops; 0 for the optimizer's own",
             below=1.0,
         ),
         Field("layerwise", True, "whether each layer keeps its number of connections"),

@@ -340,7 +340,7 @@ class TestFinishedRun:
     [
         (["prune.sparsity=0.5"], "snip-0.5-seed3"),
         (["prune.method=none"], "none-seed3"),
-        (["optimizer.sparse.name=set"], "snip-set-0.9-seed3"),
+        (["optimizer.sparse.name=set"], "snip-0.9-set-seed3"),
         (
             [
                 "prune.method=none",

@@ -70,7 +70,10 @@ def networks(runs: Iterable[Run]) -> pd.DataFrame:
             row = {**run.config, **of_run, **network}
             row |= {"run": run.name, "directory": str(run.path)}
             asked = row["prune.sparsity"]
-            figure = published.find(row["dataset"], row["model"], row["method"], asked)
+            figure = None
+            if row["optimizer.sparse.name"] == "static":
+                network = row["dataset"], row["model"], row["method"]
+                figure = published.find(*network, asked)
             rows.append({**row, "published": figure.error if figure else math.nan})
     table = pd.DataFrame(rows)
     # A copy has one block for all columns of a dtype, to which pandas adds fast.

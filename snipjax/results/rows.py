@@ -30,7 +30,8 @@ _WITHOUT_EFFECT = (
     *("seeds", "seeds_at_once", "signal_seeds", "vary"),
 )
 _TRAINING = ("train", "optimizer", *RIVALS)  # sections
-_MOVES = "optimizer.sparse."  # what moves the mask, which is about pruning
+_MOVES = "optimizer.sparse."  # the optimizer that moves the mask: about pruning
+_OF_A_DENSE_START = ("prune.method", "prune.prunable", "prune.exclude")
 _ON_MNIST = {field.name: flag_value(field.default) for field in FIELDS}
 # The paper computes saliency on a training batch, of 128 examples on CIFAR-10.
 _ON_CIFAR10 = {
@@ -49,8 +50,9 @@ def aggregate(networks: pd.DataFrame) -> pd.DataFrame:
     r"""Returns the table of networks that differ only in their seed, a row for each.
 
     The published figure stands where pruning, network and data are the paper's; the
-    training may differ. The method of a mask that moves is the optimizer that moves it,
-    and how it was pruned at first is a setting. A seed that occurs twice counts once.
+    training may differ, and the mask stays. The method of a mask that moves is the
+    optimizer that moves it, and how it was pruned at first is a setting. A seed that
+    occurs twice counts once.
 
     .. math:: error = \frac{1}{n} \sum_{i=1}^n e_i, \qquad
               std = \sqrt{\frac{1}{n - 1} \sum_{i=1}^n (e_i - error)^2}
@@ -171,14 +173,19 @@ def _settings(network: Mapping[str, Any]) -> Settings:
         section = _section(name)
         if section in METHODS:
             return not is_dense and section == network["prune.method"]
+        if is_moving and section == "prune" and network["prune.method"] == "none":
+            return name in _OF_A_DENSE_START
         if name.startswith(_MOVES):
-            return is_moving and name not in (_MOVES + "name", _MOVES + "sparsity")
+            return is_moving and name != _MOVES + "name"
         if section in ("train", "optimizer") and network["train.steps"] == 0:
             return name == "train.steps"
         return not (is_dense and _is_about_pruning(name))
 
     names = _ON_MNIST.keys() - {*_IN_COLUMNS, *_WITHOUT_EFFECT}
-    names |= {"prune.method"} if is_moving else set()
+    if is_moving:
+        names |= {"prune.method", "prune.sparsity"}
+        ends = network["method"] in ENDS_AT_SPARSITY
+        names -= {_MOVES + "sparsity" if ends else "prune.sparsity"}
     return tuple(
         (name, flag_value(network[name])) for name in sorted(names) if has_effect(name)
     )

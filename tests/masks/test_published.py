@@ -126,8 +126,8 @@ def test_grasp_keeps_fewer_in_the_last_layers_than_snip() -> None:
 
 
 @pytest.mark.slow
-def test_synflow_empties_no_layer_of_vgg_16_at_a_tenth_of_a_percent() -> None:
-    name = "vgg_16_bn"
+@pytest.mark.parametrize("name", ["vgg_16_bn", "resnet_18_cifar"])
+def test_synflow_empties_no_layer_at_a_tenth_of_a_percent(name: str) -> None:
     criterion = functools.partial(
         saliency.synflow, apply_fn=apply_fn(name), inputs=IMAGE
     )

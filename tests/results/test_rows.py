@@ -154,6 +154,32 @@ def test_a_dense_start_that_is_pruned_is_not_the_dense_network(tmp_path: Path) -
     ]
 
 
+def test_a_mask_that_is_pruned_twice_has_both_sparsities(tmp_path: Path) -> None:
+    for first, error in ((0.5, 2.0), (0.8, 9.0)):
+        fields = {"prune.batch_size": 50, **moves("gradual_magnitude", sparsity=0.98)}
+        make_run(tmp_path / f"{first}", error, sparsity=first, fields=fields)
+    assert [(row.asked, row.settings) for row in rows(tmp_path)] == [
+        (0.98, f"prune.batch_size=50, prune.sparsity={first}") for first in (0.5, 0.8)
+    ]
+
+
+def test_settings_of_scores_have_no_effect_on_a_dense_start(tmp_path: Path) -> None:
+    for seed, size in enumerate((50, 100)):
+        fields = {"prune.batch_size": size, **moves("mine:pruned", sparsity=0.98)}
+        network = {"sparsity": 0.98}
+        make_run(
+            tmp_path / f"{size}",
+            method="none",
+            seed=seed,
+            fields=fields,
+            network=network,
+        )
+    (row,) = rows(tmp_path)
+    assert row.settings == "optimizer.sparse.sparsity=0.98, prune.method=none"
+    read = results.read(tmp_path)
+    assert read["published"].isna().all()
+
+
 def test_layer_densities_are_means_over_seeds_of_weights_only(tmp_path: Path) -> None:
     make_run(tmp_path / "a", network={"layers": layers(0.01, 0.1, 0.5)})
     make_run(tmp_path / "b", seed=1, network={"layers": layers(0.03, 0.1, 0.7)})
