@@ -66,7 +66,7 @@ EXPECTED = {
         "optimizer.sparse.name": "rigl",
         "optimizer.sparse.every": 100,
         "optimizer.sparse.stop": 0.75,
-        "optimizer.sparse.fraction": 0.3,
+        "optimizer.sparse.fraction": 0.0,
     },
     # The settings of RigL's paper, appendix.
     "cifar_rigl": {
