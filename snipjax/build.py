@@ -357,12 +357,13 @@ def sparse(config: ConfigDict) -> Callable[..., Any]:
     """
     settings = config.optimizer.sparse
     name, field = settings.name, "optimizer.sparse.name"
-    own = ("name", *(() if settings.fraction else ("fraction",)))
     offers = {
-        **{k: v for k, v in settings.items() if k not in own},
+        **{k: v for k, v in settings.items() if k != "name"},
         "start": round(settings.start * config.train.steps),
         "stop": last_move(config),
     }
+    if not settings.fraction:
+        del offers["fraction"]  # the optimizer's own
     function = imports.load_function(
         SPARSE.get(name, name), field, ("inner", "mask"), offers=(*offers, "key")
     )

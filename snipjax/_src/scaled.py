@@ -188,8 +188,7 @@ def _with_one_exponent(rows: Scaled) -> Scaled:
     """Returns a stack of arrays with an exponent each by the largest of these."""
     if rows.exponent is None or not rows.exponent.size:
         return Scaled(rows.value, None)
-    largest = jnp.max(jax.vmap(_order)(rows))
-    exponent = jnp.where(largest == _LEAST, 0, largest)
+    exponent = _largest(jax.vmap(_order)(rows))
     less = rows.exponent - exponent
     return Scaled(jax.vmap(_shifted)(rows.value, less), exponent)
 
@@ -217,8 +216,7 @@ def _aligned(operands: list[Scaled]) -> tuple[list[Any], chex.Array]:
 
 @jax.jit
 def _align(floats: list[Scaled]) -> tuple[list[chex.Array], chex.Array]:
-    largest = jnp.max(jnp.stack([_order(x) for x in floats]))
-    exponent = jnp.where(largest == _LEAST, 0, largest)
+    exponent = _largest(jnp.stack([_order(x) for x in floats]))
     return [_shifted(x.value, _exponent(x) - exponent) for x in floats], exponent
 
 
@@ -227,6 +225,12 @@ def _order(x: Scaled) -> chex.Array:
     value = jax.lax.stop_gradient(jnp.asarray(x.value))
     has_finite = jnp.any((value != 0) & jnp.isfinite(value))
     return jnp.where(has_finite, _exponent(x), _LEAST)
+
+
+def _largest(orders: chex.Array) -> chex.Array:
+    """Returns the largest exponent, or zero if all arrays are zero."""
+    largest = jnp.max(orders)
+    return jnp.where(largest == _LEAST, 0, largest)
 
 
 def _power(name: str, params: Any, x: Scaled) -> tuple[list[Any], chex.Array]:

@@ -168,7 +168,8 @@ def _table(compared: list[tuple[Settings, reading.Run]]) -> pd.DataFrame:
 def _layers(compared: list[tuple[Settings, reading.Run]]) -> pd.DataFrame:
     rows = []
     for settings, run in compared:
-        of_seeds = reading.networks([run])["layers"]
+        assert run.result is not None
+        of_seeds = [network["layers"] for network in run.result["networks"]]
         for layers in zip(*of_seeds, strict=True):
             kept = float(np.mean([layer["kept"] for layer in layers]))
             path, total = layers[0]["path"], layers[0]["total"]
